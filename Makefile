@@ -1,0 +1,64 @@
+# One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
+# .cache; a second run finds it done.
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench unit rpc privileged sanity fmt proto install clean _python _tools
+
+DAEMON ?= bindfs
+PYTHON ?= python3
+export PYTHON
+
+py := .venv/bin/python
+# What a test run may be told: make privileged ARGS="-k subpath -x"
+pytest = $(py) -m pytest $(ARGS)
+
+help: ## Show this list
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
+
+demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclone)
+	@.ci/setup tools $(DAEMON)
+	@.venv/bin/csi-fluid demo --daemon=$(DAEMON)
+
+test: export REQUIRE_ALL = 1
+test: _python _tools ## Run every test; a missing tool is a failure
+	@.ci/setup csi-sanity
+	@$(pytest) tests
+
+check: _python ## Check format, lint, types, imports, generated code, promises; run the unit tests
+	@$(py) -m ruff format --check --quiet . && $(py) -m ruff check --quiet . && $(py) -m mypy
+	@.venv/bin/lint-imports --no-logo && .ci/generate --check && bash -n .ci/*
+	@$(pytest) tests/unit tests/test_promises.py
+
+bench: _python _tools ## Measure (ARGS="--against 'COMMAND'" compares with another plugin)
+	@$(py) -m tests.bench $(ARGS)
+
+unit: _python ## Run the tests that need no kernel
+	@$(pytest) tests/unit
+
+rpc: _python ## Run the tests of the real server on a unix socket
+	@$(pytest) tests/rpc
+
+privileged: _python _tools ## Run the tests on the real kernel with real FUSE daemons
+	@$(pytest) tests/privileged
+
+sanity: _python _tools ## Run csi-sanity against the running plugin
+	@.ci/setup csi-sanity
+	@$(pytest) tests/sanity
+
+fmt: _python ## Format the code and repair what can be repaired
+	@$(py) -m ruff format --quiet . && $(py) -m ruff check --fix --quiet .
+
+proto: _python ## Write csi_fluid/_pb again from proto/csi.proto
+	@.ci/generate
+
+install: _python _tools ## Do the whole set-up and nothing else
+	@.ci/setup csi-sanity
+
+clean: ## Remove everything that was made here, .venv and .cache included
+	@rm -rf .venv .cache .*_cache .hypothesis .coverage* build dist *.egg-info
+	@find . -name __pycache__ -prune -exec rm -rf {} +
+
+_python:
+	@.ci/setup python
+
+_tools:
+	@.ci/setup tools

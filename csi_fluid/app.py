@@ -1,0 +1,170 @@
+"""The plugin as a process: built, started and stopped in order.
+
+Starting: the state file, then the socket, so that Probe is answered early (not ready yet); then the
+state is reconciled with the kernel, and recovery begins if its gate is on.
+Stopping: no new calls, recovery ends after the step under way, the state file is closed.  Mounts
+stay as they are.
+"""
+
+import gc
+import logging
+import resource
+import signal
+import threading
+
+from csi_fluid import config, log, telling
+from csi_fluid.kube.none import NoKube
+from csi_fluid.metrics.meter import Meter
+from csi_fluid.rpc.controller import Controller
+from csi_fluid.rpc.identity import Identity
+from csi_fluid.rpc.node import Node, Volumes
+from csi_fluid.rpc.server import Server
+from csi_fluid.volumes.health import Health
+from csi_fluid.volumes.publish import Publisher
+from csi_fluid.volumes.readiness import Sources
+from csi_fluid.volumes.stage import Stager
+from csi_fluid.volumes.static import StaticVolumes
+from csi_fluid.volumes.stats import Stats
+from csi_fluid.volumes.targets import Claims
+from csi_fluid.volumes.unpublish import Unpublisher
+from recover import loop, observer, reconcile
+from recover.linux import mountinfo
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.store import Store
+
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_RPC_GRACE_S = 1.5
+_RECOVERY_GRACE_S = 2.5  # together below the 5 s within which the process must end
+
+_log = logging.getLogger(__name__)
+
+
+def run(settings: config.Settings) -> None:
+    """Serve until SIGTERM or SIGINT; raises OSError if the socket cannot be had.
+
+    Threads that hang in a FUSE mount may be left when it returns.
+    """
+    # Blocked in every thread, and before the first is made: a signal ends the wait below and no
+    # system call in the middle of a heal.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    log.configure(settings.log_level, settings.log_format)
+    _raise_file_limit()
+    plugin = Plugin(settings)
+    try:
+        plugin.start()
+        gc.collect()
+        gc.freeze()  # what is here now stays: the collector need not look at it again
+        received = signal.sigwait(_STOP_SIGNALS)
+        _log.info("stopping on %s", signal.Signals(received).name)
+    finally:
+        plugin.stop()
+
+
+class Plugin:
+    """All parts of the plugin, wired."""
+
+    def __init__(self, settings: config.Settings) -> None:
+        """Build the parts; nothing runs yet."""
+        self._settings = settings
+        self._store = Store.open(settings.state, self._tell_of_state)
+        self._prober = Prober(timeout_s=settings.probe_timeout_s)
+        self._locks = Locks()
+        self._meter = Meter(settings.metrics_addr, self._store, self._prober)
+        self._observer = telling.FanOut(
+            self._meter.observer, telling.EventObserver(telling.LogSink()), telling.LogObserver()
+        )
+        self._reconciled = threading.Event()
+        self._recovery = self._build_recovery() if settings.recovery else None
+        self._server = self._build_server()
+
+    def start(self) -> None:
+        """Serve, reconcile, and begin to heal; raises OSError if the socket cannot be had."""
+        self._server.start()  # first: it narrows the umask for a moment
+        self._meter.start()
+        if self._recovery is not None:
+            self._recovery.start()
+        else:
+            self._reconcile()
+        self._tell_settings()
+
+    def stop(self) -> None:
+        """Stop everything within the graces; what does not end by then is left as it is."""
+        self._server.stop(_RPC_GRACE_S)
+        if self._recovery is not None and not self._recovery.stop(_RECOVERY_GRACE_S):
+            _log.warning("a heal did not end in time; the next start finishes it")
+        self._meter.stop()
+        self._store.close()
+
+    def _build_recovery(self) -> loop.Recovery:
+        settings = self._settings
+        chosen = loop.Settings(
+            period_s=settings.period_s,
+            strategy=settings.strategy,
+            recover_writable=settings.recover_writable,
+            warning_threshold=settings.warning_threshold,
+            kubelet_root=settings.kubelet_root,
+            mount_root=settings.mount_root,
+            lease=settings.lease,
+        )
+        recovery = loop.Recovery(self._store, self._locks, self._prober, self._observer, chosen)
+        self._meter.observer.strategy = recovery.strategy
+        return recovery
+
+    def _build_server(self) -> Server:
+        store, prober = self._store, self._prober
+        sources, claims = Sources(prober), Claims()
+        changed = self._recovery.changed if self._recovery else self._flush
+        volumes = Volumes(
+            stager=Stager(store, NoKube()),
+            publisher=Publisher(store, self._locks, prober, sources, claims, changed),
+            unpublisher=Unpublisher(store, self._locks, prober, claims, changed),
+            stats=Stats(store, prober),
+            health=Health(store, prober, sources),
+        )
+        settings = self._settings
+        return Server(
+            settings.endpoint,
+            Identity(self._is_ready),
+            Node(settings.node_id, volumes, settings.publish_method),
+            Controller(StaticVolumes(store)),
+            self._meter.observe,
+        )
+
+    def _flush(self, _source: str) -> None:
+        """Try again to write what a full disk refused; recovery, where it is on, does so itself."""
+        self._store.flush()
+
+    def _is_ready(self) -> bool:
+        return (self._recovery.reconciled if self._recovery else self._reconciled).is_set()
+
+    def _reconcile(self) -> None:
+        """Make the state agree with the kernel, as recovery does itself where it is on."""
+        reconcile.reconcile(
+            self._store,
+            mountinfo.read(),
+            self._observer,
+            kubelet_root=self._settings.kubelet_root,
+            mount_root=self._settings.mount_root,
+        )
+        self._reconciled.set()
+
+    def _tell_of_state(self, problem: str) -> None:
+        telling.LogObserver().tell(observer.StateTrouble(str(self._settings.state), problem))
+
+    def _tell_settings(self) -> None:
+        settings = self._settings
+        if self._recovery is not None:
+            wakeups = ", ".join(self._recovery.wakeups)
+            facts = {"strategy": self._recovery.strategy, "wakeups": wakeups}
+            _log.info("recovery is on", extra=facts)
+        else:
+            _log.info("recovery is off: --feature-gates=FuseRecovery=true turns it on")
+        for name in settings.without_effect:
+            _log.debug("%s is accepted and has no effect", name)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as we may: every pinned mount, probe and call holds some."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

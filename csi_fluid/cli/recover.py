@@ -1,0 +1,126 @@
+"""`csi-fluid recover`: the plan in words, then the same heal that the plugin does."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+
+from csi_fluid import config
+from csi_fluid.cli import screen, usage, words
+from csi_fluid.cli.status import read_state
+from recover import loop, observer, reconcile, survey
+from recover.heal import Context, Healer
+from recover.lease import Lease
+from recover.linux.owntable import OwnTable
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.look import Looker
+from recover.plan import Leave
+from recover.store import Store
+from recover.survey import SourceReport, State
+
+_EXAMPLES = """\
+  csi-fluid recover --dry-run
+  csi-fluid recover default/demo
+  csi-fluid recover /var/lib/kubelet/pods/UID/volumes/kubernetes.io~csi/PV/mount"""
+_DESCRIPTION = """\
+Heal broken volumes now, beside a running plugin or without one.
+A TARGET is a dataset (namespace/name), a FUSE mount or a published path, and stands for every copy
+of that dataset.  Without one, everything is healed."""
+
+
+def run(argv: Sequence[str]) -> int:
+    """Print the plan and carry it out; return 1 if one of the volumes is not well afterwards."""
+    parser = usage.Parser("recover", "[OPTIONS] [TARGET...]", _DESCRIPTION, _EXAMPLES)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to heal")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    usage.add_options(parser, usage.named("state", *usage.HEALING))
+    settings, given = usage.parse(parser, argv)
+    store = read_state(settings.state)
+    prober = Prober(timeout_s=settings.probe_timeout_s)
+    reports = _chosen(_survey(store, prober, settings), given.targets)
+    _print_plan(reports)
+    if given.dry_run:
+        return 0
+    with _healing(store, prober, settings) as context:
+        for report in reports:
+            if any(not isinstance(step, Leave) for step in report.steps):
+                _heal(report, context)
+    ill = [
+        report
+        for report in _chosen(_survey(store, prober, settings), given.targets)
+        if report.state is not State.HEALTHY
+    ]
+    for report in ill:
+        text = f"{report.dataset}: {report.state.value}; {words.advice(report)}"
+        print(screen.plain(text), file=sys.stderr)
+    return int(bool(ill))
+
+
+def _survey(store: Store, prober: Prober, settings: config.Settings) -> tuple[SourceReport, ...]:
+    strategy = loop.chosen_strategy(settings.strategy)
+    return screen.patiently(
+        "asking the FUSE daemons",
+        lambda: survey.survey(store, prober, strategy, recover_writable=settings.recover_writable),
+    )
+
+
+def _chosen(reports: Sequence[SourceReport], targets: Sequence[str]) -> tuple[SourceReport, ...]:
+    """Return the reports that the targets name; raises usage.Failure for an unknown target."""
+    names = {target.rstrip("/") for target in targets}
+    known = {name for report in reports for name in _names(report)}
+    if unknown := sorted(names - known):
+        raise usage.Failure(f"{unknown[0]} is no published volume; csi-fluid status lists them")
+    return tuple(report for report in reports if not names or names & _names(report))
+
+
+def _names(report: SourceReport) -> set[str]:
+    return {report.dataset, report.source, *(p.target for p in report.publications)}
+
+
+def _print_plan(reports: Sequence[SourceReport]) -> None:
+    for report in reports:
+        print(f"{screen.plain(report.dataset)}: {report.state.value}")
+        for number, step in enumerate(report.steps, 1):
+            print(f"  {number}. {screen.plain(step.describe())}")
+    if not any(report.steps for report in reports):
+        print("nothing to do")
+
+
+@contextlib.contextmanager
+def _healing(store: Store, prober: Prober, settings: config.Settings) -> Iterator[Context]:
+    """Give what a heal needs; the lease keeps a running plugin from healing the same copies."""
+    strategy = loop.chosen_strategy(settings.strategy)
+    with contextlib.closing(OwnTable()) as own:
+        looker = Looker(store, prober, own, strategy, recover_writable=settings.recover_writable)
+        yield Context(
+            store=store,
+            locks=Locks(),
+            prober=prober,
+            observer=_Told(),
+            own=own,
+            looker=looker,
+            strategy=strategy,
+            boot_id=reconcile.boot_id(),
+            lease=Lease(settings.lease),
+            warning_threshold=settings.warning_threshold,
+        )
+
+
+def _heal(report: SourceReport, context: Context) -> None:
+    with contextlib.closing(Healer(report.source, context, lambda: False)) as healer:
+        screen.patiently(f"healing {report.dataset}", healer.run)
+
+
+class _Told:
+    """Prints what a heal tells."""
+
+    def tell(self, event: observer.Event) -> None:
+        """Print an event."""
+        match event:
+            case observer.Healed(copies=copies, layers=layers, latency_s=latency_s):
+                text = f"healed {copies} copies of {event.source} in {words.latency(latency_s)}"
+                print(screen.plain(f"{text}, layers: {layers}"))
+            case observer.HealFailed(where=where, error=error):
+                print(screen.plain(f"failed at {where}: {error}"))
+            case _:
+                pass

@@ -1,0 +1,49 @@
+"""What the demonstration may be told."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+# A directory of every Linux that never holds programs; a tmpfs is mounted over it in the demo's
+# namespace only, so nothing has to be made, and nothing removed, on the machine.
+WORKSPACE = Path("/dev/shm")  # noqa: S108
+
+_DESCRIPTION = """\
+Show on this machine, without Kubernetes, how a volume heals under a running
+pod: publish it, kill its FUSE daemon, restart it.  Needs root; leaves nothing
+behind."""
+_EXAMPLES = """\
+examples:
+  csi-fluid demo
+  csi-fluid demo --daemon=s3fs
+  csi-fluid demo --svg=heal.svg"""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Which FUSE daemon dies, and where a picture of the screen is written (None: nowhere)."""
+
+    daemon: str
+    svg: Path | None
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Return the options of a command line; argparse ends the process after --help or an error."""
+    parser = argparse.ArgumentParser(
+        prog="csi-fluid demo",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--daemon",
+        choices=("bindfs", "s3fs", "rclone"),
+        default="bindfs",
+        help="bindfs shows a folder (default), s3fs and rclone a bucket of a local S3 server",
+    )
+    parser.add_argument(
+        "--svg", type=Path, metavar="FILE", help="write what the screen shows as a picture, too"
+    )
+    return Options(**vars(parser.parse_args(words)))

@@ -1,0 +1,168 @@
+"""The story in order: set up, publish, list, kill, restart, list again, add up."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from csi_fluid.demo import watchers
+from csi_fluid.demo.daemons import Daemon
+from csi_fluid.demo.errors import DemoError
+from csi_fluid.demo.filesystems import Bindfs, Filesystem, Rclone, S3fs
+from csi_fluid.demo.node import Node
+from csi_fluid.demo.options import WORKSPACE, Options
+from csi_fluid.demo.plugin import Plugin, Volume
+from csi_fluid.demo.pods import Container, Propagation, VolumeMount
+from csi_fluid.demo.screen import Screen, duration
+from csi_fluid.demo.waiting import pause, until
+from csi_fluid.demo.watchers import Listing, Reader
+from recover.linux import mountinfo
+from recover.store import Heal, Store
+
+_BUCKET = "a bucket on a local S3 server (moto)"
+_FILESYSTEMS: dict[str, tuple[Callable[[Path], Filesystem], str]] = {
+    "bindfs": (Bindfs, "a folder"),
+    "s3fs": (S3fs, _BUCKET),
+    "rclone": (Rclone, _BUCKET),
+}
+_FILES = {
+    "config.json": b'{"model": "demo"}\n',
+    "model-00001.safetensors": bytes(48 * 1024),
+    "model-00002.safetensors": bytes(32 * 1024),
+}
+_LATER = "model-00003.safetensors"  # put behind the mount while no daemon runs
+_BACK_OFF_S = 2.5  # until "kubelet" restarts the daemon
+_HEAL_TIMEOUT_S = 10.0
+_PYTHON = os.path.realpath(sys.executable)  # the pod has the interpreter, not the environment
+
+
+def tell(options: Options, *plugin_options: str) -> int:
+    """Tell the story and return the exit code: 0 only if the pod listed again after the crash."""
+    screen = Screen(picture=options.svg is not None)
+    try:
+        node = Node(WORKSPACE)
+        _Story(options.daemon, screen, node, Plugin(node, options=plugin_options)).run()
+        if options.svg is not None:
+            screen.save(options.svg)
+    except (DemoError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
+        screen.end(f"{options.daemon}: {error}", good=False)
+        return 1
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Pod:
+    """The pod: the container that lists, one beside it that reads, and what both say."""
+
+    main: Container
+    side: Container
+    listing: Listing
+    reader: Reader
+
+
+class _Story:
+    def __init__(self, daemon: str, screen: Screen, node: Node, plugin: Plugin) -> None:
+        self._name = daemon
+        self._screen = screen
+        self._node = node
+        self._plugin = plugin
+
+    def run(self) -> None:
+        self._screen.title(f"csi-fluid demo: {self._name} serves a volume to a pod, and dies")
+        daemon = self._serve()
+        pod = self._pod(self._publish(daemon))
+        until(lambda: pod.listing.listed >= 2 and pod.reader.reads, "the pod's first listings")
+        self._crash(daemon)
+        heal = self._await_heal(daemon, pod)
+        self._add_up(daemon, pod, heal)
+
+    def _serve(self) -> Daemon:
+        make, data = _FILESYSTEMS[self._name]
+        with self._screen.step(f"{data} holds the data of the dataset"):
+            filesystem = make(self._node.folder("data"))
+            for name, content in _FILES.items():
+                filesystem.put(name, content)
+        daemon = Daemon(filesystem, self._node.source("demo"), self._node.folder("daemon"))
+        with self._screen.step(f"the FUSE daemon {self._name} mounts it, read-only"):
+            daemon.start()
+        return daemon
+
+    def _publish(self, daemon: Daemon) -> Path:
+        with self._screen.step("csi-fluid start --feature-gates=FuseRecovery=true is ready"):
+            self._plugin.start()
+        volume = Volume("default-demo", daemon.mount_point, daemon.filesystem.fs_type)
+        target = self._node.target("demo-app", volume.volume_id)
+        with self._screen.step("NodePublishVolume over gRPC, ReadOnlyMany"):
+            self._plugin.client.publish(volume, target)
+        return target
+
+    def _pod(self, target: Path) -> _Pod:
+        image, file = self._node.image, f"/data/{next(iter(_FILES))}"
+        slave = [VolumeMount(target, "/data")]
+        private = [VolumeMount(target, "/data", Propagation.NONE)]
+        with self._screen.step("a pod with two containers has the volume at /data"):
+            main = Container(image, "main", slave, watchers.LISTING).ready()
+            side = Container(image, "side", private, watchers.reading(_PYTHON, file)).ready()
+        self._screen.event(f"the pod runs: {watchers.LISTING[-1]}", style="bold cyan")
+        return _Pod(main, side, Listing(main, self._screen.pod), Reader(side))
+
+    def _crash(self, daemon: Daemon) -> None:
+        self._screen.event(f"kill -9 {daemon.pid}: {self._name} is dead", style="bold red")
+        daemon.kill()
+        daemon.filesystem.put(_LATER, bytes(16 * 1024))
+        pause(_BACK_OFF_S)
+        daemon.restart()
+        text = f"{self._name} was restarted, as kubelet does: its new mount answers"
+        self._screen.event(text, style="bold yellow")
+
+    def _await_heal(self, daemon: Daemon, pod: _Pod) -> Heal:
+        try:
+            until(lambda: pod.reader.reads, "the pod to read again", timeout_s=_HEAL_TIMEOUT_S)
+            heal = until(lambda: self._recorded(daemon), "the plugin's record", every_s=0.05)
+            until(lambda: _LATER in pod.listing.names, f"the pod to list {_LATER}, too")
+        except TimeoutError as error:
+            raise DemoError(f"{error}\nthe plugin's last words:\n{self._plugin.words}") from error
+        self._screen.event(
+            f"csi-fluid healed the volume: the pod lists again, {_LATER} too", style="bold green"
+        )
+        seen = pod.listing.listed
+        until(lambda: pod.listing.listed > seen, "one more listing")
+        return heal
+
+    def _recorded(self, daemon: Daemon) -> Heal | None:
+        heals = Store.read(self._node.state).heals(str(daemon.mount_point), limit=1)
+        return heals[0] if heals and heals[0].ok else None
+
+    def _add_up(self, daemon: Daemon, pod: _Pod, heal: Heal) -> None:
+        outage = pod.reader.outage()
+        assert outage is not None, "the reader saw no outage"
+        layers = max(len(mountinfo.read(c.pid).stack("/data")) for c in (pod.main, pod.side))
+        healed_s = max(0.0, outage.end - daemon.answered_at)
+        bare = (
+            "an empty directory showed" if "ENOENT" in outage.errors else "never an empty directory"
+        )
+        gone = daemon.answered_at - outage.begin
+        rows = {
+            "outage in the pod": (
+                duration(outage.end - outage.begin),
+                f"of that, {self._name} was gone for {duration(gone)}",
+            ),
+            "healed after": (
+                duration(heal.latency_s),
+                "from the new mount's answer to the last check",
+            ),
+            "pod reads after": (duration(healed_s), "the same, as a loop in the pod saw it"),
+            "errors in the pod": (", ".join(sorted(outage.errors)), bare),
+            "mounts healed": (
+                f"{heal.healed} of {heal.copies}",
+                "kubelet's target and both containers",
+            ),
+            "layers at /data": (str(layers), "mounts on top of each other"),
+            "strategy": (heal.strategy, "each container's mount namespace is entered"),
+        }
+        self._screen.table("One crash", rows)
+        self._screen.end("the volume healed under the running pod", good=True)

@@ -1,0 +1,30 @@
+"""Wait for a condition, with an end."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+T = TypeVar("T")
+
+_never = threading.Event()
+
+
+def pause(seconds: float) -> None:
+    """Do nothing for a time, as a person or kubelet's back-off does."""
+    _never.wait(seconds)
+
+
+def until(
+    look: Callable[[], T | None], what: str, *, timeout_s: float = 10.0, every_s: float = 0.005
+) -> T:
+    """Return the first true answer of look(), asked again and again.
+
+    Raises TimeoutError, which names what was waited for and the last answer.
+    """
+    end = time.monotonic() + timeout_s
+    while not (answer := look()):
+        if time.monotonic() >= end:
+            raise TimeoutError(f"waited {timeout_s:g} s for {what}; at the end: {answer!r}")
+        pause(every_s)
+    return answer

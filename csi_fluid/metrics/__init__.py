@@ -1,0 +1,118 @@
+"""The numbers that the plugin shows to Prometheus: every metric, in one list."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+_HEAL_BUCKETS = (
+    *(0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05),
+    *(0.1, 0.2, 0.5, 1, 2, 5, 10, 30),
+)
+_OUTAGE_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
+_RPC_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 120)
+STATES = ("healthy", "broken", "hung", "failing", "skipped")
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One metric; a histogram has buckets, whose upper ends are in its unit."""
+
+    name: str
+    kind: Literal["counter", "gauge", "histogram"]
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+PUBLICATIONS = Metric(
+    "csi_fluid_publications",
+    "gauge",
+    "publications",
+    f"Published volumes by state: {', '.join(STATES)}.",
+    ("state",),
+)
+BROKEN_SINCE = Metric(
+    "csi_fluid_broken_since_timestamp_seconds",
+    "gauge",
+    "Unix time in seconds",
+    "When a FUSE mount was found broken or hung; absent while it is well.",
+    ("source",),
+)
+HEALS = Metric(
+    "csi_fluid_heals_total",
+    "counter",
+    "heals",
+    "Heals by result (healed, failed, skipped) and strategy.",
+    ("result", "strategy"),
+)
+COPIES = Metric(
+    "csi_fluid_healed_copies_total",
+    "counter",
+    "mounts",
+    "Mounts replaced by heals, in all mount namespaces.",
+    ("strategy",),
+)
+HEAL_SECONDS = Metric(
+    "csi_fluid_heal_seconds",
+    "histogram",
+    "seconds",
+    "From the moment the new FUSE mount answered to the last copy seen to work.",
+    ("strategy",),
+    _HEAL_BUCKETS,
+)
+OUTAGE_SECONDS = Metric(
+    "csi_fluid_outage_seconds",
+    "histogram",
+    "seconds",
+    "From the moment a break was noticed to the last copy seen to work.",
+    ("strategy",),
+    _OUTAGE_BUCKETS,
+)
+LAYERS = Metric(
+    "csi_fluid_layers",
+    "gauge",
+    "mounts",
+    "Most mounts stacked on one path of a FUSE mount's copies after its last heal.",
+    ("source",),
+)
+ABANDONED_PROBES = Metric(
+    "csi_fluid_abandoned_probes",
+    "gauge",
+    "threads",
+    "Probes that were given up and still wait for a FUSE daemon that does not answer.",
+)
+RPC_SECONDS = Metric(
+    "csi_fluid_rpc_seconds",
+    "histogram",
+    "seconds",
+    "Time taken by CSI calls, by method and gRPC code.",
+    ("method", "code"),
+    _RPC_BUCKETS,
+)
+WAKEUPS = Metric(
+    "csi_fluid_wakeups_total",
+    "counter",
+    "wake-ups",
+    "What made recovery look: mount table events, exits of FUSE daemons, the period.",
+    ("source",),
+)
+STATE_PROBLEM = Metric(
+    "csi_fluid_state_problem",
+    "gauge",
+    "0 or 1",
+    "1 while the state file cannot be used as it should; healing goes on from memory.",
+)
+
+METRICS: tuple[Metric, ...] = (
+    PUBLICATIONS,
+    BROKEN_SINCE,
+    HEALS,
+    COPIES,
+    HEAL_SECONDS,
+    OUTAGE_SECONDS,
+    LAYERS,
+    ABANDONED_PROBES,
+    RPC_SECONDS,
+    WAKEUPS,
+    STATE_PROBLEM,
+)

@@ -1,0 +1,97 @@
+"""What recovery tells, as numbers."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+from csi_fluid import metrics
+from csi_fluid.metrics.values import Gauges, Values
+from recover import observer
+from recover.linux.probe import Prober
+from recover.observer import Event
+from recover.store import Publication, Store
+
+
+class MetricsObserver:
+    """Counts what happens, and remembers the state of each publication for the gauges."""
+
+    def __init__(self, store: Store, prober: Prober) -> None:
+        """Take what the gauges are computed from."""
+        self.values = Values(self.gauges)
+        self._store = store
+        self._prober = prober
+        self._lock = threading.Lock()
+        self._ill: dict[str, tuple[str, float]] = {}  # by target: state and since when
+        self._layers: dict[str, int] = {}  # by source
+        self.strategy = ""  # how this plugin heals, once that is known
+
+    def tell(self, event: Event) -> None:
+        """Take note of an event."""
+        match event:
+            case observer.Healed():
+                self._healed(event)
+            case observer.HealFailed(publications=publications):
+                self.values.count(metrics.HEALS, "failed", self.strategy)
+                self._become("failing", publications)
+            case observer.Skipped(publications=publications):
+                self.values.count(metrics.HEALS, "skipped", self.strategy)
+                self._become("skipped", publications)
+            case observer.Broken(publications=publications, since=since):
+                self._become("broken", publications, since)
+            case observer.Hung(publications=publications, since=since):
+                self._become("hung", publications, since)
+            case observer.Answering(publications=publications):
+                self._end(publications)
+            case observer.Woken(by=by):
+                self.values.count(metrics.WAKEUPS, by)
+            case _:
+                pass
+
+    def gauges(self) -> Gauges:
+        """Return the gauges as of now: from memory, without touching a mount."""
+        publications = self._store.publications()
+        sources = {publication.source for publication in publications}
+        with self._lock:
+            ill = {p: self._ill[p.target] for p in publications if p.target in self._ill}
+            self._ill = {p.target: state for p, state in ill.items()}
+            self._layers = {s: n for s, n in self._layers.items() if s in sources}
+            layers: dict[tuple[str, ...], float] = {
+                (source,): float(count) for source, count in self._layers.items()
+            }
+        states = Counter(state for state, _ in ill.values())
+        states["healthy"] = len(publications) - len(ill)
+        since: dict[tuple[str, ...], float] = {}
+        for publication, (_, at) in ill.items():
+            since[publication.source,] = min(at, since.get((publication.source,), at))
+        return {
+            metrics.PUBLICATIONS: {(state,): float(states[state]) for state in metrics.STATES},
+            metrics.BROKEN_SINCE: since,
+            metrics.LAYERS: layers,
+            metrics.ABANDONED_PROBES: {(): float(self._prober.abandoned)},
+            metrics.STATE_PROBLEM: {(): float(bool(self._store.problem))},
+        }
+
+    def _healed(self, event: observer.Healed) -> None:
+        self.values.count(metrics.HEALS, "healed", event.strategy)
+        self.values.count(metrics.COPIES, event.strategy, amount=event.copies)
+        self.values.observe(metrics.HEAL_SECONDS, event.latency_s, event.strategy)
+        if event.outage_s is not None:
+            self.values.observe(metrics.OUTAGE_SECONDS, event.outage_s, event.strategy)
+        with self._lock:
+            self._layers[event.source] = event.layers
+        self._end(event.publications)
+
+    def _become(
+        self, state: str, publications: Iterable[Publication], since: float | None = None
+    ) -> None:
+        now = time.time() if since is None else since
+        with self._lock:
+            for publication in publications:
+                _, at = self._ill.get(publication.target, (state, now))
+                self._ill[publication.target] = state, at
+
+    def _end(self, publications: Iterable[Publication]) -> None:
+        with self._lock:
+            for publication in publications:
+                self._ill.pop(publication.target, None)

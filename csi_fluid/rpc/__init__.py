@@ -1,0 +1,1 @@
+"""The CSI services on a socket: requests checked, work handed to volumes, errors told."""

@@ -1,0 +1,164 @@
+"""Who is told what recovery does: the log and Kubernetes' events (metrics.observer: the metrics).
+
+An event has a reason, a type, an object and a message; Fluid's reasons keep their messages, so that
+what watches for them goes on working.  Where events go is an EventSink: standalone the log.
+"""
+
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from recover import observer
+from recover.observer import Event
+from recover.store import Publication
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an event is made: its name and type in Kubernetes, and the form of its message."""
+
+    name: str
+    type: Literal["Normal", "Warning"]
+    message: str
+
+
+SUCCEEDED = Reason("FuseRecoverSucceed", "Normal", "Fuse recover {target} succeed")
+FAILED = Reason(
+    "FuseRecoverFailed",
+    "Warning",
+    "Fuse recover {target} failed: {where}: {error}; next try in {retry_s:g} s",
+)
+STACKED = Reason(
+    "UnmountDuplicateMountpoint",
+    "Warning",
+    "Mountpoint {target} has been mounted {layers} times: restart its pod to unmount duplicate "
+    "mountpoint; with hostPID=true a heal leaves one",
+)
+BROKEN = Reason(
+    "FuseBroken",
+    "Warning",
+    "Fuse mount {source} is broken: {target} answers errors until its FUSE daemon mounts again",
+)
+HUNG = Reason(
+    "FuseHung",
+    "Warning",
+    "Fuse mount {source} does not answer: accesses to {target} wait; look at its FUSE pod",
+)
+SKIPPED = Reason(
+    "FuseRecoverSkipped", "Warning", "Fuse recover {target} skipped: {where}: {reason}"
+)
+REASONS: tuple[Reason, ...] = (SUCCEEDED, FAILED, STACKED, BROKEN, HUNG, SKIPPED)
+
+
+class EventSink(Protocol):
+    """Somebody who takes events; returns at once and never raises."""
+
+    def record(self, reason: Reason, publication: Publication, message: str) -> None:
+        """Take an event about a publication."""
+
+
+class LogSink:
+    """Writes events to the log."""
+
+    def record(self, reason: Reason, publication: Publication, message: str) -> None:
+        """Log an event: Normal at INFO, Warning at WARNING."""
+        level = logging.INFO if reason.type == "Normal" else logging.WARNING
+        _log.log(level, message, extra={"reason": reason.name, **_about(publication)})
+
+
+class EventObserver:
+    """Makes events of what it is told, one for each publication."""
+
+    def __init__(self, sink: EventSink) -> None:
+        self._sink = sink
+
+    def tell(self, event: Event) -> None:
+        """Pass an event on to the sink, if it is worth one."""
+        match event:
+            case observer.Healed():
+                self._record(SUCCEEDED, event.publications)
+            case observer.HealFailed(where=where, error=error, retry_s=retry_s):
+                self._record(FAILED, event.publications, where=where, error=error, retry_s=retry_s)
+            case observer.Skipped(where=where, reason=reason):
+                self._record(SKIPPED, event.publications, where=where, reason=reason)
+            case observer.Broken():
+                self._record(BROKEN, event.publications)
+            case observer.Hung():
+                self._record(HUNG, event.publications)
+            case observer.Stacked(publication=publication, layers=layers):
+                self._record(STACKED, (publication,), layers=layers)
+            case _:
+                pass
+
+    def _record(self, why: Reason, publications: Iterable[Publication], /, **facts: object) -> None:
+        for publication in publications:
+            names = {"target": publication.target, "source": publication.source}
+            self._sink.record(why, publication, why.message.format(**names, **facts))
+
+
+class LogObserver:
+    """Logs what is no event of a publication, once for each change."""
+
+    def tell(self, event: Event) -> None:
+        """Log an event."""
+        match event:
+            case observer.Healed():
+                _log.info("healed", extra=_numbers(event))
+            case observer.Answering(source=source):
+                _log.info("Fuse mount %s answers again", source)
+            case observer.Adopted(publications=publications):
+                _list("adopted a mount that was here", publications)
+            case observer.Dropped(publications=publications):
+                _list("forgot a publication whose pod is gone", publications)
+            case observer.StateTrouble(problem=""):
+                _log.info("the state file works again")
+            case observer.StateTrouble(problem=problem):
+                _log.warning("%s", problem)
+            case _:
+                pass
+
+
+class FanOut:
+    """Tells several observers; one that fails keeps nothing from the others or from healing."""
+
+    def __init__(self, *observers: observer.Observer) -> None:
+        self._observers = observers
+
+    def tell(self, event: Event) -> None:
+        """Tell everybody."""
+        for each in self._observers:
+            try:
+                each.tell(event)
+            except Exception:  # noqa: BLE001  observers must not raise
+                _log.exception("%s failed; please report this", type(each).__name__)
+
+
+def _list(what: str, publications: Iterable[Publication]) -> None:
+    for publication in publications:
+        _log.info(what, extra=_about(publication))
+
+
+def _about(publication: Publication) -> dict[str, object]:
+    facts = {
+        "target": publication.target,
+        "source": publication.source,
+        "volume": publication.volume_id,
+        "dataset": f"{publication.runtime_namespace}/{publication.runtime_name}".strip("/"),
+        "pod": f"{publication.pod_namespace}/{publication.pod_name}".strip("/"),
+    }
+    return {name: fact for name, fact in facts.items() if fact}
+
+
+def _numbers(event: observer.Healed) -> dict[str, object]:
+    return {
+        "source": event.source,
+        "strategy": event.strategy,
+        "volumes": len(event.publications),
+        "copies": event.copies,
+        "layers": event.layers,
+        "latency_ms": round(event.latency_s * 1000, 2),
+        "outage_s": "unknown" if event.outage_s is None else round(event.outage_s, 3),
+    }

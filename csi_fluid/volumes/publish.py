@@ -1,0 +1,249 @@
+"""Publish a volume: make its FUSE mount visible at a target.
+
+    1. claim the target: a second publish of it is refused while this one lasts
+    2. refuse if something else is published there and lives
+    3. wait until the source is ready                    (readiness; no lock is held)
+    4. done if the target shows the source already       (what kubelet's restart asks for)
+    5. clone the source, lock the target
+    6. attach the clone, or swap it for what is dead there, or make a symbolic link
+    7. look whether it is so, record it, tell recovery
+
+Nothing is made before 6, and what 6 made goes again if it fails.  Killed at any line, the next
+publish, or adoption at the next start, finds what the kernel has and goes on from there.
+"""
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from csi_fluid.errors import Conflict, InvalidArgument
+from csi_fluid.volumes import targets
+from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
+from csi_fluid.volumes.targets import Claim, Claims, Kind
+from recover.errors import Covered, Unverified
+from recover.linux import mountinfo, mounts, namespaces, syscalls
+from recover.linux.probe import Answer, Prober
+from recover.locks import Locks
+from recover.store import Publication, Store
+
+LOCK_WAIT_S = 5.0  # a heal holds a target for milliseconds
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher:
+    """Publishes volumes; one for all RPCs."""
+
+    def __init__(
+        self,
+        store: Store,
+        locks: Locks,
+        prober: Prober,
+        sources: Sources,
+        claims: Claims,
+        changed: Callable[[str], None],
+    ) -> None:
+        """Take the collaborators; changed(source) is told which source has another publication."""
+        self._store = store
+        self._locks = locks
+        self._prober = prober
+        self._sources = sources
+        self._claims = claims
+        self._changed = changed
+
+    def publish(self, wanted: Publication, patience: Patience, *, unchecked: bool = False) -> None:
+        """Make the wanted publication true, or find that it is.
+
+        unchecked: publish whatever stands at the source, without waiting for a FUSE mount.
+        Raises Busy, Conflict, InvalidArgument, NotReady, Occupied, Overloaded, Withdrawn, Hung,
+        Unverified, OSError.
+        """
+        target, source_path = targets.canonical(self._prober, wanted.target, wanted.source)
+        wanted = replace(wanted, target=target, source=source_path)
+        _refuse_overlap(wanted)
+        origin = Origin(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
+        with self._claims.hold(wanted.target) as claim:
+            before = self._store.publication(wanted.target)
+            self._refuse_others(wanted)
+
+            def check() -> None:
+                claim.check()
+                patience.check()
+
+            source = self._sources.wait(origin, replace(patience, check=check))
+            if self._standing(wanted, source) and self._is_recorded(wanted):
+                return  # nothing new: kubelet publishes every volume again when it restarts
+            self._make(wanted, source, claim)
+        for path in {wanted.source, before.source if before else wanted.source}:
+            self._changed(path)
+
+    def _is_recorded(self, wanted: Publication) -> bool:
+        row = self._store.publication(wanted.target)
+        return row is not None and not row.adopted and _same(row, wanted)
+
+    def _refuse_others(self, wanted: Publication) -> None:
+        row = self._store.publication(wanted.target)
+        if row is None or row.adopted or _same(row, wanted):
+            return
+        if self._lives(wanted.target):
+            raise Conflict(
+                f"{wanted.target} already shows {_described(row)}, not {_described(wanted)}; "
+                "unpublish it first"
+            )
+
+    def _lives(self, target: str) -> bool:
+        seen = targets.look(target)
+        if seen.kind not in {Kind.MOUNT, Kind.LINK}:
+            return False
+        answer = self._sources.answer_of(target, seen.dev or target)
+        return answer in {Answer.ALIVE, Answer.FAILING}
+
+    def _standing(self, wanted: Publication, source: Source) -> str:
+        """Return by which method the target shows the source as wanted, "" if it does not.
+
+        Raises Conflict if it shows something else that lives.
+        """
+        self._refuse_others(wanted)
+        row = self._store.publication(wanted.target)
+        seen = targets.look(wanted.target)
+        if seen.kind is Kind.LINK and seen.link == source.shown_path:
+            return "symlink"
+        if seen.kind is not Kind.MOUNT:
+            return ""
+        if row is None or row.adopted:
+            return "bind" if self._is_right(wanted, source) else ""
+        return "bind" if _same(row, wanted) and seen.dev == source.dev else ""
+
+    def _is_right(self, wanted: Publication, source: Source) -> bool:
+        """Judge a mount that this plugin has no record of having made; raises Conflict."""
+        top = mountinfo.read().at(wanted.target)
+        if top is None:
+            return False
+        is_same = (top.dev, top.inner_path) == (source.dev, source.root)
+        if is_same and top.read_only == (wanted.read_only or source.read_only):
+            return True
+        # Fluid's own plugin leaves a read-only volume writable: that is put right, not refused.
+        is_lax = is_same and not top.read_only
+        if not is_lax and not self._is_earlier(wanted) and self._lives(wanted.target):
+            raise Conflict(
+                f"{wanted.target} already shows {top.inner_path} of a {top.fs_type} mount from "
+                f"{top.source}, not {_described(wanted)}; unpublish it first"
+            )
+        return False
+
+    def _is_earlier(self, wanted: Publication) -> bool:
+        """Tell whether an adopted record says that the target shows an older life of the source."""
+        row = self._store.publication(wanted.target)
+        if row is None:
+            return False
+        return (row.source, row.sub_path) == (wanted.source, wanted.sub_path)
+
+    def _make(self, wanted: Publication, source: Source, claim: Claim) -> None:
+        """Make and record what is wanted, or record it if a heal or an earlier life made it."""
+        is_mount = targets.look(wanted.target).kind is Kind.MOUNT
+        if wanted.method == "symlink" and not is_mount:
+            with self._locked(wanted, claim):
+                if not self._standing(wanted, source):
+                    self._link(wanted, source.shown_path)
+                self._record(wanted, "symlink")
+            return
+        attributes = mounts.Attributes(
+            flags=frozenset({"ro"} if wanted.read_only else ()),
+            # A slave would receive, writable, what a daemon mounts over its dead mount.
+            propagation="private",
+            keep=True,
+        )
+        with self._sources.clone(source, attributes) as clone, self._locked(wanted, claim):
+            if method := self._standing(wanted, source):
+                self._record(wanted, method)
+            else:
+                self._bind(wanted, source, clone)
+
+    @contextlib.contextmanager
+    def _locked(self, wanted: Publication, claim: Claim) -> Iterator[None]:
+        with self._locks.hold(wanted.target, wait_s=LOCK_WAIT_S):
+            claim.check()
+            yield
+
+    def _link(self, wanted: Publication, to: str) -> None:
+        path = wanted.target
+        _log.info("Creating symlink", extra={"target": path, "to": to})  # Fluid's e2e test greps it
+        with targets.directory(Path(path).parent):
+            targets.link(path, to)
+
+    def _bind(self, wanted: Publication, source: Source, clone: int) -> None:
+        path = wanted.target
+        kind = targets.look(path).kind
+        if kind is Kind.MOUNT:
+            self._swap(path, clone)
+            self._confirm(wanted, source)
+            return
+        if kind in {Kind.LINK, Kind.FILE}:
+            targets.clear(path)
+        with targets.directory(Path(path)):
+            mounts.attach_bare(clone, path, syscalls.AT_FDCWD)
+            try:
+                self._confirm(wanted, source)
+            except BaseException:
+                mounts.unmount_all(path)
+                raise
+
+    def _swap(self, path: str, clone: int) -> None:
+        """Put the clone in the place of what is mounted, without a moment of the bare directory."""
+        stack = mountinfo.read().stack(path)
+        if not stack:
+            raise Covered(f"what was mounted at {path} went away just now; try again")
+        own = os.dup(clone)  # the visit may outlive our patience
+        layers = namespaces.visit(
+            namespaces.home(),
+            lambda root_fd: mounts.swap(own, stack, root_fd, ()),
+            self._prober,
+            release=lambda: os.close(own),
+        )
+        _log.info(
+            "repaired a target", extra={"target": path, "before": len(stack), "after": layers}
+        )
+
+    def _confirm(self, wanted: Publication, source: Source) -> None:
+        seen = targets.look(wanted.target)
+        if seen.kind is not Kind.MOUNT or seen.dev != source.dev:
+            raise Unverified(
+                f"{wanted.target} shows {seen.kind.value} {seen.dev} after it was mounted, "
+                f"not superblock {source.dev} of {wanted.source}; try again"
+            )
+        self._record(wanted, "bind")
+
+    def _record(self, wanted: Publication, method: str) -> None:
+        before = self._store.publication(wanted.target)
+        known = before is not None and self._is_recorded(wanted)
+        published_at = before.published_at if before and known else time.time()
+        self._store.put_publication(replace(wanted, method=method, published_at=published_at))
+
+
+def _refuse_overlap(wanted: Publication) -> None:
+    target, source = f"{wanted.target}/", f"{wanted.source}/"
+    if target.startswith(source) or source.startswith(target):
+        raise InvalidArgument(
+            f"target_path {wanted.target} and fluid_path {wanted.source} lie within each other; "
+            "publish to a directory outside the FUSE mount"
+        )
+
+
+def _same(row: Publication, wanted: Publication) -> bool:
+    """Compare what a caller chooses; the pod's identity may be left out the second time."""
+    return _chosen(row) == _chosen(wanted)
+
+
+def _chosen(publication: Publication) -> tuple[str, str, str, bool]:
+    p = publication
+    return p.volume_id, p.source, p.sub_path, p.read_only
+
+
+def _described(publication: Publication) -> str:
+    p = publication
+    mode = "read-only" if p.read_only else "writable"
+    return f"volume {p.volume_id} ({Path(p.source, p.sub_path)}, {mode})"

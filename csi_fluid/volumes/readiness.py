@@ -1,0 +1,299 @@
+"""Is the FUSE mount behind a volume ready, and waiting until it is.
+
+Ready means: the topmost mount at `fluid_path` is the one asked for, its daemon answered a forced
+request just now, and the sub path is there.  Every look touches FUSE and so runs in a Prober, one
+at a time for each source: a hung daemon costs one sleeping thread, however many publishes want it.
+Waiting is for changes of the mount table (poll(2) on mountinfo), with a tick for what changes
+without one.  The number of waiting calls is bounded, so that others always find a free thread.
+"""
+
+import contextlib
+import errno
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
+from recover.errors import Busy, Crowded, Hung
+from recover.linux import mountinfo, mounts, probe, syscalls
+from recover.linux.mountinfo import Mount
+from recover.linux.probe import Answer, Prober
+from recover.locks import Locks
+
+MAX_WAITING = 64
+_TICK_S = 1.0
+_FLIGHTS = 10  # time limits to queue for a look at one source, whose daemon may be slow
+_BENEATH = (
+    syscalls.RESOLVE_BENEATH
+    | syscalls.RESOLVE_NO_XDEV
+    | syscalls.RESOLVE_NO_SYMLINKS
+    | syscalls.RESOLVE_NO_MAGICLINKS
+)
+_NEXT = "look at the FUSE pod of this dataset on this node"
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a volume shows: a sub path ("" for all) of the FUSE mount at a canonical path.
+
+    mount_type narrows down which mount counts; unchecked: whatever stands at path will do.
+    """
+
+    path: str
+    sub_path: str = ""
+    mount_type: str = ""
+    unchecked: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """An origin that is ready: its superblock ("major:minor"), and where in it the volume is."""
+
+    origin: Origin
+    dev: str
+    root: str
+    read_only: bool  # by the flags of the mount, which a clone keeps
+
+    @property
+    def shown_path(self) -> str:
+        """Return the path on this machine that the volume shows."""
+        return str(Path(self.origin.path, self.origin.sub_path))
+
+
+def _accept() -> None:
+    """Let a caller wait on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a caller waits: until a monotonic time, unless check raises Withdrawn before."""
+
+    until: float
+    check: Callable[[], None] = _accept
+
+    @property
+    def left_s(self) -> float:
+        """Return the seconds left; raises Withdrawn when nobody waits any more."""
+        self.check()
+        return self.until - time.monotonic()
+
+
+class Sources:
+    """Looks at FUSE mounts, waits for them, clones them."""
+
+    def __init__(self, prober: Prober, *, max_waiting: int = MAX_WAITING) -> None:
+        self._prober = prober
+        self._flights = Locks()
+        self._max_waiting = max_waiting
+        self._places = threading.BoundedSemaphore(max_waiting)
+        self._known: dict[str, tuple[int, Mount]] = {}  # by path: unique id and facts
+
+    def wait(self, origin: Origin, patience: Patience) -> Source:
+        """Return the source as soon as it is ready.
+
+        Raises NotReady when patience ends, or at once if the daemon hangs; Overloaded; Withdrawn.
+        """
+        if source := self._attempt(origin, patience):
+            return source
+        if not self._places.acquire(blocking=False):
+            raise Overloaded(
+                f"{self._max_waiting} publishes wait for FUSE mounts already, "
+                f"so that of {origin.path} is not waited for; try again"
+            )
+        try:
+            return self._wait(origin, patience)
+        finally:
+            self._places.release()
+
+    def _wait(self, origin: Origin, patience: Patience) -> Source:
+        with contextlib.closing(_Changes()) as changes:  # made before the look: none is missed
+            while True:
+                if source := self._attempt(origin, patience):
+                    return source
+                changes.wait(min(max(patience.left_s, 0), _TICK_S))
+
+    def _attempt(self, origin: Origin, patience: Patience) -> Source | None:
+        """Return the source, or None where waiting longer may help."""
+        try:
+            return self.look(origin)
+        except NotReady as error:
+            if error.reason == "FuseHung" or patience.left_s <= 0:
+                raise
+            return None
+
+    def look(self, origin: Origin) -> Source:
+        """Return the source if it is ready now; raises NotReady, in bounded time."""
+        try:
+            # One look takes two time limits at most; those behind one that hung fail at once.
+            with self._flights.hold(origin.path, wait_s=_FLIGHTS * self._prober.timeout_s):
+                return self._look(origin)
+        except (Hung, Busy) as error:
+            raise self._hung(origin) from error
+
+    @contextlib.contextmanager
+    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[int]:
+        """Own a detached copy of a source for a block; raises NotReady if it changed."""
+        with mounts.closing(self._clone(source, attributes)) as fd:
+            if mountinfo.superblock(fd) != source.dev:
+                raise _replaced(source.origin.path)
+            yield fd
+
+    def _clone(self, source: Source, attributes: mounts.Attributes) -> int:
+        origin = source.origin
+
+        def take() -> int:
+            return mounts.clone(origin.path, origin.sub_path, attributes)
+
+        try:
+            if not origin.sub_path:  # only the walk to a sub path asks the daemon
+                return take()
+            return self._prober.run((origin.path, source.dev), take, discard=os.close)
+        except Hung as error:
+            raise self._hung(origin) from error
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise _replaced(source.shown_path) from error
+
+    def answer_of(self, target: str, dev: str) -> Answer:
+        """Ask the daemon behind a target that shows superblock dev, in bounded time."""
+        try:
+            return self._prober.run(("copy", dev), lambda: probe.ask_path(target)).answer
+        except (Hung, Crowded):
+            return Answer.HUNG
+
+    def _look(self, origin: Origin) -> Source:
+        path = origin.path
+        fd = self._prober.run(("open", path), lambda: _open(path), discard=os.close)
+        try:
+            # The key has the superblock: a stopped daemon must not stand for one mounted over it.
+            key = path, mountinfo.superblock(fd)
+        except OSError as error:
+            os.close(fd)
+            raise _refused(path, error) from error
+        return self._prober.run(key, lambda: self._ask(origin, fd), release=lambda: os.close(fd))
+
+    def _ask(self, origin: Origin, fd: int) -> Source:
+        reply = probe.ask(fd)
+        if not reply.alive:
+            raise _unanswered(origin.path, reply)
+        mount = self._mount(origin.path, fd, reply)
+        if not origin.unchecked:
+            _check(origin, mount)
+        if origin.sub_path:
+            _check_sub_path(fd, origin)
+        within = origin.path[len(mount.mount_point.rstrip("/")) :]  # "" but for an unchecked origin
+        root = os.path.normpath(f"{mount.inner_path}/{within}/{origin.sub_path}")
+        return Source(origin, reply.dev, "/" + root.lstrip("/"), mount.read_only)
+
+    def _mount(self, path: str, fd: int, reply: probe.Reply) -> Mount:
+        """Return the mount that path lies on, reading mountinfo once for each new mount there."""
+        known = self._known.get(path)
+        if known is not None and reply.mnt_id and known[0] == reply.mnt_id:
+            return known[1]
+        mount = mountinfo.read().by_id.get(mountinfo.mount_id(fd))
+        if mount is None or (mount.is_fuse and mount.dev != reply.dev):  # the short id was reused
+            raise _replaced(path)
+        self._known[path] = reply.mnt_id, mount
+        return mount
+
+    def _hung(self, origin: Origin) -> NotReady:
+        return NotReady(
+            "FuseHung",
+            f"the FUSE mount at {origin.path} does not answer within {self._prober.timeout_s:g} s: "
+            f"its daemon is stopped or its storage out of reach; {_NEXT}",
+        )
+
+
+class _Changes:
+    """Changes of this process's mount table since this was made: proc_pid_mountinfo(5)."""
+
+    def __init__(self) -> None:
+        self._fd = os.open("/proc/self/mountinfo", os.O_RDONLY)
+        self._poll = select.poll()
+        self._poll.register(self._fd, select.POLLPRI | select.POLLERR)
+
+    def wait(self, timeout_s: float) -> None:
+        self._poll.poll(timeout_s * 1000)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _open(path: str) -> int:
+    try:
+        return mounts.open_path(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotReady(
+            "FuseNotMounted",
+            f"{path} does not exist: no FUSE daemon has mounted there yet; {_NEXT}",
+        ) from error
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise InvalidArgument(
+                f"{path} is a symbolic link; give the mount point itself"
+            ) from error
+        raise _refused(path, error) from error  # a directory above it is on a dead mount itself
+
+
+def _replaced(path: str) -> NotReady:
+    return NotReady("FuseNotMounted", f"{path} was unmounted or replaced just now; try again")
+
+
+def _unanswered(path: str, reply: probe.Reply) -> NotReady:
+    if reply.answer is Answer.DEAD:
+        return NotReady(
+            "FuseNotConnected",
+            f"the FUSE mount at {path} is dead ({os.strerror(reply.errno)}): its daemon ended and "
+            f"has not mounted again; {_NEXT}",
+        )
+    return NotReady(
+        "FuseFailing",
+        f"the FUSE mount at {path} answers with an error ({os.strerror(reply.errno)}); {_NEXT}",
+    )
+
+
+def _check(origin: Origin, mount: Mount) -> None:
+    if mount.mount_point != origin.path:
+        raise NotReady(
+            "FuseNotMounted",
+            f"nothing is mounted at {origin.path}: its FUSE daemon is not up; {_NEXT}",
+        )
+    if not _is_wanted(mount, origin.mount_type):
+        raise NotReady(
+            "FuseNotMounted",
+            f"{origin.path} shows a mount of {mount.fs_type} from {mount.source}, not of "
+            f"{origin.mount_type or 'FUSE'}; {_NEXT}",
+        )
+
+
+def _is_wanted(mount: Mount, mount_type: str) -> bool:
+    """Match as Fluid does, anywhere in the line of mountinfo, but only that of a mount that counts.
+
+    A type such as "nfs4" names a file system that is no FUSE; others are part of the mount's source
+    ("JuiceFS:name") or of its path ("jindo").
+    """
+    if mount_type and mount_type in mount.fs_type:
+        return True
+    return mount.is_fuse and (mount_type in mount.source or mount_type in mount.mount_point)
+
+
+def _check_sub_path(fd: int, origin: Origin) -> None:
+    where = f"sub path {origin.sub_path!r} under the FUSE mount at {origin.path}"
+    try:
+        os.close(syscalls.openat2(fd, origin.sub_path, os.O_PATH | os.O_DIRECTORY, _BENEATH))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotReady(
+            "SubPathMissing", f"{where} does not exist or is no directory; make it in the dataset"
+        ) from error
+    except OSError as error:
+        if error.errno in {errno.ELOOP, errno.EXDEV}:
+            raise InvalidArgument(f"{where} leads over a symbolic link or another mount") from error
+        raise _refused(origin.path, error) from error
+
+
+def _refused(path: str, error: OSError) -> NotReady:
+    answer = Answer.DEAD if error.errno in probe.DEAD_ERRNOS else Answer.FAILING
+    return _unanswered(path, probe.Reply(answer, errno=error.errno or 0))

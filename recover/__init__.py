@@ -1,0 +1,1 @@
+"""Heals broken FUSE mounts; knows nothing of CSI, gRPC or Kubernetes."""

@@ -1,0 +1,279 @@
+"""Run the steps of a plan and look whether each one worked.
+
+A step that fails, or finds that what it should touch has changed, leaves what was there; all steps
+may be run again.  Nothing here touches a FUSE path but `mounts.clone` of a sub-path and the forced
+look at the end, both with a time limit; a target's lock is never held over either.
+"""
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from recover import detect
+from recover.errors import Covered, Error, Unverified
+from recover.linux import mountinfo, mounts, namespaces, probe
+from recover.linux.mountinfo import Mount, MountTable
+from recover.linux.namespaces import Namespace
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.plan import Act, Attach, Cover, Peel, Swap
+from recover.store import Store
+
+_LOCK_WAIT_S = 2.0
+_VISITORS = 4  # namespaces visited at a time: one that hangs must not hold up the others
+_BATCH = 32  # steps of our own namespace done under one visit; bounds how long targets stay locked
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step whose new mount was seen to answer; layers that stand there, monotonic time in s."""
+
+    step: Act
+    layers: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step that did not succeed; stale if only because the world had changed since detection."""
+
+    step: Act
+    error: Exception
+    stale: bool
+
+
+Result = Done | Failed
+
+_STALE = (Covered, ProcessLookupError, FileNotFoundError)
+
+
+class Executor:
+    """Executes steps for one source whose live superblock is known."""
+
+    def __init__(self, store: Store, locks: Locks, prober: Prober, source: str, live: str) -> None:
+        self._store = store
+        self._locks = locks
+        self._prober = prober
+        self._source = source
+        self._live = live
+
+    def run(
+        self, steps: Sequence[Act], table: Callable[[], MountTable], stopping: Callable[[], bool]
+    ) -> Iterator[Result]:
+        """Execute steps, those of our own namespace first, yielding a result for each.
+
+        table gives our own mount table, asked for only when nested mounts have to be rebuilt.
+        Between groups, stopping() is asked; what was not begun is then left for the next start.
+        """
+        home = namespaces.home()
+        here = [step for step in steps if step.namespace.inode == home.inode]
+        for batch in _batches(here, _BATCH):
+            if stopping():
+                return
+            yield from self._at_home(home, batch, table)
+        rest = (step for step in steps if step.namespace.inode != home.inode)
+        groups = [list(g) for _, g in itertools.groupby(rest, key=lambda s: s.namespace.inode)]
+
+        def inside(group: list[Act]) -> list[Result]:
+            if stopping():
+                return []
+            return list(self._inside(group[0].namespace, group, table, verify=True))
+
+        with ThreadPoolExecutor(min(_VISITORS, len(groups)) or 1, "visits") as pool:
+            for results in pool.map(inside, groups):
+                yield from results
+
+    def _at_home(
+        self, home: Namespace, batch: Sequence[Act], table: Callable[[], MountTable]
+    ) -> Iterator[Result]:
+        with contextlib.ExitStack() as held:
+            wanted = [step for step in batch if self._claim(step, held)]
+            results = list(self._inside(home, wanted, table, verify=False))
+        done = [result for result in results if isinstance(result, Done)]
+        yield from (result for result in results if isinstance(result, Failed))
+        yield from self._verified(home, done)
+
+    def _claim(self, step: Act, held: contextlib.ExitStack) -> bool:
+        """Lock a publication's target; False when it was unpublished meanwhile or is being so."""
+        if not step.target:
+            return True
+        try:
+            held.enter_context(self._locks.hold(step.target, wait_s=_LOCK_WAIT_S))
+        except Error:
+            return False
+        return self._store.publication(step.target) is not None
+
+    def _inside(
+        self,
+        namespace: Namespace,
+        batch: Sequence[Act],
+        table: Callable[[], MountTable],
+        *,
+        verify: bool,
+    ) -> Iterator[Result]:
+        ready, failed = self._prepare(batch, table)
+        yield from failed
+        if not ready:
+            return
+
+        def act(root_fd: int) -> list[Result]:
+            return [self._try(prepared, root_fd, verify=verify) for prepared in ready]
+
+        def release() -> None:
+            for prepared in ready:
+                prepared.close()
+
+        try:
+            yield from namespaces.visit(namespace, act, self._prober, release=release)
+        except (Error, OSError) as error:
+            yield from (Failed(p.step, error, isinstance(error, _STALE)) for p in ready)
+
+    def _prepare(
+        self, batch: Sequence[Act], table: Callable[[], MountTable]
+    ) -> tuple[list["_Prepared"], list[Result]]:
+        """Take the clones that the steps need, in our own namespace, where the source is."""
+        ready: list[_Prepared] = []
+        failed: list[Result] = []
+        for step in batch:
+            try:
+                ready.append(self._take(step, table))
+            except (Error, OSError) as error:
+                failed.append(Failed(step, error, isinstance(error, Covered)))
+        return ready, failed
+
+    def _take(self, step: Act, table: Callable[[], MountTable]) -> "_Prepared":
+        if isinstance(step, Peel):
+            return _Prepared(step, -1)
+        prepared = _Prepared(step, self._clone(step))
+        try:
+            _check(prepared.clone_fd, self._source, self._live)
+            if isinstance(step, Swap):
+                for mount in step.copy.nested:
+                    prepared.nested.append(self._rebuild(mount, prepared, table()))
+                prepared.is_nested = mounts.nest(prepared.nested)
+        except BaseException:
+            prepared.close()
+            raise
+        return prepared
+
+    def _clone(self, step: Swap | Cover | Attach) -> int:
+        def clone() -> int:
+            return mounts.clone(step.origin, step.inner, step.attributes)
+
+        if not step.inner:
+            return clone()
+        return self._prober.run(("clone", step.origin, step.inner), clone, discard=os.close)
+
+    def _rebuild(self, mount: Mount, prepared: "_Prepared", table: MountTable) -> mounts.Nested:
+        """Copy a mount that stands inside a dead one, and find its place in the new one."""
+        origin = detect.origin_of(mount, table, self._store.generations())
+        if origin is None:
+            raise Covered(f"{mount.mount_point} can no longer be rebuilt")
+        inner = mount.mount_point[len(prepared.step.path.rstrip("/")) :]
+        around = [n for n in prepared.nested if f"{inner}/".startswith(f"{n.inner}/")]
+        below = max(around, key=lambda n: len(n.inner), default=None)
+        base_fd, base = (below.clone_fd, below.inner) if below else (prepared.clone_fd, "")
+
+        def build() -> mounts.Nested:
+            place_fd = mounts.open_inside(base_fd, inner[len(base) :])
+            try:
+                fd = mounts.clone(origin.path, origin.inner, mounts.Attributes.of(mount))
+                return mounts.Nested(inner, fd, place_fd)
+            except BaseException:
+                os.close(place_fd)
+                raise
+
+        key = ("nest", prepared.step.namespace.inode, mount.mount_point)
+        nested = self._prober.run(key, build, discard=mounts.Nested.close)
+        try:
+            _check(nested.clone_fd, origin.path, origin.dev)
+        except Covered:
+            nested.close()
+            raise
+        return nested
+
+    def _try(self, prepared: "_Prepared", root_fd: int, *, verify: bool) -> Result:
+        try:
+            layers = _do(prepared, root_fd)
+            if verify:
+                look(prepared.step.path, root_fd, self._live)
+        except (Error, OSError) as error:
+            return Failed(prepared.step, error, isinstance(error, _STALE))
+        return Done(prepared.step, layers, time.monotonic())
+
+    def _verified(self, home: Namespace, done: Sequence[Done]) -> list[Result]:
+        """Look at each healed path of our own namespace, outside of the targets' locks."""
+
+        def verify(root_fd: int) -> list[Result]:
+            return [self._looked(result, root_fd) for result in done]
+
+        if not done:
+            return []
+        try:
+            return namespaces.visit(home, verify, self._prober)
+        except (Error, OSError) as error:
+            return [Failed(result.step, error, stale=False) for result in done]
+
+    def _looked(self, done: Done, root_fd: int) -> Result:
+        try:
+            look(done.step.path, root_fd, self._live)
+        except (Error, OSError) as error:
+            return Failed(done.step, error, isinstance(error, _STALE))
+        return Done(done.step, done.layers, time.monotonic())
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A step and the detached clones for it; closing dissolves what was not attached."""
+
+    step: Act
+    clone_fd: int
+    nested: list[mounts.Nested] = field(default_factory=list)
+    is_nested: bool = False  # those stand in the clone already
+
+    def close(self) -> None:
+        if self.clone_fd >= 0:
+            os.close(self.clone_fd)
+        for nested in self.nested:
+            nested.close()
+
+
+def _do(prepared: _Prepared, root_fd: int) -> int:
+    step, fd = prepared.step, prepared.clone_fd
+    match step:
+        case Swap():
+            late = () if prepared.is_nested else prepared.nested
+            return mounts.swap(fd, step.copy.stack, root_fd, late)
+        case Peel():
+            return mounts.peel(step.copy.stack, root_fd)
+        case Cover():
+            return mounts.cover(fd, step.copy.stack, root_fd)
+        case Attach():
+            mounts.attach_bare(fd, step.target, root_fd)
+            return 1
+
+
+def look(path: str, root_fd: int, live: str) -> None:
+    """Force a request to the server through a healed path; raises Unverified. Unbounded."""
+    with mounts.closing(mounts.open_path(path, root_fd)) as fd:
+        reply = probe.ask(fd)
+    if not reply.alive:
+        reason = os.strerror(reply.errno) if reply.errno else reply.answer.value
+        raise Unverified(f"{path} was replaced but {reply.answer.value} ({reason})")
+    if reply.dev != live:
+        raise Unverified(f"{path} shows superblock {reply.dev} after the swap, not {live}")
+
+
+def _check(clone_fd: int, path: str, dev: str) -> None:
+    if mountinfo.superblock(clone_fd) != dev:
+        raise Covered(f"{path} was mounted anew while it was being cloned")
+
+
+def _batches(steps: Iterable[Act], size: int) -> Iterator[list[Act]]:
+    group = list(steps)
+    for start in range(0, len(group), size):
+        yield group[start : start + size]

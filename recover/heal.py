@@ -1,0 +1,335 @@
+"""One source from broken to healed: look, plan, execute, look again, record, tell.
+
+A `Healer` belongs to one source and is run by one thread at a time; another source's healer shares
+nothing with it but the store, the prober's bound and the locks of targets, so a hung daemon delays
+nobody else.  Every run starts from what the kernel shows, so runs may be cut off anywhere.
+
+While a source is away the broken copies are indexed; when it is back the first swap needs one
+answer of the new daemon and no look at any mount table.
+"""
+
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+
+from recover import observer as told, plan
+from recover.errors import Error
+from recover.execute import Done, Executor, Failed, Result
+from recover.lease import Lease
+from recover.linux import mounts
+from recover.linux.namespaces import Namespace
+from recover.linux.owntable import OwnTable
+from recover.linux.probe import Answer, Prober
+from recover.locks import Locks
+from recover.look import Looker, View
+from recover.observer import Observer
+from recover.plan import Act, Leave, Strategy
+from recover.policy import Backoff
+from recover.store import Generation, Heal, Publication, Store
+
+_ROUNDS = 5  # looks after a swap: containers may start while we heal
+_LINGER_S = 60.0  # a container may still be starting from a dead mount so long after a heal
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What all healers share."""
+
+    store: Store
+    locks: Locks
+    prober: Prober
+    observer: Observer
+    own: OwnTable
+    looker: Looker
+    strategy: Strategy
+    boot_id: str
+    lease: Lease
+    warning_threshold: int = 50
+
+
+@dataclass(slots=True)
+class _Tally:
+    """What one run achieved."""
+
+    done: list[Done] = field(default_factory=list)
+    failed: dict[str, Failed] = field(default_factory=dict)
+    left: tuple[Leave, ...] = ()
+    open: bool = False  # something was still to be done at the last look
+
+    def add(self, result: Result) -> None:
+        if isinstance(result, Done):
+            self.done.append(result)
+            self.failed.pop(_where(result.step.namespace, result.step.path), None)
+        elif not result.stale:
+            self.failed[_where(result.step.namespace, result.step.path)] = result
+
+
+class Healer:
+    """Keeps the copies of one source alive."""
+
+    def __init__(self, source: str, context: Context, stopping: Callable[[], bool]) -> None:
+        self.source = source
+        self._context = context
+        self._stopping = stopping
+        self._backoff = Backoff()
+        self._waiting: View | None = None  # what is broken, indexed while the source is away
+        self._away_since: float | None = None
+        self._state = ""
+        self._version = 0  # of our mount table, when it was last looked at
+        self._complaints: dict[str, str] = {}
+        self._settled: set[tuple[int, str]] = set()
+        self._pins: dict[str, int] = {}  # a descriptor keeps a dead superblock's number from reuse
+        self.live = ""  # the superblock that answered last
+        self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
+        self.watched: frozenset[str] = frozenset()  # those whose daemons were looked for
+
+    def run(self) -> float | None:
+        """Do what is to be done now; return in how many seconds to try again, None if done."""
+        if self._unchanged():
+            return None
+        view = self._view()
+        if not view.publications:
+            self.close()
+            return None
+        self.serving = view.serving
+        self._tell_state(view)
+        self._note_dead(view)  # before the first swap: a killed heal must find its copies again
+        if not view.live:
+            self._waiting = view
+            return None
+        self._waiting = None
+        if view.live != self.live:
+            self._backoff.reset()
+            self._settled.clear()
+        self.live = view.live
+        with self._context.lease.hold():
+            tally = self._heal(view)
+        self._note_live(view)
+        return self._conclude(view, tally)
+
+    def close(self) -> None:
+        """Forget everything and release what is held."""
+        for fd in self._pins.values():
+            os.close(fd)
+        self._pins.clear()
+        self._waiting = None
+        self._state = ""
+
+    def _unchanged(self) -> bool:
+        """Tell that nothing needs a closer look: the daemon answers and no mount came or went.
+
+        This is what a tick costs in the steady state, however many publications there are.
+        """
+        own = self._context.own
+        if (
+            self._state != "healthy"
+            or self._version != own.version
+            or self._has_older_generations()
+        ):
+            return False
+        reply = self._context.prober.ask(self.source)
+        return reply.alive and reply.dev == self.live
+
+    def _view(self) -> View:
+        self._version = self._context.own.version
+        looker = self._context.looker
+        if self._waiting is not None and (view := looker.refresh(self._waiting)) is not None:
+            return view
+        inside = self._state != "healthy" or self._has_older_generations()
+        view = looker.look(self.source, inside=inside)
+        if not inside and (view.verdicts or not view.live):  # there may be copies elsewhere
+            view = looker.look(self.source)
+        return view
+
+    def _has_older_generations(self) -> bool:
+        return any(g.dev != self.live for g in self._context.store.generations(self.source))
+
+    # -- generations -----------------------------------------------------------------------------
+
+    def _note_dead(self, view: View) -> None:
+        self._pin(view)
+        known = {g.dev: g for g in view.generations}
+        for dev in view.dead & view.seen:
+            generation = known.get(dev) or self._generation(view, dev, "/")
+            if generation.dead_at is None:
+                self._context.store.put_generation(replace(generation, dead_at=time.time()))
+
+    def _note_live(self, view: View) -> None:
+        store = self._context.store
+        for other in store.sources():  # a number in use here is no longer anybody else's generation
+            if other != self.source and any(g.dev == view.live for g in store.generations(other)):
+                store.remove_generation(other, view.live)
+        current = next((g for g in view.generations if g.dev == view.live), None)
+        if current is None or current.dead_at is not None:
+            store.put_generation(self._generation(view, view.live, view.root))
+
+    def _generation(self, view: View, dev: str, root: str) -> Generation:
+        """Return a new row; by its mounts, because the source may show another one by now."""
+        known = itertools.chain(self._context.own.current(), *(c.stack for c in view.copies))
+        mount = next((m for m in known if m.dev == dev), None)
+        fs_type, source = (mount.fs_type, mount.source) if mount is not None else ("", "")
+        boot_id = self._context.boot_id
+        return Generation(self.source, dev, root, fs_type, source, boot_id, time.time())
+
+    def _pin(self, view: View) -> None:
+        for copy in view.copies:
+            dev = copy.stack[-1].dev
+            if copy.namespace == self._context.looker.home and dev not in self._pins:
+                with contextlib.suppress(Error, OSError):
+                    self._pins[dev] = mounts.pin(copy.path, copy.stack[-1])
+
+    def _drop_unseen(self, view: View) -> None:
+        now = time.time()
+        for generation in self._context.store.generations(self.source):
+            fresh = generation.dead_at is not None and now - generation.dead_at < _LINGER_S
+            if (
+                generation.dev != view.live
+                and generation.dev not in view.seen
+                and not (fresh and generation.dev in self._pins)
+            ):
+                self._context.store.remove_generation(self.source, generation.dev)
+                if generation.dev in self._pins:
+                    os.close(self._pins.pop(generation.dev))
+
+    # -- healing ---------------------------------------------------------------------------------
+
+    def _heal(self, view: View) -> _Tally:
+        tally = _Tally()
+        for _ in range(_ROUNDS):
+            steps = plan.steps(self._context.looker.case(view, frozenset(self._settled)))
+            tally.left = tuple(step for step in steps if isinstance(step, Leave))
+            acts = [step for step in steps if not isinstance(step, Leave)]
+            acts = [a for a in acts if _where(a.namespace, a.path) not in tally.failed]
+            tally.open = bool(acts)
+            if not acts or self._stopping():
+                break
+            self._execute(acts, view, tally)
+            again = self._context.looker.look(self.source)
+            if again.live != view.live:
+                break  # it died or was replaced while we healed: the next run deals with that
+            view = again
+        self._drop_unseen(view)
+        return tally
+
+    def _execute(self, acts: list[Act], view: View, tally: _Tally) -> None:
+        context = self._context
+        executor = Executor(context.store, context.locks, context.prober, self.source, view.live)
+        for result in executor.run(acts, context.own.current, self._stopping):
+            tally.add(result)
+            if isinstance(result, Done) and result.layers > 1:
+                self._settled.add((result.step.namespace.inode, result.step.path))
+
+    # -- telling ---------------------------------------------------------------------------------
+
+    def _conclude(self, view: View, tally: _Tally) -> float | None:
+        unfinished = bool(tally.failed) or tally.open
+        wait_s = self._backoff.wait_s() if unfinished else 0.0
+        self._complain(view.publications, tally, wait_s)
+        if tally.done:
+            self._record(view, tally)
+        if unfinished:
+            return wait_s
+        self._backoff.reset()
+        self._away_since = None
+        if not tally.left:
+            self._state = "healthy"
+        return None
+
+    def _record(self, view: View, tally: _Tally) -> None:
+        latency_s = max(done.at for done in tally.done) - view.answered_at
+        last = max(done.at for done in tally.done)
+        layers = max(done.layers for done in tally.done)
+        outage_s = last - self._away_since if self._away_since is not None else None
+        error = next((str(failed.error) for failed in tally.failed.values()), "")
+        total = len(tally.done) + len(tally.failed)
+        name = self._context.strategy.value
+        self._context.store.record_heal(
+            Heal(
+                source=self.source,
+                at=time.time(),
+                strategy=name,
+                ok=not tally.failed,
+                copies=total,
+                healed=len(tally.done),
+                layers=layers,
+                latency_s=latency_s,
+                outage_s=outage_s,
+                error=error,
+            )
+        )
+        healed = _touched(view.publications, tally)
+        if healed:
+            self._context.observer.tell(
+                told.Healed(self.source, healed, name, len(tally.done), layers, latency_s, outage_s)
+            )
+        self._warn_of_layers(view.publications, tally)
+
+    def _warn_of_layers(self, publications: tuple[Publication, ...], tally: _Tally) -> None:
+        threshold = self._context.warning_threshold
+        by_target = {p.target: p for p in publications}
+        for done in tally.done:
+            publication = by_target.get(done.step.target)
+            if publication is not None and threshold > 0 and done.layers % threshold == 0:
+                self._context.observer.tell(told.Stacked(self.source, publication, done.layers))
+
+    def _complain(
+        self, publications: tuple[Publication, ...], tally: _Tally, retry_s: float
+    ) -> None:
+        """Tell each failure and each copy left alone once, until it changes."""
+        complaints: dict[str, str] = {}
+        for where, failed in tally.failed.items():
+            complaints[where] = text = _text(failed.error)
+            if self._complaints.get(where) != text:
+                concerned = _concerned(publications, failed.step.target)
+                self._context.observer.tell(
+                    told.HealFailed(self.source, concerned, where, text, retry_s)
+                )
+        for left in tally.left:
+            where = _where(left.namespace, left.path)
+            complaints[where] = left.reason
+            if self._complaints.get(where) != left.reason:
+                concerned = _concerned(publications, left.target)
+                self._context.observer.tell(
+                    told.Skipped(self.source, concerned, where, left.reason)
+                )
+        self._complaints = complaints
+
+    def _tell_state(self, view: View) -> None:
+        if view.live:
+            if self._state == "hung" or (self._state == "broken" and not view.broken):
+                self._context.observer.tell(told.Answering(self.source, view.publications))
+            if view.broken and self._state != "broken":
+                self._break(view)
+            return
+        if view.reply.answer is Answer.HUNG and self._state != "hung":
+            self._state = "hung"
+            self._context.observer.tell(told.Hung(self.source, view.publications, time.time()))
+        elif view.reply.answer is not Answer.HUNG and view.broken and self._state != "broken":
+            self._break(view)
+
+    def _break(self, view: View) -> None:
+        self._state = "broken"
+        self._away_since = self._away_since or time.monotonic()
+        self._context.observer.tell(told.Broken(self.source, view.publications, time.time()))
+
+
+def _where(namespace: Namespace, path: str) -> str:
+    return f"{path} in {namespace}"
+
+
+def _text(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def _concerned(publications: tuple[Publication, ...], target: str) -> tuple[Publication, ...]:
+    return tuple(p for p in publications if not target or p.target == target)
+
+
+def _touched(publications: tuple[Publication, ...], tally: _Tally) -> tuple[Publication, ...]:
+    """Return the publications that are whole again: none of whose steps failed or were left."""
+    bad: Iterable[Act | Leave] = (*(f.step for f in tally.failed.values()), *tally.left)
+    targets = {step.target for step in bad if step.target}
+    return tuple(p for p in publications if p.target not in targets)

@@ -1,0 +1,1 @@
+"""The kernel: system calls, mounts, namespaces, FUSE connections and wake-ups."""

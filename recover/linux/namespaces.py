@@ -1,0 +1,109 @@
+"""Mount namespaces of the machine, and visits to them.
+
+setns(2) into a mount namespace needs a thread that shares its root and working directory with no
+other, and such a thread is never used for anything else again: each visit has its own, run by a
+Prober, because a path inside a container may lead over a hung FUSE mount.
+Finding them needs the host's PID namespace; without it only our own is seen.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+from recover.linux import syscalls
+from recover.linux.mounts import closing
+from recover.linux.probe import Prober
+
+T = TypeVar("T")
+
+_INITIAL_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO, <linux/proc_ns.h>
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A mount namespace: its inode number, and the lowest process id that lives in it."""
+
+    inode: int
+    pid: int
+
+    def __str__(self) -> str:
+        return f"the mount namespace of process {self.pid}"
+
+
+def home() -> Namespace:
+    """Return this process's own mount namespace."""
+    return Namespace(_inode("self") or 0, os.getpid())
+
+
+def others() -> Iterator[Namespace]:
+    """Yield every other mount namespace in which a process lives, once each."""
+    seen = {_inode("self")}
+    for pid in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
+        inode = _inode(pid)
+        if inode is not None and inode not in seen:
+            seen.add(inode)
+            yield Namespace(inode, pid)
+
+
+def _inode(pid: int | str) -> int | None:
+    try:
+        return int(os.readlink(f"/proc/{pid}/ns/mnt")[5:-1])  # "mnt:[4026531841]"
+    except OSError:  # the process ended, or is a kernel thread without a namespace
+        return None
+
+
+def sees_host() -> bool:
+    """Tell whether the processes of the whole machine (or node) are visible.
+
+    Either ours is the initial one, or process 1 lives in another mount namespace than we do, as on
+    a node that is itself a container.
+    """
+    pid_ns = int(os.readlink("/proc/self/ns/pid")[5:-1])
+    return pid_ns == _INITIAL_PID_NS or _inode(1) not in {None, _inode("self")}
+
+
+def visit(
+    namespace: Namespace,
+    func: Callable[[int], T],
+    prober: Prober,
+    *,
+    timeout_s: float | None = None,
+    release: Callable[[], None] = lambda: None,
+) -> T:
+    """Run func(root_fd) on a thread inside a mount namespace and return what it returns.
+
+    root_fd is the root directory of the namespace's process, for `mounts.open_path`.  The thread's
+    working directory is our own /proc/self/fd, for `mounts.detach`.  release is called once, when
+    the visit ends or could not begin, even if it was given up before.
+    Raises ProcessLookupError when the namespace's process is gone, Hung or Crowded from the prober,
+    and what func raises.
+    """
+    key = ("namespace", namespace.inode)
+    return prober.run(key, lambda: _inside(namespace, func), timeout_s, release)
+
+
+def _inside(namespace: Namespace, func: Callable[[int], T]) -> T:
+    with (
+        closing(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)) as descriptors,
+        closing(_open_of(namespace, "root", os.O_PATH | os.O_DIRECTORY)) as root_fd,
+    ):
+        syscalls.unshare(syscalls.CLONE_FS)
+        if namespace.inode != _inode("self"):
+            _enter(namespace)
+        os.fchdir(descriptors)
+        return func(root_fd)  # from here on /proc is that of the namespace
+
+
+def _open_of(namespace: Namespace, name: str, flags: int) -> int:
+    try:
+        return os.open(f"/proc/{namespace.pid}/{name}", flags)
+    except FileNotFoundError as error:
+        raise ProcessLookupError(f"{namespace} ended") from error
+
+
+def _enter(namespace: Namespace) -> None:
+    with closing(_open_of(namespace, "ns/mnt", os.O_RDONLY)) as fd:
+        if os.fstat(fd).st_ino != namespace.inode:
+            raise ProcessLookupError(f"{namespace} ended and its number was given away")
+        syscalls.setns(fd, syscalls.CLONE_NEWNS)

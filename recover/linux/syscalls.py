@@ -1,0 +1,247 @@
+"""The system calls that Python 3.11 does not offer, one thin function each.
+
+No policy here: every function is named as its man page, takes what the call takes, returns an owned
+descriptor, a value or None, and raises OSError with errno and path.
+Prototypes are bound once at import: a ctypes function object is shared by all threads, so changing
+its argtypes later would be a data race.  `syscall(2)` is used throughout, because older C libraries
+lack wrappers for the newer calls.
+"""
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+# Numbers are the same everywhere from 424 on; of the older ones each has x86_64's, then arm64's.
+_OLD_NUMBERS = {
+    "umount2": (166, 39),
+    "unshare": (272, 97),
+    "fanotify_init": (300, 262),
+    "fanotify_mark": (301, 263),
+    "setns": (308, 268),
+    "statx": (332, 291),
+}
+_MACHINE = os.uname().machine
+_COLUMN = {"x86_64": 0, "aarch64": 1}.get(_MACHINE, 0)
+_NR_OPEN_TREE = 428
+_NR_MOVE_MOUNT = 429
+_NR_OPENAT2 = 437
+_NR_MOUNT_SETATTR = 442
+_NR_STATMOUNT = 457
+
+# <linux/fcntl.h>, <fcntl.h>
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_NO_AUTOMOUNT = 0x800
+AT_EMPTY_PATH = 0x1000
+AT_STATX_FORCE_SYNC = 0x2000
+AT_STATX_DONT_SYNC = 0x4000
+
+# <linux/mount.h>
+OPEN_TREE_CLONE = 1
+OPEN_TREE_CLOEXEC = os.O_CLOEXEC
+MOVE_MOUNT_F_EMPTY_PATH = 0x04
+MOVE_MOUNT_T_EMPTY_PATH = 0x40
+MOVE_MOUNT_BENEATH = 0x200
+MOUNT_ATTR_RDONLY = 0x01
+MOUNT_ATTR_NOSUID = 0x02
+MOUNT_ATTR_NODEV = 0x04
+MOUNT_ATTR_NOEXEC = 0x08
+MOUNT_ATTR__ATIME = 0x70
+MOUNT_ATTR_RELATIME = 0x00
+MOUNT_ATTR_NOATIME = 0x10
+MOUNT_ATTR_STRICTATIME = 0x20
+MOUNT_ATTR_NODIRATIME = 0x80
+MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+MS_PRIVATE = 1 << 18
+MS_SLAVE = 1 << 19
+MS_SHARED = 1 << 20
+MNT_DETACH = 2
+UMOUNT_NOFOLLOW = 8
+
+# <linux/openat2.h>
+RESOLVE_NO_XDEV = 0x01
+RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_NO_SYMLINKS = 0x04
+RESOLVE_BENEATH = 0x08
+RESOLVE_IN_ROOT = 0x10
+
+# <linux/sched.h>
+CLONE_FS = 0x00000200
+CLONE_NEWNS = 0x00020000
+
+# <linux/stat.h>
+STATX_TYPE = 0x001
+STATX_BASIC_STATS = 0x7FF
+STATX_MNT_ID = 0x1000
+STATX_MNT_ID_UNIQUE = 0x4000
+
+# <linux/fanotify.h>
+FAN_CLOEXEC = 0x1
+FAN_NONBLOCK = 0x2
+FAN_REPORT_MNT = 0x4000
+FAN_MARK_ADD = 0x1
+FAN_MARK_MNTNS = 0x110
+FAN_MNT_ATTACH = 0x01000000
+FAN_MNT_DETACH = 0x02000000
+
+# <linux/mount.h>, struct statmount
+STATMOUNT_SB_BASIC = 0x01
+STATMOUNT_MNT_ROOT = 0x08
+STATMOUNT_MNT_POINT = 0x10
+STATMOUNT_FS_TYPE = 0x20
+_STATMOUNT_STRINGS = 512  # where the strings begin, behind the fixed part
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.restype = ctypes.c_long
+_long = ctypes.c_long
+
+
+@dataclass(frozen=True, slots=True)
+class Statx:
+    """The part of `struct statx` that is read here; dev is "major:minor" as in mountinfo.
+
+    mnt_id is the 64-bit id that is never reused, 0 where not asked for or before Linux 6.8;
+    table_id is the one of mountinfo, 0 where the other was asked for or before Linux 5.8.
+    """
+
+    dev: str
+    ino: int
+    mode: int
+    size: int
+    mtime_ns: int
+    mnt_id: int
+    table_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatMount:
+    """The part of `struct statmount` that is read here; fs_type is without its subtype."""
+
+    dev: str
+    root: str
+    mount_point: str
+    fs_type: str
+
+
+def _fail(path: str | bytes) -> NoReturn:
+    errno = ctypes.get_errno()
+    raise OSError(errno, os.strerror(errno), os.fsdecode(path))
+
+
+def _call(number: int, path: str | bytes, *args: Any) -> int:
+    result: int = _syscall(_long(number), *args)
+    if result < 0:
+        _fail(path)
+    return result
+
+
+def _number(name: str) -> int:
+    return _OLD_NUMBERS[name][_COLUMN]
+
+
+def open_tree(dirfd: int, path: str, flags: int) -> int:
+    """Return a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy: open_tree(2)."""
+    name = os.fsencode(path)
+    return _call(_NR_OPEN_TREE, name, _long(dirfd), name, _long(flags))
+
+
+def move_mount(
+    from_fd: int, from_path: str, to_fd: int, to_path: str, flags: int, *, about: str = ""
+) -> None:
+    """Attach or move a mount: move_mount(2); `about` names the place in the error."""
+    source, target = os.fsencode(from_path), os.fsencode(to_path)
+    _call(
+        _NR_MOVE_MOUNT,
+        about or target,
+        _long(from_fd),
+        source,
+        _long(to_fd),
+        target,
+        _long(flags),
+    )
+
+
+def mount_setattr(fd: int, *, attr_set: int, attr_clr: int, propagation: int) -> None:
+    """Change the attributes of the mount behind fd: mount_setattr(2)."""
+    attr = struct.pack("QQQQ", attr_set, attr_clr, propagation, 0)
+    _call(_NR_MOUNT_SETATTR, b"", _long(fd), b"", _long(AT_EMPTY_PATH), attr, _long(len(attr)))
+
+
+def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
+    """Open a path under RESOLVE_* rules: openat2(2).  O_CLOEXEC is added."""
+    how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
+    name = os.fsencode(path)
+    return _call(_NR_OPENAT2, name, _long(dirfd), name, how, _long(len(how)))
+
+
+def umount2(path: str, flags: int) -> None:
+    """Unmount: umount2(2)."""
+    name = os.fsencode(path)
+    _call(_number("umount2"), name, name, _long(flags))
+
+
+def setns(fd: int, nstype: int) -> None:
+    """Move the calling thread into a namespace: setns(2); fd may be a pidfd (5.8+)."""
+    _call(_number("setns"), b"", _long(fd), _long(nstype))
+
+
+def unshare(flags: int) -> None:
+    """Stop sharing parts of the calling thread's context: unshare(2)."""
+    _call(_number("unshare"), b"", _long(flags))
+
+
+def statx(dirfd: int, path: str, flags: int, mask: int) -> Statx:
+    """Return file status: statx(2).  On FUSE this may hang for ever with FORCE_SYNC."""
+    buffer = ctypes.create_string_buffer(256)
+    name = os.fsencode(path)
+    _call(_number("statx"), name, _long(dirfd), name, _long(flags), _long(mask), buffer)
+    (filled,) = struct.unpack_from("=I", buffer)
+    mode, ino, size = struct.unpack_from("=28xH2xQQ", buffer)
+    mtime_s, mtime_ns = struct.unpack_from("=qI", buffer, 112)
+    major, minor, mnt_id = struct.unpack_from("=IIQ", buffer, 136)
+    return Statx(
+        dev=f"{major}:{minor}",
+        ino=ino,
+        mode=mode,
+        size=size,
+        mtime_ns=mtime_s * 1_000_000_000 + mtime_ns,
+        mnt_id=mnt_id if filled & STATX_MNT_ID_UNIQUE else 0,
+        table_id=mnt_id if filled & STATX_MNT_ID else 0,
+    )
+
+
+def fanotify_init(flags: int, event_flags: int) -> int:
+    """Return a fanotify group: fanotify_init(2)."""
+    return _call(_number("fanotify_init"), b"", _long(flags), _long(event_flags))
+
+
+def fanotify_mark(group: int, flags: int, mask: int, fd: int) -> None:
+    """Add a mark on what fd refers to: fanotify_mark(2) with a null path."""
+    _call(
+        _number("fanotify_mark"),
+        b"",
+        _long(group),
+        _long(flags),
+        ctypes.c_uint64(mask),
+        _long(fd),
+        None,
+    )
+
+
+def statmount(mnt_id: int) -> StatMount:
+    """Return facts about the mount with this unique id in our own namespace: statmount(2), 6.8+."""
+    wanted = STATMOUNT_SB_BASIC | STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT | STATMOUNT_FS_TYPE
+    request = struct.pack("IIQQQ", 32, 0, mnt_id, wanted, 0)
+    buffer = ctypes.create_string_buffer(_STATMOUNT_STRINGS + 3 * 4096)
+    _call(_NR_STATMOUNT, b"", request, buffer, _long(len(buffer)), _long(0))
+    major, minor = struct.unpack_from("=II", buffer, 16)
+    (fs_type,) = struct.unpack_from("=I", buffer, 36)
+    root, mount_point = struct.unpack_from("=II", buffer, 104)
+
+    def text(offset: int) -> str:
+        return os.fsdecode(ctypes.string_at(ctypes.addressof(buffer) + _STATMOUNT_STRINGS + offset))
+
+    return StatMount(f"{major}:{minor}", text(root), text(mount_point), text(fs_type))

@@ -1,0 +1,170 @@
+"""What wakes recovery up: the best sources that kernel and privileges allow, in one wait.
+
+Mount events: fanotify, else poll(2) on mountinfo.  Daemon exits: pidfds, else the process
+connector. Each is tried when it is first needed; `names` tells what was found.
+"""
+
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from recover.linux import fanotify, fuse, procevents
+from recover.linux.owntable import OwnTable
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Why a wait ended: paths that were mounted, superblocks whose daemon ended, and by what.
+
+    everything means that more may have happened than is listed.
+    """
+
+    by: frozenset[str] = frozenset()
+    mounted: frozenset[str] = frozenset()
+    ended: frozenset[str] = frozenset()
+    everything: bool = False
+
+
+class WakeUps:
+    """One wait over all sources; `wait` is for one thread, `poke` and `watch` for any."""
+
+    def __init__(
+        self,
+        own: OwnTable,
+        mount_events: Callable[[], fanotify.MountEvents] = fanotify.MountEvents,
+        pidfd_open: Callable[[int], int] = os.pidfd_open,
+    ) -> None:
+        """Take the process's table, and the two doors to the kernel that may be missing."""
+        self._own = own
+        self._pidfd_open = pidfd_open
+        self._lock = threading.Lock()
+        self._epoll = select.epoll()
+        self._poke_r, self._poke_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._epoll.register(self._poke_r, select.EPOLLIN)
+        self._daemons: dict[int, str] = {}  # pidfd -> superblock
+        self._pids: dict[int, str] = {}  # process id -> superblock, for the process connector
+        self._exits: procevents.ProcessExits | None = None
+        self._exits_refused = False
+        self._events: fanotify.MountEvents | None = None
+        try:
+            self._events = mount_events()
+            self._epoll.register(self._events.fileno(), select.EPOLLIN)
+        except OSError:
+            self._epoll.register(own.fileno(), select.EPOLLPRI | select.EPOLLERR)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the sources in use."""
+        mounts = "fanotify" if self._events is not None else "mountinfo poll"
+        exits = "process events" if self._exits is not None else "pidfd"
+        return mounts, "none for daemon exits" if self._exits_refused else exits, "tick"
+
+    def poke(self) -> None:
+        """End the wait now."""
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._poke_w, b"!")
+
+    def watch(self, dev: str) -> bool:
+        """Wake up when a process that serves this superblock ends; reads all of /proc.
+
+        False if there is none: it ended already, or is out of sight.
+        """
+        with self._lock:
+            if dev in self._daemons.values() or dev in self._pids.values():
+                return True
+        watched = [self._watch_process(pid, dev) for pid in fuse.daemons(dev)]
+        return any(watched)
+
+    def _watch_process(self, pid: int, dev: str) -> bool:
+        try:
+            pidfd = self._pidfd_open(pid)
+        except ProcessLookupError:
+            return False
+        except OSError:
+            self._watch_by_events(pid, dev)
+            return True
+        with self._lock:
+            self._daemons[pidfd] = dev
+        self._epoll.register(pidfd, select.EPOLLIN)
+        return True
+
+    def _watch_by_events(self, pid: int, dev: str) -> None:
+        with self._lock:
+            self._pids[pid] = dev
+            if self._exits is not None or self._exits_refused:
+                return
+            try:
+                self._exits = procevents.ProcessExits()
+            except (OSError, ImportError):
+                self._exits_refused = True
+                return
+        self._epoll.register(self._exits.fileno(), select.EPOLLIN)
+
+    def forget(self, keep: Iterable[str]) -> None:
+        """Stop watching the daemons of all superblocks but these."""
+        kept = set(keep)
+        with self._lock:
+            gone = [fd for fd, dev in self._daemons.items() if dev not in kept]
+            for fd in gone:
+                del self._daemons[fd]
+            self._pids = {pid: dev for pid, dev in self._pids.items() if dev in kept}
+        for fd in gone:
+            self._drop(fd)
+
+    def wait(self, timeout_s: float) -> Wake:
+        """Wait for something to happen, at most timeout_s; an empty Wake means that time is up."""
+        by: set[str] = set()
+        mounted: set[str] = set()
+        ended: set[str] = set()
+        everything = False
+        for fd, _ in self._epoll.poll(max(timeout_s, 0.0)):
+            if fd == self._poke_r:
+                os.read(self._poke_r, 4096)
+            elif self._events is not None and fd == self._events.fileno():
+                events = self._events.read()
+                by.add("fanotify")
+                mounted |= {event.mount_point for event in events if event.attached}
+                everything = everything or any(event.overflow for event in events)
+            elif fd == self._own.fileno():
+                by.add("mountinfo poll")
+                everything = True
+                self._own.current()  # takes note of the change, which ends the readiness
+            elif self._exits is not None and fd == self._exits.fileno():
+                ended |= self._ended_by_events(self._exits)
+                by.add("process events")
+            else:
+                by.add("pidfd")
+                ended |= self._ended(fd)
+        return Wake(frozenset(by), frozenset(mounted), frozenset(ended), everything)
+
+    def _ended(self, pidfd: int) -> set[str]:
+        with self._lock:
+            dev = self._daemons.pop(pidfd, None)
+        if dev is None:
+            return set()
+        self._drop(pidfd)
+        return {dev}
+
+    def _ended_by_events(self, exits: procevents.ProcessExits) -> set[str]:
+        pids = exits.read()
+        with self._lock:
+            return {self._pids.pop(pid) for pid in pids if pid in self._pids}
+
+    def _drop(self, fd: int) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._epoll.unregister(fd)
+        os.close(fd)
+
+    def close(self) -> None:
+        """Release everything."""
+        self.forget(())
+        if self._exits is not None:
+            self._exits.close()
+        if self._events is not None:
+            self._events.close()
+        self._epoll.close()
+        os.close(self._poke_r)
+        os.close(self._poke_w)

@@ -1,0 +1,234 @@
+"""When to heal: a background thread that waits, and a worker thread for each source with work.
+
+The loop itself asks no daemon anything, so it never hangs.  A source's worker lives for one run at
+a time, at most one for each source; a wake-up during a run makes it run once more.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from recover import observer as told, reconcile
+from recover.heal import Context, Healer
+from recover.lease import Lease
+from recover.linux import namespaces
+from recover.linux.owntable import OwnTable
+from recover.linux.probe import Prober
+from recover.linux.wakeups import Wake, WakeUps
+from recover.locks import Locks
+from recover.look import Looker
+from recover.observer import Observer
+from recover.plan import Strategy
+from recover.store import Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the operator may choose; times in s, strategy "auto", "namespace" or "propagation"."""
+
+    period_s: float = 5.0
+    strategy: str = "auto"
+    recover_writable: bool = False
+    warning_threshold: int = 50
+    kubelet_root: str | None = None
+    mount_root: str = "/runtime-mnt"
+    lease: Path | None = None  # the file by which processes take turns in healing
+
+
+def chosen_strategy(wish: str) -> Strategy:
+    """Return the strategy to use: "auto" enters namespaces only where those of others are visible.
+
+    Without the host's processes a swap on the host would cut off the containers that hang on the
+    dead mount by propagation, so then the kernel is left to pass the new mount on.
+    """
+    if wish == "auto":
+        return Strategy.NAMESPACE if namespaces.sees_host() else Strategy.PROPAGATION
+    return Strategy(wish)
+
+
+class _Worker:
+    """Runs the healer of one source, one run at a time, on a thread that lives for that work."""
+
+    def __init__(self, healer: Healer, ran: Callable[[Healer], None]) -> None:
+        self.healer = healer
+        self.due: float | None = None  # monotonic time of the next try
+        self._ran = ran
+        self._lock = threading.Lock()
+        self._wanted = False
+        self._thread: threading.Thread | None = None
+
+    def kick(self, source: str) -> None:
+        with self._lock:
+            self._wanted = True
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._work, name=f"heal {source}", daemon=True
+                )
+                self._thread.start()
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._wanted:
+                    self._thread = None
+                    return
+                self._wanted = False
+            try:
+                wait_s = self.healer.run()
+            except Exception:
+                log.exception("healing stopped by a fault in this program; trying again in 30 s")
+                wait_s = 30.0
+            self.due = None if wait_s is None else time.monotonic() + wait_s
+            self._ran(self.healer)
+
+    def join(self, timeout_s: float) -> bool:
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join(max(timeout_s, 0.0))
+        return thread is None or not thread.is_alive()
+
+
+class Recovery:
+    """The background recovery: start it once, stop it once."""
+
+    def __init__(
+        self, store: Store, locks: Locks, prober: Prober, observer: Observer, settings: Settings
+    ) -> None:
+        self._settings = settings
+        self._own = OwnTable()
+        self._stop = threading.Event()
+        self._new: set[str] = set()
+        self._workers: dict[str, _Worker] = {}
+        strategy = chosen_strategy(settings.strategy)
+        self.strategy = strategy.value
+        self._context = Context(
+            store=store,
+            locks=locks,
+            prober=prober,
+            observer=observer,
+            own=self._own,
+            looker=Looker(
+                store, prober, self._own, strategy, recover_writable=settings.recover_writable
+            ),
+            strategy=strategy,
+            boot_id=reconcile.boot_id(),
+            lease=Lease(settings.lease),
+            warning_threshold=settings.warning_threshold,
+        )
+        self._wakeups = WakeUps(self._own)
+        self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
+        self.reconciled = threading.Event()
+
+    @property
+    def wakeups(self) -> tuple[str, ...]:
+        """Return the wake-up sources in use."""
+        return self._wakeups.names
+
+    def start(self) -> None:
+        """Begin: reconcile the state file with the kernel, then watch."""
+        self._thread.start()
+
+    def changed(self, source: str) -> None:
+        """Say that a publication of this source came or went; never blocks.
+
+        A source that is watched already needs nothing: its publications are read when it breaks.
+        """
+        if source not in self._workers:
+            self._new.add(source)
+            self._wakeups.poke()
+
+    def _note_run(self, healer: Healer) -> None:
+        """Watch the daemons that a run found, and let the loop learn when the next try is due."""
+        new = healer.serving - healer.watched
+        healer.watched = healer.serving
+        if not self._stop.is_set() and not all([self._wakeups.watch(dev) for dev in new]):
+            self._new.add(healer.source)  # it may have ended before it was watched: look again
+        self._wakeups.poke()
+
+    def stop(self, timeout_s: float = 4.0) -> bool:
+        """Stop after the steps under way; False if something did not end in time and was left.
+
+        All mounts stay.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._stop.set()
+        self._wakeups.poke()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        ended = [w.join(deadline - time.monotonic()) for w in list(self._workers.values())]
+        if self._thread.is_alive() or not all(ended):
+            return False
+        for worker in self._workers.values():
+            worker.healer.close()
+        self._wakeups.close()
+        self._own.close()
+        return True
+
+    def _run(self) -> None:
+        context = self._context
+        try:
+            reconcile.reconcile(
+                context.store,
+                self._own.current(),
+                context.observer,
+                kubelet_root=self._settings.kubelet_root,
+                mount_root=self._settings.mount_root,
+            )
+        except Exception:  # the kernel is the truth: rows that disagree must not keep pods waiting
+            log.exception("the state file could not be reconciled with the mounts of this node")
+        self.reconciled.set()
+        self._kick(context.store.sources())
+        next_tick = time.monotonic() + self._settings.period_s
+        while not self._stop.is_set():
+            wake = self._wakeups.wait(self._until(next_tick))
+            if self._stop.is_set():
+                return
+            for by in wake.by:
+                context.observer.tell(told.Woken(by))
+            self._kick(self._concerned(wake))
+            if time.monotonic() >= next_tick:
+                next_tick = time.monotonic() + self._settings.period_s
+                self._tick()
+
+    def _until(self, next_tick: float) -> float:
+        dues = [worker.due for worker in self._workers.values() if worker.due is not None]
+        return min([next_tick, *dues]) - time.monotonic()
+
+    def _concerned(self, wake: Wake) -> set[str]:
+        sources = self._context.store.sources()
+        now = time.monotonic()
+        concerned = {source for source in sources if wake.everything or source in wake.mounted}
+        while self._new:
+            concerned.add(self._new.pop())
+        for source, worker in self._workers.items():
+            overdue = worker.due is not None and worker.due <= now
+            if overdue:
+                worker.due = None
+            if overdue or worker.healer.serving & wake.ended:
+                concerned.add(source)
+        return concerned
+
+    def _tick(self) -> None:
+        context = self._context
+        context.observer.tell(told.Woken("tick"))
+        context.store.flush()
+        sources = set(context.store.sources())
+        for source in self._workers.keys() - sources:
+            if self._workers[source].join(0):
+                self._workers.pop(source).healer.close()
+        healers = [worker.healer for worker in self._workers.values()]
+        self._wakeups.forget(dev for healer in healers for dev in healer.serving)
+        self._kick(sources)
+
+    def _kick(self, sources: Iterable[str]) -> None:
+        for source in sources:
+            if source not in self._workers:
+                healer = Healer(source, self._context, self._stop.is_set)
+                self._workers[source] = _Worker(healer, self._note_run)
+            self._workers[source].kick(source)

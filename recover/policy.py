@@ -1,0 +1,46 @@
+"""Which broken copies may be healed, and when to try again.
+
+A writable volume may have lost writes with its daemon; only its operator can say that going on is
+right, so it is healed on request alone.
+"""
+
+from collections.abc import Iterable
+
+from recover.store import Publication
+
+FIRST_RETRY_S = 0.1
+LAST_RETRY_S = 30.0
+
+
+def refusal(
+    *, copy_read_only: bool, publications: Iterable[Publication], recover_writable: bool
+) -> str | None:
+    """Return why a copy must not be healed, or None when it may.
+
+    publications are those that the copy can belong to: the one at its target, or all of its source.
+    """
+    if copy_read_only or recover_writable:
+        return None
+    writable = [p for p in publications if not p.read_only and not p.recover_writable]
+    if not writable:
+        return None
+    return (
+        "the volume is writable and may have lost writes; to heal it anyway set --recover-writable "
+        'or the volume attribute fuse.csi.fluid.io/recover-writable: "true"'
+    )
+
+
+class Backoff:
+    """Doubling waits for one source: 0.1 s up to 30 s, begun anew by `reset`."""
+
+    def __init__(self) -> None:
+        self._next_s = FIRST_RETRY_S
+
+    def reset(self) -> None:
+        """Begin anew: a new generation is a new chance."""
+        self._next_s = FIRST_RETRY_S
+
+    def wait_s(self) -> float:
+        """Return how long to wait this time, and double the next one."""
+        current, self._next_s = self._next_s, min(self._next_s * 2, LAST_RETRY_S)
+        return current

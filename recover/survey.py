@@ -1,0 +1,120 @@
+"""What is true now, for people: each source, its state in words, its copies, what a heal would do.
+
+Read-only: it looks at the kernel and at the state file, beside a running plugin or without one.
+"""
+
+import enum
+from dataclasses import dataclass
+
+from recover import look, plan
+from recover.linux.mountinfo import MountTable
+from recover.linux.owntable import OwnTable
+from recover.linux.probe import Answer, Prober
+from recover.look import Looker, View
+from recover.plan import Leave, Step, Strategy
+from recover.store import Heal, Publication, Store
+
+
+class State(enum.Enum):
+    """The state of a source in words."""
+
+    HEALTHY = "healthy"
+    STALE = "broken, FUSE is back"
+    WAITING = "broken, waiting for FUSE"
+    HUNG = "hung: FUSE does not answer"
+    FAILING = "FUSE answers with errors"
+    ABSENT = "FUSE is not mounted"
+    LEFT = "broken, not healed (writable)"
+
+
+@dataclass(frozen=True, slots=True)
+class SourceReport:
+    """One source: copies counts the mounts of it everywhere, healthy those that answer.
+
+    since is in Unix seconds: when the break was recorded, None if it is not broken.
+    """
+
+    source: str
+    state: State
+    since: float | None
+    publications: tuple[Publication, ...]
+    copies: int
+    healthy: int
+    layers: int
+    last_heal: Heal | None
+    steps: tuple[Step, ...]
+
+    @property
+    def dataset(self) -> str:
+        """Return namespace/name of the runtime, or the source where no publication knows it."""
+        for publication in self.publications:
+            if publication.runtime_name:
+                return f"{publication.runtime_namespace}/{publication.runtime_name}"
+        return self.source
+
+
+def survey(
+    store: Store, prober: Prober, strategy: Strategy, *, recover_writable: bool = False
+) -> tuple[SourceReport, ...]:
+    """Return a report for every source, each asked with the prober's time limit."""
+    own = OwnTable()
+    try:
+        looker = Looker(store, prober, own, strategy, recover_writable=recover_writable)
+        views = [looker.look(source) for source in store.sources()]
+        healthy = _healthy_copies(views, own.current(), strategy)
+        return tuple(
+            _report(view, plan.steps(looker.case(view)), healthy.get(view.live, ()), store)
+            for view in views
+        )
+    finally:
+        own.close()
+
+
+def _healthy_copies(
+    views: list[View], home: MountTable, strategy: Strategy
+) -> dict[str, tuple[int, ...]]:
+    """Return for each live superblock how many layers stand at each path that shows it.
+
+    The source itself is no copy.  A namespace that shows the whole node, as a container with the host's root does, would count
+    everything again: what stands at a path that our own namespace has too is left out there.
+    """
+    lives = frozenset(view.live for view in views) - {""}
+    sources = {view.source for view in views}
+    ours = {mount.mount_point for mount in home}
+    tables = look.tables_with(lives) if strategy is Strategy.NAMESPACE and lives else ()
+    elsewhere = [(m, table) for _, table in tables for m in table.of_superblocks(lives)]
+    shown = [(m, home) for m in home.of_superblocks(lives) if m.mount_point not in sources]
+    shown += [(m, t) for m, t in elsewhere if m.mount_point not in ours]
+    stacks = [(m, t.stack(m.mount_point)) for m, t in shown]
+    return {
+        dev: tuple(len(stack) for m, stack in stacks if m.dev == dev and stack[-1:] == (m,))
+        for dev in lives
+    }
+
+
+def _report(
+    view: View, steps: tuple[Step, ...], healthy: tuple[int, ...], store: Store
+) -> SourceReport:
+    dead = [copy for copy in view.copies if copy.stack[-1].dev in view.dead]
+    broken = len(dead) + len(view.bare)
+    dead_at = [g.dead_at for g in view.generations if g.dead_at is not None]
+    return SourceReport(
+        source=view.source,
+        state=_state(view, steps),
+        since=min(dead_at, default=None) if broken else None,
+        publications=view.publications,
+        copies=len(healthy) + broken,
+        healthy=len(healthy),
+        layers=max((*healthy, *(len(copy.stack) for copy in dead)), default=0),
+        last_heal=next(iter(store.heals(view.source, 1)), None),
+        steps=steps,
+    )
+
+
+def _state(view: View, steps: tuple[Step, ...]) -> State:
+    if view.live:
+        if any(not isinstance(step, Leave) for step in steps):
+            return State.STALE
+        return State.LEFT if steps else State.HEALTHY
+    by_answer = {Answer.HUNG: State.HUNG, Answer.FAILING: State.FAILING}
+    return by_answer.get(view.reply.answer) or (State.WAITING if view.broken else State.ABSENT)

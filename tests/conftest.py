@@ -1,0 +1,143 @@
+"""Gives each test the marker of its folder, its sandbox, and a check that nothing stays behind."""
+
+import logging
+import os
+import re
+import statistics
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import sandbox
+
+FOLDER = Path(__file__).parent
+SANDBOXED = ("privileged", "sanity")
+KINDS = ("unit", "rpc", *SANDBOXED)
+
+BEFORE = pytest.StashKey[sandbox.Traces]()
+FAILED = pytest.StashKey[bool]()
+OVERHEADS = pytest.StashKey[list[float]]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[OVERHEADS] = []
+    if sandbox.inside():
+        config.pluginmanager.register(sandbox.Reporter(config))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        kind = item.path.relative_to(FOLDER).parts[0]
+        if kind in KINDS:
+            item.add_marker(kind)
+        if kind in SANDBOXED and os.geteuid() != 0:
+            item.add_marker(pytest.mark.skip(reason="needs root, for namespaces of its own"))
+
+
+def needs_sandbox(item: pytest.Item) -> bool:
+    """Say whether a sandbox has to be made; inside one, or without root, there is nothing to do."""
+    sandboxed = any(item.get_closest_marker(kind) for kind in SANDBOXED)
+    return sandboxed and not sandbox.inside() and os.geteuid() == 0
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
+    """Leave the time limit of a sandboxed test to the sandbox."""
+    return needs_sandbox(item) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_timeout_cancel_timer(item: pytest.Item) -> bool | None:
+    return needs_sandbox(item) or None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Run a sandboxed test in its sandbox, and report what was reported there."""
+    if not needs_sandbox(item):
+        return None
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    outcome = sandbox.run(item)
+    for report in outcome.reports:
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.config.stash[OVERHEADS].append(outcome.overhead_s)
+    return True
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    sandbox.fail_skipped(report)
+    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    sandbox.fail_skipped(report)
+    return report
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
+    if sandbox.inside():
+        item.stash[BEFORE] = sandbox.Traces.of_sandbox()
+    yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """Fail a sandboxed test that passed and left something behind after its fixtures were gone."""
+    yield
+    if sandbox.inside() and not item.stash.get(FAILED, False):
+        _fail_on_traces(lambda: sandbox.Traces.of_sandbox().left_since(item.stash[BEFORE]))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    overheads = terminalreporter.config.stash[OVERHEADS]
+    if overheads:
+        mean, most = statistics.fmean(overheads), max(overheads)
+        terminalreporter.write_line(
+            f"{len(overheads)} sandboxes cost {mean:.2f} s each ({most:.2f} s at the most)"
+        )
+
+
+@pytest.fixture
+def workdir() -> Path:
+    """Return the sandbox's work folder: a short path, an empty tmpfs, gone with the sandbox."""
+    return sandbox.workdir()
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test in this process that leaves a descriptor or a thread behind."""
+    before = sandbox.Traces.of_process()
+    yield
+    if not sandbox.inside() and not request.node.stash.get(FAILED, False):
+        _fail_on_traces(lambda: sandbox.Traces.of_process().left_since(before))
+
+
+@pytest.fixture(autouse=True)
+def _silence(request: pytest.FixtureRequest, caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test in this process whose WARNINGs and above are not what ``expects_log`` says."""
+    yield
+    if sandbox.inside():
+        return
+    marker = request.node.get_closest_marker("expects_log")
+    patterns = marker.args if marker else ()
+    loud = [r for r in caplog.get_records("call") if r.levelno >= logging.WARNING]
+    lines = [record.getMessage() for record in loud]
+    unexpected = [line for line in lines if not any(re.search(p, line) for p in patterns)]
+    missing = [p for p in patterns if not any(re.search(p, line) for line in lines)]
+    assert not unexpected, f"logged, but not declared with expects_log: {unexpected}"
+    assert not missing, f"declared with expects_log, but not logged: {missing}"
+
+
+def _fail_on_traces(look: Callable[[], list[str]]) -> None:
+    if left := sandbox.settle(look):
+        pytest.fail("the test left behind:\n  " + "\n  ".join(left), pytrace=False)

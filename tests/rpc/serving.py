@@ -1,0 +1,135 @@
+"""The real services on a unix socket, in this process and without recovery, and a client."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+import pytest
+
+from csi_fluid._pb import csi_pb2
+from csi_fluid.demo.plugin import Client
+from csi_fluid.kube import Kube
+from csi_fluid.kube.none import NoKube
+from csi_fluid.rpc import controller, identity, node, server
+from csi_fluid.volumes import (
+    health,
+    publish,
+    readiness,
+    stage,
+    static,
+    stats,
+    targets,
+    unpublish,
+)
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.store import Store
+
+NODE_ID = "node-1"
+
+# Keeps gRPC's own machinery up from before the first test to the end of the process: it opens
+# descriptors when it is first used, which would look like something that a test left behind.
+_UP = grpc.server(futures.ThreadPoolExecutor(1))
+_UP.add_insecure_port("127.0.0.1:0")
+_UP.start()
+_CHANNEL = grpc.insecure_channel("127.0.0.1:1")
+grpc.channel_ready_future(_CHANNEL).cancel()
+
+
+class Serving:
+    """A plugin without recovery: the state, the services, the socket."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        method: str = "bind",
+        probe_timeout_s: float = 0.5,
+        max_waiting: int = 4,
+        kube: Kube | None = None,
+        store: Store | None = None,
+        address: str = "",
+    ) -> None:
+        self.socket = folder / "csi.sock"
+        self.store = store or Store()
+        self.locks = Locks()
+        self.prober = Prober(timeout_s=probe_timeout_s)
+        self.ready: Callable[[], bool] = lambda: True
+        self.changed: list[str] = []
+        self.calls: list[tuple[str, str, float]] = []
+        claims = targets.Claims()
+        sources = readiness.Sources(self.prober, max_waiting=max_waiting)
+        common = self.store, self.locks, self.prober
+        volumes = node.Volumes(
+            stager=stage.Stager(self.store, kube or NoKube()),
+            publisher=publish.Publisher(*common, sources, claims, self.changed.append),
+            unpublisher=unpublish.Unpublisher(*common, claims, self.changed.append),
+            stats=stats.Stats(self.store, self.prober),
+            health=health.Health(self.store, self.prober, sources),
+        )
+        self.server = server.Server(
+            address or f"unix:{self.socket}",
+            identity.Identity(self._is_ready),
+            node.Node(NODE_ID, volumes, method),
+            controller.Controller(static.StaticVolumes(self.store)),
+            lambda *call: self.calls.append(call),
+        )
+
+    def _is_ready(self) -> bool:
+        return self.ready()
+
+
+@contextlib.contextmanager
+def serving(folder: Path, **options: object) -> Iterator[tuple[Serving, Client]]:
+    """Serve for a block and yield the plugin and a client."""
+    plugin = Serving(folder, **options)  # type: ignore[arg-type]
+    plugin.server.start()
+    client = Client(plugin.socket)
+    try:
+        yield plugin, client
+    finally:
+        client.close()
+        plugin.server.stop(0.1)
+
+
+def capability(
+    mode: int = csi_pb2.VolumeCapability.AccessMode.MULTI_NODE_READER_ONLY,
+) -> csi_pb2.VolumeCapability:
+    """Return a mount capability; mode may be a number that does not exist."""
+    kind = csi_pb2.VolumeCapability
+    answer = kind(mount=kind.MountVolume(), access_mode=kind.AccessMode())
+    answer.access_mode.mode = mode  # type: ignore[assignment]
+    return answer
+
+
+def refusal(code: grpc.StatusCode) -> "Refusal":
+    """Expect a call of the block to be refused with a code and a message."""
+    return Refusal(code)
+
+
+class Refusal:
+    """Expects an RpcError; afterwards `message` is its text and `seconds` how long it took."""
+
+    def __init__(self, code: grpc.StatusCode) -> None:
+        self._code = code
+        self._started = time.monotonic()
+        self.message = ""
+        self.seconds = 0.0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        if error is None:
+            pytest.fail(f"the call succeeded; expected {self._code.name}")
+        if not isinstance(error, grpc.RpcError):
+            return False
+        call: Any = error
+        self.message, self.seconds = call.details() or "", time.monotonic() - self._started
+        assert call.code() is self._code, self.message
+        assert self.message
+        return True
