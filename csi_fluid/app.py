@@ -140,13 +140,10 @@ class Plugin:
 
     def _reconcile(self) -> None:
         """Make the state agree with the kernel, as recovery does itself where it is on."""
-        reconcile.reconcile(
-            self._store,
-            mountinfo.read(),
-            self._observer,
-            kubelet_root=self._settings.kubelet_root,
-            mount_root=self._settings.mount_root,
-        )
+        settings = self._settings
+        reconcile.Reconciler(
+            self._store, self._locks, self._observer, settings.kubelet_root, settings.mount_root
+        ).run(mountinfo.read())
         self._reconciled.set()
 
     def _tell_of_state(self, problem: str) -> None:

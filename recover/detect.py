@@ -44,24 +44,31 @@ def broken_copies(
     live: str,
     spared: frozenset[str] = frozenset(),
     tidy: frozenset[str] = frozenset(),
+    source_groups: frozenset[int] = frozenset(),
 ) -> tuple[Copy, ...]:
     """Return the broken copies of dead superblocks in a table.
 
     live is the source's present superblock ("" for none).  spared paths are never touched: the
     global mount's own.  A live mount that covers a dead one is a copy to mend at `tidy` paths, and
-    elsewhere only if it is no peer of the global mount (not shared): unmounting a peer would
-    unmount the source itself.
+    elsewhere only if it is not shared; and nowhere if it stands on a peer of a mount on which the
+    source stands (source_groups, their peer groups): unmounting it would unmount the source.
     """
     points = {mount.mount_point for mount in table.of_superblocks(dead)} - spared
     found = (_copy(namespace, table, point, dead, live) for point in sorted(points))
-    return tuple(c for c in found if c is not None and (_is_dead(c, dead) or _may_tidy(c, tidy)))
+    return tuple(
+        copy
+        for copy in found
+        if copy is not None and (_is_dead(copy, dead) or _may_tidy(copy, tidy, source_groups))
+    )
 
 
 def _is_dead(copy: Copy, dead: frozenset[str]) -> bool:
     return copy.stack[-1].dev in dead
 
 
-def _may_tidy(copy: Copy, tidy: frozenset[str]) -> bool:
+def _may_tidy(copy: Copy, tidy: frozenset[str], source_groups: frozenset[int]) -> bool:
+    if any(mount.shared in source_groups for mount in copy.stack[:-1]):
+        return False
     return copy.path in tidy or not copy.stack[-1].shared
 
 
@@ -122,9 +129,9 @@ def origin_of(mount: Mount, table: MountTable, generations: Iterable[Generation]
 def superblocks_at_targets(
     publications: Iterable[Publication], table: MountTable
 ) -> frozenset[str]:
-    """Return the FUSE superblocks that the targets show: ours by publication."""
-    tops = (table.at(p.target) for p in publications if p.method == "bind")
-    return frozenset(mount.dev for mount in tops if mount is not None and mount.is_fuse)
+    """Return the FUSE superblocks that stand at the targets: ours by publication."""
+    stacks = (table.stack(p.target) for p in publications if p.method == "bind")
+    return frozenset(mount.dev for stack in stacks for mount in stack if mount.is_fuse)
 
 
 def inner_path(mount: Mount, generations: Iterable[Generation]) -> str | None:

@@ -8,13 +8,14 @@ look at the end, both with a time limit; a target's lock is never held over eith
 import contextlib
 import itertools
 import os
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from recover import detect
-from recover.errors import Covered, Error, Unverified
+from recover.errors import Covered, Error, Hung, Unverified
 from recover.linux import mountinfo, mounts, namespaces, probe
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
@@ -25,6 +26,7 @@ from recover.store import Store
 
 _LOCK_WAIT_S = 2.0
 _VISITORS = 4  # namespaces visited at a time: one that hangs must not hold up the others
+_MANY = 8  # steps in one namespace that make it likely to be that of the host
 _BATCH = 32  # steps of our own namespace done under one visit; bounds how long targets stay locked
 
 
@@ -81,9 +83,14 @@ class Executor:
         def inside(group: list[Act]) -> list[Result]:
             if stopping():
                 return []
+            if len(group) > _MANY:
+                group = _still_there(group)
             return list(self._inside(group[0].namespace, group, table, verify=True))
 
-        with ThreadPoolExecutor(min(_VISITORS, len(groups)) or 1, "visits") as pool:
+        if len(groups) == 1:
+            yield from inside(groups[0])
+            return
+        with ThreadPoolExecutor(_VISITORS, "visits") as pool:
             for results in pool.map(inside, groups):
                 yield from results
 
@@ -115,22 +122,48 @@ class Executor:
         *,
         verify: bool,
     ) -> Iterator[Result]:
-        ready, failed = self._prepare(batch, table)
-        yield from failed
-        if not ready:
-            return
+        stuck = [step for step in batch if self._prober.sleeps(_key(step))]
+        yield from (Failed(s, Hung(s.path, self._prober.timeout_s), stale=False) for s in stuck)
+        rest = [step for step in batch if step not in stuck]
+        while rest:
+            ready, failed = self._prepare(rest, table)
+            yield from failed
+            results = self._act(namespace, ready, verify=verify) if ready else []
+            yield from results
+            rest = [prepared.step for prepared in ready[len(results) :]]
 
-        def act(root_fd: int) -> list[Result]:
-            return [self._try(prepared, root_fd, verify=verify) for prepared in ready]
+    def _act(
+        self, namespace: Namespace, ready: Sequence["_Prepared"], *, verify: bool
+    ) -> list[Result]:
+        """Do steps in one visit; return their results, up to one that hung if one did.
+
+        A path may lead over the mount of another daemon, which hangs; the steps behind it are then
+        for another visit.
+        """
+        results: list[Result] = []
+        given_up = threading.Event()
+
+        def act(root_fd: int) -> None:
+            for prepared in ready:
+                if given_up.is_set():
+                    return
+                results.append(self._try(prepared, root_fd, verify=verify))
 
         def release() -> None:
             for prepared in ready:
                 prepared.close()
 
+        def key() -> Hashable:
+            return _key(ready[min(len(results), len(ready) - 1)].step)
+
         try:
-            yield from namespaces.visit(namespace, act, self._prober, release=release)
+            namespaces.visit(namespace, act, self._prober, key=key, release=release)
         except (Error, OSError) as error:
-            yield from (Failed(p.step, error, isinstance(error, _STALE)) for p in ready)
+            given_up.set()
+            finished = results[:]
+            failing = ready[len(finished) :][: 1 if isinstance(error, Hung) else None]
+            return finished + [Failed(p.step, error, isinstance(error, _STALE)) for p in failing]
+        return results
 
     def _prepare(
         self, batch: Sequence[Act], table: Callable[[], MountTable]
@@ -214,7 +247,7 @@ class Executor:
         if not done:
             return []
         try:
-            return namespaces.visit(home, verify, self._prober)
+            return namespaces.visit(home, verify, self._prober, key=("verify", self._source))
         except (Error, OSError) as error:
             return [Failed(result.step, error, stale=False) for result in done]
 
@@ -240,6 +273,11 @@ class _Prepared:
             os.close(self.clone_fd)
         for nested in self.nested:
             nested.close()
+
+
+def _key(step: Act) -> Hashable:
+    """Name a step among the calls that may hang: one at a time for each path."""
+    return "step", step.namespace.inode, step.path
 
 
 def _do(prepared: _Prepared, root_fd: int) -> int:
@@ -271,6 +309,20 @@ def look(path: str, root_fd: int, live: str) -> None:
 def _check(clone_fd: int, path: str, dev: str) -> None:
     if mountinfo.superblock(clone_fd) != dev:
         raise Covered(f"{path} was mounted anew while it was being cloned")
+
+
+def _still_there(steps: list[Act]) -> list[Act]:
+    """Return the steps whose mount is still there.
+
+    Where a namespace shares the host's directories, the swaps made at home have reached it already.
+    """
+    try:
+        here = mountinfo.read(steps[0].namespace.pid).by_id
+    except OSError:  # it ended; the visit will say so
+        return steps
+    return [
+        step for step in steps if not isinstance(step, Swap) or step.copy.stack[-1].mnt_id in here
+    ]
 
 
 def _batches(steps: Iterable[Act], size: int) -> Iterator[list[Act]]:

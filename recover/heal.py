@@ -9,6 +9,7 @@ answer of the new daemon and no look at any mount table.
 """
 
 import contextlib
+import functools
 import itertools
 import os
 import time
@@ -19,7 +20,7 @@ from recover import observer as told, plan
 from recover.errors import Error
 from recover.execute import Done, Executor, Failed, Result
 from recover.lease import Lease
-from recover.linux import mounts
+from recover.linux import mounts, namespaces
 from recover.linux.namespaces import Namespace
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
@@ -84,6 +85,7 @@ class Healer:
         self._pins: dict[str, int] = {}  # a descriptor keeps a dead superblock's number from reuse
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
+        self.is_healing = False  # mounting by itself just now
         self.watched: frozenset[str] = frozenset()  # those whose daemons were looked for
 
     def run(self) -> float | None:
@@ -98,17 +100,31 @@ class Healer:
         self._tell_state(view)
         self._note_dead(view)  # before the first swap: a killed heal must find its copies again
         if not view.live:
-            self._waiting = view
+            self._waiting = self._parted(view)
             return None
         self._waiting = None
         if view.live != self.live:
             self._backoff.reset()
             self._settled.clear()
         self.live = view.live
-        with self._context.lease.hold():
-            tally = self._heal(view)
+        self.is_healing = True
+        try:
+            with self._context.lease.hold():
+                tally = self._heal(view)
+        finally:
+            self.is_healing = False
         self._note_live(view)
         return self._conclude(view, tally)
+
+    @property
+    def is_whole(self) -> bool:
+        """Tell whether everything was well when this was last looked at."""
+        return self._state == "healthy"
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether something is broken and the source is away."""
+        return self._waiting is not None
 
     def close(self) -> None:
         """Forget everything and release what is held."""
@@ -175,11 +191,29 @@ class Healer:
         return Generation(self.source, dev, root, fs_type, source, boot_id, time.time())
 
     def _pin(self, view: View) -> None:
+        prober = self._context.prober
         for copy in view.copies:
-            dev = copy.stack[-1].dev
-            if copy.namespace == self._context.looker.home and dev not in self._pins:
+            top = copy.stack[-1]
+            if copy.namespace == self._context.looker.home and top.dev not in self._pins:
+                pin = functools.partial(mounts.pin, copy.path, top)
                 with contextlib.suppress(Error, OSError):
-                    self._pins[dev] = mounts.pin(copy.path, copy.stack[-1])
+                    self._pins[top.dev] = prober.run(("pin", copy.path), pin, discard=os.close)
+
+    def _parted(self, view: View) -> View:
+        """Take the dead copies out of the peer group of the source's dead mount; look again if so.
+
+        A bind that Fluid's plugin made is a peer: what a daemon then mounts on the source's dead
+        mount would appear on it as well, and could not be removed there without the source's.
+        """
+        context = self._context
+        if not view.peers or context.strategy is not Strategy.NAMESPACE:
+            return view
+        for copy in view.peers:
+            part = functools.partial(mounts.part, copy.stack[-1])
+            with contextlib.suppress(Error, OSError), context.locks.hold(copy.path, wait_s=1.0):
+                key = "part", copy.path
+                namespaces.visit(copy.namespace, part, context.prober, key=key)
+        return context.looker.look(self.source)
 
     def _drop_unseen(self, view: View) -> None:
         now = time.time()

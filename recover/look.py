@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from recover import detect, plan
 from recover.detect import Copy
-from recover.linux import mountinfo, mounts, namespaces, probe, syscalls
+from recover.linux import fuse, mountinfo, mounts, namespaces, probe, syscalls
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
 from recover.linux.owntable import OwnTable
@@ -27,6 +27,7 @@ class View:
     there, and answered_at the monotonic time in s of its reply;
     verdicts has the answer of each older superblock; seen are the older ones that still have a
     mount anywhere; copies are the broken ones, bare the publications without a mount.
+    peers are copies in our own namespace that are peers of the mount at the source.
     """
 
     source: str
@@ -39,6 +40,7 @@ class View:
     verdicts: Mapping[str, Answer] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
     copies: tuple[Copy, ...] = ()
+    peers: tuple[Copy, ...] = ()
     bare: tuple[Publication, ...] = ()
 
     @property
@@ -98,10 +100,11 @@ class Looker:
         tables = [(self.home, table)]
         if older and inside and self._strategy is Strategy.NAMESPACE:
             tables += tables_with(older, generations)
+        seen = frozenset(m.dev for _, found in tables for m in found if m.dev in older)
         gone = frozenset(g.dev for g in generations if g.dead_at is not None)
         verdicts = {
             dev: self._verdict(dev, tables, source, reply, was_dead=dev in gone)
-            for dev in sorted(older)
+            for dev in sorted(seen)
         }
         view = View(
             source=source,
@@ -112,7 +115,7 @@ class Looker:
             live=live,
             root=top.root if top is not None else "/",
             verdicts=verdicts,
-            seen=frozenset(m.dev for _, found in tables for m in found if m.dev in older),
+            seen=seen,
             bare=tuple(p for p in publications if table.at(p.target) is None and is_bare(p)),
         )
         return with_copies(view, tables, self.home)
@@ -136,6 +139,7 @@ class Looker:
         return replace(
             view,
             publications=self._store.publications(view.source),
+            generations=self._store.generations(view.source),
             reply=reply,
             answered_at=answered_at,
             root=found.root,
@@ -173,7 +177,8 @@ class Looker:
     ) -> Answer:
         """Ask an older superblock, through the first copy that can be asked, if its daemon lives.
 
-        Where live mounts cover all of its copies, it is what it was: no daemon comes back to life.
+        Where other mounts cover all of its copies, nobody can ask.  It is dead if it was before, for
+        no daemon comes back to life, or if nobody serves it (an earlier plugin may have left it).
         """
         is_covered = False
         for namespace, table in tables:
@@ -183,9 +188,13 @@ class Looker:
                     is_covered = is_covered or not at_source
                     continue
                 answer = reply.answer if at_source else self._ask_at(namespace, mount)
+                if answer is Answer.HUNG and was_dead:
+                    return Answer.DEAD  # the way there leads over another daemon, which hangs
                 if answer is not Answer.ABSENT:
                     return answer
-        return Answer.DEAD if is_covered and was_dead else Answer.ABSENT
+        if is_covered and (was_dead or not fuse.daemons(dev)):
+            return Answer.DEAD
+        return Answer.ABSENT
 
     def _ask_at(self, namespace: Namespace, mount: Mount) -> Answer:
         def ask(root_fd: int) -> Answer:
@@ -193,7 +202,7 @@ class Looker:
                 return probe.ask(fd).answer
 
         try:
-            return namespaces.visit(namespace, ask, self._prober)
+            return namespaces.visit(namespace, ask, self._prober, key=("superblock", mount.dev))
         except TimeoutError:
             return Answer.HUNG
         except Exception:  # noqa: BLE001  it changed or ended meanwhile: the next look will tell
@@ -221,8 +230,9 @@ def tables_with(
 
 
 def with_copies(view: View, tables: list[tuple[Namespace, MountTable]], home: Namespace) -> View:
-    """Return the view with the broken copies that these tables show."""
+    """Return the view with the broken copies that these tables show, ours first."""
     targets = frozenset(p.target for p in view.publications)
+    at_source = tables[0][1].stack(view.source)
     copies: list[Copy] = []
     for namespace, table in tables:
         at_home = namespace.inode == home.inode
@@ -233,8 +243,12 @@ def with_copies(view: View, tables: list[tuple[Namespace, MountTable]], home: Na
             live=view.live,
             spared=frozenset({view.source}) if at_home else frozenset(),
             tidy=targets if at_home else frozenset(),
+            source_groups=frozenset(mount.shared for mount in at_source[:-1]) - {0},
         )
-    return replace(view, copies=tuple(copies))
+    groups = frozenset(mount.shared for mount in at_source) - {0}
+    peers = (c for c in copies if c.namespace.inode == home.inode and c.stack[-1].shared in groups)
+    alone = (c for c in peers if not any(mount.shared in groups for mount in c.stack[:-1]))
+    return replace(view, copies=tuple(copies), peers=tuple(alone))
 
 
 def is_bare(publication: Publication) -> bool:

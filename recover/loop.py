@@ -57,10 +57,20 @@ class _Worker:
     def __init__(self, healer: Healer, ran: Callable[[Healer], None]) -> None:
         self.healer = healer
         self.due: float | None = None  # monotonic time of the next try
+        self.is_watched = False  # all its daemons' exits will be told
         self._ran = ran
         self._lock = threading.Lock()
         self._wanted = False
         self._thread: threading.Thread | None = None
+
+    @property
+    def is_busy(self) -> bool:
+        return self._thread is not None
+
+    @property
+    def wants_mounts(self) -> bool:
+        """Tell whether a mount at the source would be news that nothing else brings."""
+        return not self.healer.is_healing and (self.healer.is_waiting or not self.is_watched)
 
     def kick(self, source: str) -> None:
         with self._lock:
@@ -121,6 +131,11 @@ class Recovery:
             lease=Lease(settings.lease),
             warning_threshold=settings.warning_threshold,
         )
+        self._reconciler = reconcile.Reconciler(
+            store, locks, observer, settings.kubelet_root, settings.mount_root
+        )
+        self._riddles = False  # mounts whose source was not found yet
+        self._adopted_at = 0  # version of the mount table at the last try
         self._wakeups = WakeUps(self._own)
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
         self.reconciled = threading.Event()
@@ -137,9 +152,11 @@ class Recovery:
     def changed(self, source: str) -> None:
         """Say that a publication of this source came or went; never blocks.
 
-        A source that is watched already needs nothing: its publications are read when it breaks.
+        A whole source that is watched already needs nothing: its publications are read when it
+        breaks.
         """
-        if source not in self._workers:
+        worker = self._workers.get(source)
+        if worker is None or not worker.healer.is_whole:
             self._new.add(source)
             self._wakeups.poke()
 
@@ -147,7 +164,10 @@ class Recovery:
         """Watch the daemons that a run found, and let the loop learn when the next try is due."""
         new = healer.serving - healer.watched
         healer.watched = healer.serving
-        if not self._stop.is_set() and not all([self._wakeups.watch(dev) for dev in new]):
+        found = [self._wakeups.watch(dev) for dev in new if not self._stop.is_set()]
+        if found:
+            self._workers[healer.source].is_watched = all(found)
+        if not all(found):
             self._new.add(healer.source)  # it may have ended before it was watched: look again
         self._wakeups.poke()
 
@@ -173,20 +193,15 @@ class Recovery:
     def _run(self) -> None:
         context = self._context
         try:
-            reconcile.reconcile(
-                context.store,
-                self._own.current(),
-                context.observer,
-                kubelet_root=self._settings.kubelet_root,
-                mount_root=self._settings.mount_root,
-            )
+            self._riddles = self._reconciler.run(self._own.current())
         except Exception:  # the kernel is the truth: rows that disagree must not keep pods waiting
             log.exception("the state file could not be reconciled with the mounts of this node")
         self.reconciled.set()
         self._kick(context.store.sources())
         next_tick = time.monotonic() + self._settings.period_s
         while not self._stop.is_set():
-            wake = self._wakeups.wait(self._until(next_tick))
+            curious = any(worker.wants_mounts for worker in self._workers.values())
+            wake = self._wakeups.wait(self._until(next_tick), name_mounts=curious)
             if self._stop.is_set():
                 return
             for by in wake.by:
@@ -210,7 +225,9 @@ class Recovery:
             overdue = worker.due is not None and worker.due <= now
             if overdue:
                 worker.due = None
-            if overdue or worker.healer.serving & wake.ended:
+            # Its own mounts, or its source's, came before anybody wanted to know: look again.
+            overtaken = wake.unread and (worker.is_busy or worker.wants_mounts)
+            if overdue or overtaken or worker.healer.serving & wake.ended:
                 concerned.add(source)
         return concerned
 
@@ -218,6 +235,9 @@ class Recovery:
         context = self._context
         context.observer.tell(told.Woken("tick"))
         context.store.flush()
+        if self._riddles and self._own.version != self._adopted_at:
+            self._adopted_at = self._own.version
+            self._riddles = self._reconciler.adopt(self._own.current())
         sources = set(context.store.sources())
         for source in self._workers.keys() - sources:
             if self._workers[source].join(0):

@@ -1,12 +1,23 @@
-"""Make the state file agree with the kernel: at every start, before the plugin says it is ready."""
+"""Make the state file agree with the kernel: at every start, before the plugin says it is ready.
 
+Touches no FUSE path.
+"""
+
+import contextlib
+import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 from recover import adopt, observer as told
+from recover.errors import Busy
+from recover.linux import mounts
 from recover.linux.mountinfo import MountTable
+from recover.locks import Locks
 from recover.observer import Observer
-from recover.store import Store
+from recover.store import Publication, Store
+
+_log = logging.getLogger(__name__)
 
 
 def boot_id() -> str:
@@ -14,30 +25,51 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def reconcile(
-    store: Store,
-    table: MountTable,
-    observer: Observer,
-    *,
-    kubelet_root: str | None,
-    mount_root: str,
-) -> None:
-    """Drop rows of pods that are gone and generations of an earlier boot; adopt unknown mounts.
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """Brings rows and mounts together; None as kubelet_root stands for any."""
 
-    Touches no FUSE path.
-    """
-    gone = adopt.gone(store.publications(), os.path.isdir)
-    for publication in gone:
-        store.remove_publication(publication.target)
-    if gone:
-        observer.tell(told.Dropped(gone))
-    this_boot = boot_id()
-    for source in store.sources():
-        for generation in store.generations(source):
+    store: Store
+    locks: Locks
+    observer: Observer
+    kubelet_root: str | None
+    mount_root: str
+
+    def run(self, table: MountTable) -> bool:
+        """Drop what is gone, adopt what is unknown; return whether some mount is still a riddle."""
+        self._drop_gone()
+        return self.adopt(table)
+
+    def _drop_gone(self) -> None:
+        """Drop rows of pods that are gone, and generations of an earlier boot."""
+        gone = adopt.gone(self.store.publications(), os.path.isdir)
+        for publication in gone:
+            self.store.remove_publication(publication.target)
+        if gone:
+            self.observer.tell(told.Dropped(gone))
+        this_boot = boot_id()
+        for generation in self.store.generations():
             if generation.boot_id != this_boot:
-                store.remove_generation(source, generation.dev)
-    found = adopt.found_publications(table, store, kubelet_root, mount_root)
-    for publication in found:
-        store.put_publication(publication)
-    if found:
-        observer.tell(told.Adopted(found))
+                self.store.remove_generation(generation.source, generation.dev)
+
+    def adopt(self, table: MountTable) -> bool:
+        """Record mounts that an earlier plugin made; return whether a source is still unknown."""
+        found = adopt.find(
+            table, self.store, self.kubelet_root, self.mount_root, adopt.read_vol_data
+        )
+        for riddle in found.unknown:
+            _log.debug("not adopted: %s: %s", riddle.target, riddle.reason)
+        adopted = tuple(p for p in found.publications if self._record(p))
+        if adopted:
+            self.observer.tell(told.Adopted(adopted))
+        return bool(found.unknown)
+
+    def _record(self, publication: Publication) -> bool:
+        """Record an adopted mount unless a publish or unpublish of it came first."""
+        with contextlib.suppress(Busy), self.locks.hold(publication.target):
+            shown = mounts.shown(publication.target)
+            known = self.store.publication(publication.target)
+            if known is None and shown is not None and shown.is_mount:
+                self.store.put_publication(publication)
+                return True
+        return False

@@ -239,7 +239,11 @@ class Store:
             number = max(int(last) + 1, time.time_ns())  # unique, also after a clock was set back
             self._change(self._heals, (number,), heal)
             while len(self._heals.by_key) > KEPT_HEALS:
-                self._change(self._heals, next(iter(self._heals.by_key)), None)
+                oldest = next(iter(self._heals.by_key))
+                never_written = self._unwritten.get((HEALS, oldest)) is not None
+                self._change(self._heals, oldest, None)
+                if never_written:  # so nothing is to be deleted, and a useless file costs no memory
+                    del self._unwritten[HEALS, oldest]
         self._write()
 
     def heals(self, source: str | None = None, limit: int = 100) -> tuple[Heal, ...]:

@@ -75,8 +75,9 @@ def _healthy_copies(
 ) -> dict[str, tuple[int, ...]]:
     """Return for each live superblock how many layers stand at each path that shows it.
 
-    The source itself is no copy.  A namespace that shows the whole node, as a container with the host's root does, would count
-    everything again: what stands at a path that our own namespace has too is left out there.
+    The source itself is no copy.  A namespace that shows the whole node, as a container with the
+    host's root does, would count everything again: what stands at a path that our own namespace has
+    too is left out there.
     """
     lives = frozenset(view.live for view in views) - {""}
     sources = {view.source for view in views}

@@ -22,12 +22,12 @@ def run(words: Sequence[str]) -> int:
     settings, _ = usage.parse(_parser(), words, required=("nodeid", "endpoint"))
     with _without_openssl():
         from csi_fluid import app
-    from csi_fluid.errors import EndpointInUse
 
     try:
         app.run(settings)
-    except EndpointInUse as error:
-        raise usage.Failure(error.strerror) from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise usage.Failure(f"cannot start: {where}{error.strerror}") from error
     # A thread that hangs in a FUSE mount must not keep the process: nothing is left to be done.
     logging.shutdown()
     sys.stdout.flush()

@@ -88,7 +88,7 @@ class Daemon:
         self.filesystem.close()
 
     def _spawn(self, place: Path, end: float) -> None:
-        before = {mount.mnt_id for mount in mountinfo.read()}
+        before = set(mountinfo.read())  # whole, because ids are given away again
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 self.filesystem.command(place),
@@ -106,14 +106,14 @@ class Daemon:
             programs.stop(self._process)
             raise
 
-    def _await_mount(self, place: str, before: set[int], end: float) -> None:
+    def _await_mount(self, place: str, before: set[mountinfo.Mount], end: float) -> None:
         with Path("/proc/self/mountinfo").open("rb") as table:
             pidfd = os.pidfd_open(self.pid)
             poller = select.poll()
             poller.register(table, select.POLLPRI)
             poller.register(pidfd, select.POLLIN)
             try:
-                while (mount := mountinfo.read().at(place)) is None or mount.mnt_id in before:
+                while (mount := mountinfo.read().at(place)) is None or mount in before:
                     self._check(end, "mounted nothing")
                     poller.poll(1000 * (end - time.monotonic()))
             finally:
@@ -122,6 +122,9 @@ class Daemon:
     def _await_answer(self, place: str, end: float) -> None:
         while not (reply := self._prober.ask(place)).alive:
             self._check(end, f"mounted, but the mount {reply.answer.value}")
+            pause(0.005)
+        while self.filesystem.ready not in self._log.read_text("utf-8", "replace"):
+            self._check(end, "never said that it is ready")
             pause(0.005)
 
     def _check(self, end: float, state: str) -> None:

@@ -11,9 +11,13 @@ from csi_fluid.demo.objectstore import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectSto
 
 
 class Filesystem(Protocol):
-    """A program that serves a FUSE mount in the foreground, and the data behind it."""
+    """A program that serves a FUSE mount in the foreground, and the data behind it.
+
+    ready is what it writes when it is done with mounting; "" where the first answer is enough.
+    """
 
     name: str
+    ready: str
 
     @property
     def fs_type(self) -> str:
@@ -34,6 +38,7 @@ class Bindfs:
 
     name = "bindfs"
     fs_type = "fuse"
+    ready = ""
 
     def __init__(self, folder: Path, *, read_only: bool = True) -> None:
         programs.need(self.name)
@@ -58,6 +63,7 @@ class _Bucket:
     """What the daemons of an object store share."""
 
     name = ""
+    ready = ""
 
     def __init__(self, folder: Path, *, read_only: bool = True) -> None:
         programs.need(self.name)

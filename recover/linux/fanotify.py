@@ -3,6 +3,7 @@
 One event costs the same whatever the size of the mount table.
 """
 
+import contextlib
 import os
 import struct
 from dataclasses import dataclass
@@ -60,6 +61,11 @@ class MountEvents:
             events.append(_event(data, offset + header_size, mask))
             offset += length
         return events
+
+    def drain(self) -> None:
+        """Forget what happened since the last call; never blocks."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._fd, 65536)
 
     def close(self) -> None:
         """Stop listening."""

@@ -151,6 +151,17 @@ def pin(path: str, expected: Mount) -> int:
         return _clone_fd(fd, Attributes())
 
 
+def part(expected: Mount, root_fd: int) -> None:
+    """Put a copy with a peer group of its own in a mount's place, so no peer's mounts reach it.
+
+    In all the namespaces to which its parent passes mounts on.  Raises Covered or OSError.
+    """
+    path = expected.mount_point
+    attributes = Attributes(expected.options & _FLAGS.keys())
+    with closing(open_exactly(path, expected, root_fd)) as fd, closing(_clone_fd(fd, attributes)) as c:
+        swap(c, (expected,), root_fd)
+
+
 def swap(
     clone_fd: int, stack: tuple[Mount, ...], root_fd: int, late: Sequence["Nested"] = ()
 ) -> int:
@@ -171,11 +182,16 @@ def swap(
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
+            os.close(open_exactly(path, stack[left - 1], root_fd))  # refused, or just gone?
             attach(clone_fd, top, about=path)
             nest(late)
             return left + 1
         nest(late)
-        detach(top)
+        try:
+            detach(top)
+        except OSError as error:  # taken away by another namespace's swap, which propagated here
+            if error.errno != errno.EINVAL:
+                raise
     return left
 
 

@@ -7,7 +7,7 @@ Finding them needs the host's PID namespace; without it only our own is seen.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -68,6 +68,7 @@ def visit(
     func: Callable[[int], T],
     prober: Prober,
     *,
+    key: Hashable | Callable[[], Hashable] = None,
     timeout_s: float | None = None,
     release: Callable[[], None] = lambda: None,
 ) -> T:
@@ -75,11 +76,13 @@ def visit(
 
     root_fd is the root directory of the namespace's process, for `mounts.open_path`.  The thread's
     working directory is our own /proc/self/fd, for `mounts.detach`.  release is called once, when
-    the visit ends or could not begin, even if it was given up before.
+    the visit ends or could not begin, even if it was given up before.  While a visit that was given
+    up sleeps, no other of the same key (by default: to the same namespace) begins.
     Raises ProcessLookupError when the namespace's process is gone, Hung or Crowded from the prober,
     and what func raises.
     """
-    key = ("namespace", namespace.inode)
+    if key is None:
+        key = "namespace", namespace.inode
     return prober.run(key, lambda: _inside(namespace, func), timeout_s, release)
 
 

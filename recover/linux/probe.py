@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 DEAD_ERRNOS = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 _FORCED = syscalls.AT_STATX_FORCE_SYNC | syscalls.AT_EMPTY_PATH | syscalls.AT_NO_AUTOMOUNT
+_UNASKED = syscalls.AT_STATX_DONT_SYNC | syscalls.AT_EMPTY_PATH | syscalls.AT_NO_AUTOMOUNT
 _WANTED = syscalls.STATX_BASIC_STATS | syscalls.STATX_MNT_ID_UNIQUE
 
 
@@ -97,7 +98,7 @@ class Prober:
         self.timeout_s = timeout_s
         self._max_abandoned = max_abandoned
         self._lock = threading.Lock()
-        self._abandoned: dict[Hashable, _Call[object]] = {}
+        self._abandoned: list[tuple[Hashable, threading.Event]] = []  # key, its end
 
     @property
     def abandoned(self) -> int:
@@ -106,9 +107,15 @@ class Prober:
             self._forget_finished()
             return len(self._abandoned)
 
+    def sleeps(self, key: Hashable) -> bool:
+        """Tell whether a given-up call of this key still sleeps."""
+        with self._lock:
+            self._forget_finished()
+            return any(key == sleeping for sleeping, _ in self._abandoned)
+
     def run(
         self,
-        key: Hashable,
+        key: Hashable | Callable[[], Hashable],
         func: Callable[[], T],
         timeout_s: float | None = None,
         release: Callable[[], None] = _nothing,
@@ -118,21 +125,23 @@ class Prober:
 
         release is called exactly once: when func ends, however late, or when it was not started.
         discard takes a value that came too late, such as a descriptor to close.
+        A key may be a function, asked at the beginning and again at the giving up: a call that does
+        several things one after the other thus names the one that hangs.
         Raises Hung when it takes longer than timeout_s (default: the prober's) or when an earlier
         call of the same key still sleeps, Crowded when too many calls sleep.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            self._admit(key, limit_s)
+            self._admit(_now(key), limit_s)
         except (Hung, Crowded):
             release()
             raise
         call = _Call(func, release, discard)
-        threading.Thread(target=call.run, name=f"probe {key}", daemon=True).start()
+        threading.Thread(target=call.run, name=f"probe {_now(key)}", daemon=True).start()
         if not call.done.wait(limit_s) and call.give_up():
             with self._lock:
-                self._abandoned[key] = call  # type: ignore[assignment]  # only `done` is read later
-            raise Hung(key, limit_s)
+                self._abandoned.append((_now(key), call.done))
+            raise Hung(_now(key), limit_s)
         if call.error is not None:
             raise call.error
         return call.value
@@ -140,35 +149,51 @@ class Prober:
     def _admit(self, key: Hashable, limit_s: float) -> None:
         with self._lock:
             self._forget_finished()
-            if key in self._abandoned:
+            if any(key == sleeping for sleeping, _ in self._abandoned):
                 raise Hung(key, limit_s)
             if len(self._abandoned) >= self._max_abandoned:
                 raise Crowded(len(self._abandoned))
 
     def _forget_finished(self) -> None:
-        for key in [key for key, call in self._abandoned.items() if call.done.is_set()]:
-            del self._abandoned[key]
+        self._abandoned = [entry for entry in self._abandoned if not entry[1].is_set()]
 
     def ask(self, path: str, timeout_s: float | None = None) -> Reply:
-        """Ask the daemon behind a mount point; never raises for what a FUSE mount may do."""
-        try:
-            return self.run(path, lambda: ask_path(path), timeout_s)
-        except (Hung, Crowded):
-            return Reply(Answer.HUNG)
+        """Ask the daemon behind a mount point; never raises for what a FUSE mount may do.
 
-    def ask_fd(self, key: Hashable, fd: int, timeout_s: float | None = None) -> Reply:
-        """Ask the daemon behind a descriptor, which stays the caller's."""
-        own = os.dup(fd)  # the caller may close its descriptor while the call sleeps
+        Keyed by path and superblock: a stopped daemon must not stand for the one mounted over it.
+        """
+        asking: list[Hashable] = [("open", path)]  # then what was opened there
+
+        def open_and_ask() -> Reply:
+            fd = _open(path)
+            try:
+                asking.append((path, syscalls.statx(fd, "", _UNASKED, 0).dev))
+                return Reply(Answer.HUNG) if self.sleeps(asking[-1]) else ask(fd)
+            finally:
+                os.close(fd)
+
         try:
-            return self.run(key, lambda: ask(own), timeout_s, release=lambda: os.close(own))
+            return self.run(lambda: asking[-1], open_and_ask, timeout_s)
         except (Hung, Crowded):
             return Reply(Answer.HUNG)
+        except (FileNotFoundError, NotADirectoryError):
+            return Reply(Answer.ABSENT)
+        except OSError as error:  # a directory above it is on a dead mount itself
+            return Reply(_verdict(error), errno=error.errno or 0)
+
+
+def _now(key: Hashable | Callable[[], Hashable]) -> Hashable:
+    return key() if callable(key) else key
+
+
+def _open(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_CLOEXEC)
 
 
 def ask_path(path: str) -> Reply:
     """Ask the daemon behind a mount point, unbounded: call it through a Prober."""
     try:
-        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+        fd = _open(path)
     except (FileNotFoundError, NotADirectoryError):
         return Reply(Answer.ABSENT)
     except OSError as error:  # a directory above it is on a dead mount itself

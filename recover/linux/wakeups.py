@@ -19,13 +19,15 @@ from recover.linux.owntable import OwnTable
 class Wake:
     """Why a wait ended: paths that were mounted, superblocks whose daemon ended, and by what.
 
-    everything means that more may have happened than is listed.
+    everything means that more may have happened than is listed; unread that mounts came which the
+    caller did not want to know about.
     """
 
     by: frozenset[str] = frozenset()
     mounted: frozenset[str] = frozenset()
     ended: frozenset[str] = frozenset()
     everything: bool = False
+    unread: bool = False
 
 
 class WakeUps:
@@ -114,18 +116,25 @@ class WakeUps:
         for fd in gone:
             self._drop(fd)
 
-    def wait(self, timeout_s: float) -> Wake:
-        """Wait for something to happen, at most timeout_s; an empty Wake means that time is up."""
+    def wait(self, timeout_s: float, *, name_mounts: bool = True) -> Wake:
+        """Wait for something to happen, at most timeout_s; an empty Wake means that time is up.
+
+        name_mounts=False saves a system call for each mount that comes.
+        """
         by: set[str] = set()
         mounted: set[str] = set()
         ended: set[str] = set()
-        everything = False
+        everything = unread = False
         for fd, _ in self._epoll.poll(max(timeout_s, 0.0)):
             if fd == self._poke_r:
                 os.read(self._poke_r, 4096)
             elif self._events is not None and fd == self._events.fileno():
-                events = self._events.read()
                 by.add("fanotify")
+                if not name_mounts:
+                    self._events.drain()
+                    unread = True
+                    continue
+                events = self._events.read()
                 mounted |= {event.mount_point for event in events if event.attached}
                 everything = everything or any(event.overflow for event in events)
             elif fd == self._own.fileno():
@@ -138,7 +147,7 @@ class WakeUps:
             else:
                 by.add("pidfd")
                 ended |= self._ended(fd)
-        return Wake(frozenset(by), frozenset(mounted), frozenset(ended), everything)
+        return Wake(frozenset(by), frozenset(mounted), frozenset(ended), everything, unread)
 
     def _ended(self, pidfd: int) -> set[str]:
         with self._lock:

@@ -17,6 +17,9 @@ class Gocryptfs:
 
     name = "gocryptfs"
     fs_type = "fuse.gocryptfs"
+    # Before that its library opens a file on its own mount.  Killed while it does, it waits for its
+    # own answer for ever: no signal ends that, and the connection is never closed.
+    ready = "Filesystem mounted and ready."
 
     def __init__(self, folder: Path, *, read_only: bool = True) -> None:
         programs.need(self.name)
@@ -35,15 +38,7 @@ class Gocryptfs:
 
     def command(self, mount_point: Path) -> list[str]:
         """Return the command; sharedstorage, because `put` writes through another mount."""
-        options = [
-            "-fg",
-            "-q",
-            "-nosyslog",
-            "-allow_other",
-            "-sharedstorage",
-            *self._read_only,
-            *self._pass,
-        ]
+        options = ["-fg", "-nosyslog", "-allow_other", "-sharedstorage", *self._read_only]
         return ["gocryptfs", *options, str(self._cipher), str(mount_point)]
 
     def put(self, name: str, data: bytes) -> None:

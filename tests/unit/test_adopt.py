@@ -376,12 +376,12 @@ def test_a_sibling_adopted_in_the_same_pass_knows_the_source():
 def test_siblings_that_disagree_are_no_evidence_unless_a_generation_decides():
     store = Store()
     store.put_publication(Publication(target(pod="p1"), "default-demo", "/old/place/fuse"))
-    store.put_publication(Publication(target(pod="p2"), "default-demo", "/new/root/fuse"))
+    store.put_publication(Publication(target(pod="p2"), "default-demo", "/new/place/fuse"))
     known = Generation(
         "/old/place/fuse", "0:55", "/", "fuse.juicefs", "JuiceFS:demo", "boot", 1.0, 2.0
     )
 
-    store.put_generation(replace(known, source="/new/root/fuse", dev="0:60"))
+    store.put_generation(replace(known, source="/new/place/fuse", dev="0:60"))
     assert find(table(ORPHAN), store).publications == ()
 
     store.put_generation(known)

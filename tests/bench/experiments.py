@@ -1,0 +1,123 @@
+"""What is measured, how often, in which order: data for run.py.  Pure.
+
+Every subject goes through the same rounds with the same random times, which the seed decides.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+GROUPS = {
+    "heal": "30 crashes under 1, 100 and 1,000 containers",
+    "layers": "60 crashes, the daemon back at once, one after another",
+    "hung": "crashes while the daemon of another dataset hangs",
+    "publish": "publish, publish again and unpublish, beside other publications and mounts",
+    "start": "start to the first answered Probe",
+    "idle": "memory, threads and CPU time of a plugin with nothing to do",
+}
+_PERIOD_S = 5.0  # of Fluid's loop and of ours: the phase of a crash is random in it
+_DOWN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """One stage and the rounds that are played on it; group is one of GROUPS.
+
+    A subject that used up budget_s plays no further round: a slow one must not take all day.
+    """
+
+    name: str
+    part: str
+    arguments: dict[str, Any] = field(hash=False)
+    rounds: Sequence[dict[str, Any]] = field(hash=False)
+    with_bare: bool = False
+    budget_s: float = 150.0
+
+    @property
+    def group(self) -> str:
+        """Return what `--only` selects it by."""
+        return self.name.partition("-")[0]
+
+
+def choose(*, quick: bool, only: Sequence[str], seed: int) -> list[Experiment]:
+    """Return the experiments of some groups (none named: all) in the order they are done in."""
+    every = [
+        *_heals(quick=quick, seed=seed),
+        *_publishes(quick=quick),
+        *_starts(quick=quick),
+        *_idles(quick=quick),
+    ]
+    return [experiment for experiment in every if not only or experiment.group in only]
+
+
+def _heals(*, quick: bool, seed: int) -> list[Experiment]:
+    rest_s = _PERIOD_S / 5 if quick else _PERIOD_S
+    return [
+        Experiment(
+            f"heal-{containers}",
+            "heal",
+            {"containers": containers, "timeout_s": 60.0 + containers / 5},
+            _crashes(f"{seed} {containers}", crashes if quick else 30, rest_s=rest_s),
+            with_bare=not quick or containers < 1_000,
+        )
+        for containers, crashes in ((1, 10), (100, 5), (1_000, 2))
+    ] + [
+        Experiment(
+            "layers",
+            "heal",
+            {"containers": 1, "timeout_s": 60.0},
+            [{"rest_s": 0.0, "down_s": 0.0}] * 60,
+            budget_s=30.0 if quick else 330.0,
+        ),
+        Experiment(
+            "hung",
+            "heal",
+            {"containers": 1, "hung": True, "timeout_s": 30.0},
+            _crashes(f"{seed} hung", 3 if quick else 10, rest_s=rest_s),
+            budget_s=60.0,
+        ),
+    ]
+
+
+def _crashes(seed: str, count: int, *, rest_s: float) -> list[dict[str, Any]]:
+    chance = random.Random(seed)
+    return [
+        {
+            "rest_s": round(chance.uniform(0.0, rest_s), 3),
+            "down_s": round(chance.uniform(0.0, _DOWN_S), 3),
+        }
+        for _ in range(count)
+    ]
+
+
+def _publishes(*, quick: bool) -> list[Experiment]:
+    beside = {
+        "publish-0": {"publications": 0},
+        "publish-1000": {"publications": 1_000},
+        "publish-crowd": {"publications": 1_000, "mounts": 10_000},
+    }
+    rounds = [{"calls": 25}] * (2 if quick else 12)
+    return [
+        Experiment(name, "rpcs", arguments, rounds, with_bare=True)
+        for name, arguments in beside.items()
+    ]
+
+
+def _starts(*, quick: bool) -> list[Experiment]:
+    return [
+        Experiment(
+            f"start-{number}", "start", {"publications": number}, [{}] * (5 if quick else 20)
+        )
+        for number in (0, 1_000)
+    ]
+
+
+def _idles(*, quick: bool) -> list[Experiment]:
+    # Whole periods, or a window would catch one tick more or less than its share.
+    window_s = _PERIOD_S if quick else 6 * _PERIOD_S
+    rounds = [{"settle_s": _PERIOD_S, "window_s": window_s}] * (1 if quick else 2)
+    return [
+        Experiment(f"idle-{number}", "idle", {"publications": number}, rounds, budget_s=300.0)
+        for number in (0, 100, 1_000)
+    ]

@@ -1,0 +1,155 @@
+"""The rows of the table: what is shown of the samples, and against which goal.  Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.bench import numbers
+from tests.bench.numbers import Summary
+from tests.bench.run import Result, Results
+
+OURS, OTHER, BARE = "ours", "other", "bare"
+_ONE_POD = {"p50": 5.0, "p99": 20.0}
+_CALL = {"p50": 3.0}
+_NOT_MORE = {"ratio": 1.0}  # than the other plugin in the same run
+STATISTICS = {"p50": "p50", "p99": "p99", "most": "max"}
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One row: samples of one name in one experiment; goal is the limit for each statistic.
+
+    main is the statistic that ratios are made of.
+    """
+
+    section: str
+    label: str
+    experiment: str
+    key: str
+    goal: Mapping[str, float] = field(default_factory=dict, hash=False)
+    main: str = "p50"
+
+
+def _heal_metrics(experiment: str, label: str, goal: Mapping[str, float]) -> list[Metric]:
+    section = "heal, ms after the new mount answers"
+    return [
+        Metric(section, f"{label}: last copy of all", experiment, "last", goal),
+        Metric(section, f"{label}: on the node", experiment, "host"),
+        Metric(section, f"{label}: in a container", experiment, "inside"),
+    ]
+
+
+def _call_metrics(experiment: str, label: str) -> list[Metric]:
+    section = "calls of kubelet, ms"
+    return [
+        Metric(section, f"publish, {label}", experiment, "publish", _CALL),
+        Metric(section, f"publish again, {label}", experiment, "republish"),
+        Metric(section, f"unpublish, {label}", experiment, "unpublish", _CALL),
+    ]
+
+
+def _idle_metrics(number: int) -> list[Metric]:
+    experiment, label = f"idle-{number}", f"{number:,} publications"
+    limit = {"p50": 0.1} if number == 1_000 else {}
+    return [
+        Metric("idle", f"resident memory, MiB, {label}", experiment, "rss", _NOT_MORE),
+        Metric("idle", f"threads, {label}", experiment, "threads"),
+        Metric("idle", f"CPU, ms a minute, {label}", experiment, "minute"),
+        Metric("idle", f"CPU, % of a core, {label}", experiment, "percent", limit),
+    ]
+
+
+METRICS = (
+    *_heal_metrics("heal-1", "1 container", _ONE_POD),
+    *_heal_metrics("heal-100", "100", {"p50": 100.0, "most": 100.0}),
+    *_heal_metrics("heal-1000", "1,000", {"p50": 1_000.0, "most": 1_000.0}),
+    *_heal_metrics("layers", "1, daemon back at once", _ONE_POD),
+    *_heal_metrics("hung", "1, beside a hung dataset", _ONE_POD),
+    Metric("layers", "after 60 crashes", "layers", "layers", {"most": 1.0}, main="most"),
+    *_call_metrics("publish-0", "0 published"),
+    *_call_metrics("publish-1000", "1,000 published"),
+    *_call_metrics("publish-crowd", "and 10,000 other mounts"),
+    Metric("calls of kubelet, ms", "Probe, which does nothing", "publish-0", "probe"),
+    Metric("start, ms", "to the first answered Probe, 0 published", "start-0", "answered"),
+    Metric("start, ms", "to ready, 0 published", "start-0", "ready"),
+    Metric("start, ms", "to the first answered Probe, 1,000", "start-1000", "answered"),
+    Metric("start, ms", "to ready, 1,000", "start-1000", "ready"),
+    *(metric for number in (0, 100, 1_000) for metric in _idle_metrics(number)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A metric and what was measured; ratio is ours to the other's, None without both."""
+
+    metric: Metric
+    ours: Summary | None
+    other: Summary | None
+    bare: Summary | None
+    ratio: float | None
+
+    @property
+    def misses(self) -> dict[str, float]:
+        """Return what was measured instead, for each statistic over its limit."""
+        return {
+            name: value
+            for name, limit in self.metric.goal.items()
+            if (value := self._value(name)) is not None and value > limit
+        }
+
+    @property
+    def is_met(self) -> bool | None:
+        """Tell whether the goal was reached; None without a goal or without what it is about."""
+        known = [name for name in self.metric.goal if self._value(name) is not None]
+        return not self.misses if known else None
+
+    def _value(self, statistic: str) -> float | None:
+        if statistic == "ratio":
+            return self.ratio
+        return getattr(self.ours, statistic) if self.ours else None
+
+
+def rows(results: Results) -> list[Row]:
+    """Return the rows for which something was measured."""
+    return [
+        row
+        for metric in METRICS
+        if (row := _row(metric, results.get(metric.experiment, {}))).ours or row.other
+    ]
+
+
+def _row(metric: Metric, results: Mapping[str, Result]) -> Row:
+    found = {
+        name: numbers.summary(samples)
+        for name, result in results.items()
+        if (samples := result.samples.get(metric.key))
+    }
+    ours, other = found.get(OURS), found.get(OTHER)
+    ratio = None
+    if ours and other and getattr(other, metric.main):
+        ratio = getattr(ours, metric.main) / getattr(other, metric.main)
+    return Row(metric, ours, other, found.get(BARE), ratio)
+
+
+def goal_text(goal: Mapping[str, float]) -> str:
+    """Write a goal: limits that are the same are written once."""
+    if "ratio" in goal:
+        return "<= other's"
+    names: dict[float, list[str]] = {}
+    for name, limit in goal.items():
+        names.setdefault(limit, []).append(STATISTICS[name])
+    return ", ".join(f"{' '.join(n)} <= {limit:,g}" for limit, n in names.items())
+
+
+def verdict(row: Row) -> str:
+    """Say whether the goal was met, and if not by how much it was missed."""
+    if not row.metric.goal:
+        return ""
+    if row.is_met is None:
+        return "needs --against" if "ratio" in row.metric.goal else "not measured"
+    if row.is_met:
+        return "met"
+    misses: Sequence[str] = [
+        f"{STATISTICS.get(name, name)} {value / row.metric.goal[name]:.2f}x"
+        for name, value in row.misses.items()
+    ]
+    return f"missed: {', '.join(misses)}"

@@ -1,0 +1,182 @@
+"""The plugin's inside in the test's own process: real publish and unpublish, real recovery.
+
+What the tests of healing share.  No gRPC and no second process, so that a test sees every event,
+may inject faults, and costs little.
+"""
+
+import dataclasses
+import errno
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from csi_fluid.volumes import publish, readiness, targets, unpublish
+from recover import loop, observer as told
+from recover.linux.mountinfo import Mount
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.store import Publication, Store
+from tests.harness import Dataset, Node, Pod, View, until
+
+E = TypeVar("E")
+
+# The tick is out of reach: a test that passes was woken up by an event.
+NEVER_S = 600.0
+
+
+class Ear:
+    """Keeps what recovery tells."""
+
+    def __init__(self) -> None:
+        self.events: list[told.Event] = []
+
+    def tell(self, event: told.Event) -> None:
+        """Keep an event."""
+        self.events.append(event)
+
+    def of(self, kind: type[E]) -> list[E]:
+        """Return the events of a kind, oldest first."""
+        return [event for event in list(self.events) if isinstance(event, kind)]
+
+
+class Healing:
+    """Publishes volumes and heals them; the state file is the node's."""
+
+    def __init__(
+        self,
+        node: Node,
+        *,
+        strategy: str = "namespace",
+        probe_timeout_s: float = 1.0,
+        period_s: float = NEVER_S,
+        recover_writable: bool = False,
+        warning_threshold: int = 50,
+    ) -> None:
+        self.ear = Ear()
+        self.prober = Prober(timeout_s=probe_timeout_s)
+        self.locks = Locks()
+        self.store = Store.open(node.machine.state)
+        self._settings = loop.Settings(
+            period_s=period_s,
+            strategy=strategy,
+            recover_writable=recover_writable,
+            warning_threshold=warning_threshold,
+            kubelet_root=str(node.machine.kubelet),
+            mount_root=str(node.machine.mount_root),
+        )
+        self._node = node
+        self._claims = targets.Claims()
+        self._sources = readiness.Sources(self.prober)
+        self.recovery: loop.Recovery | None = None
+
+    def start(self) -> "Healing":
+        """Begin to heal, and return when the state is reconciled."""
+        self.recovery = loop.Recovery(self.store, self.locks, self.prober, self.ear, self._settings)
+        self.recovery.start()
+        assert self.recovery.reconciled.wait(10)
+        return self
+
+    def stop(self) -> float:
+        """Stop healing and return how many seconds that took."""
+        assert self.recovery is not None
+        began = time.monotonic()
+        assert self.recovery.stop(4.0), "recovery did not stop in time"
+        self.recovery = None
+        return time.monotonic() - began
+
+    def close(self) -> None:
+        """Stop, and close the state file."""
+        if self.recovery is not None:
+            self.stop()
+        self.store.close()
+
+    def publication(self, pod: Pod, data: Dataset, **changes: object) -> Publication:
+        """Return the publication of a dataset for a pod; changes are its fields."""
+        volume = data.volume
+        row = Publication(
+            target="",
+            volume_id=volume.volume_id,
+            source=str(volume.source),
+            mount_type=volume.mount_type,
+            read_only=volume.read_only,
+            runtime_name=volume.source.parts[-2],
+            runtime_namespace=volume.source.parts[-3],
+        )
+        row = dataclasses.replace(row, **changes)  # type: ignore[arg-type]
+        target = row.target or str(pod.target(row.volume_id))
+        return dataclasses.replace(row, target=target)
+
+    def publish(self, pod: Pod, data: Dataset, **changes: object) -> Path:
+        """Publish a dataset for a pod as NodePublishVolume does and return the target."""
+        row = self.publication(pod, data, **changes)
+        self.put(row)
+        pod._ends.callback(self.unpublish, row.target)
+        return Path(row.target)
+
+    def put(self, row: Publication, timeout_s: float = 20.0) -> None:
+        """Make a publication true."""
+        publisher = publish.Publisher(
+            self.store, self.locks, self.prober, self._sources, self._claims, self._changed
+        )
+        publisher.publish(row, readiness.Patience(time.monotonic() + timeout_s))
+
+    def unpublish(self, target: Path | str) -> None:
+        """Unpublish a target as NodeUnpublishVolume does."""
+        unpublish.Unpublisher(
+            self.store, self.locks, self.prober, self._claims, self._changed
+        ).unpublish(str(target))
+
+    def _changed(self, source: str) -> None:
+        if self.recovery is not None:
+            self.recovery.changed(source)
+
+    def crash(self, data: Dataset, *, stack: bool = False, delay_s: float = 0.0) -> told.Healed:
+        """Kill a dataset's daemon, start it again, and return what was told of the heal."""
+        before = len(self.heals(data))
+        data.daemon.kill()
+        data.daemon.restart(delay_s, stack=stack)
+        return self.healed(data, before)
+
+    def heals(self, data: Dataset) -> list[told.Healed]:
+        """Return what was told of the heals of a dataset."""
+        return [e for e in self.ear.of(told.Healed) if e.source == str(data.volume.source)]
+
+    def healed(self, data: Dataset, before: int = 0) -> told.Healed:
+        """Wait until more than `before` heals of a dataset were told; return the newest."""
+        until(lambda: len(self.heals(data)) > before, f"a heal, not only {self.ear.events}")
+        return self.heals(data)[-1]
+
+    def await_whole(self, data: Dataset, view: View, path: str | Path) -> None:
+        """Wait until a path shows a dataset's present mount in one layer."""
+        until(lambda: whole(self._node, view, path, data), f"{path} healed: {self.ear.events}")
+
+    def await_ticks(self, number: int) -> None:
+        """Wait for so many ticks to begin."""
+        seen = self.ear.of(told.Woken).count(told.Woken("tick"))
+        until(lambda: self.ear.of(told.Woken).count(told.Woken("tick")) >= seen + number, "ticks")
+
+
+@contextmanager
+def healing(node: Node, **options: object) -> Iterator[Healing]:
+    """Publish and heal for a block."""
+    made = Healing(node, **options)  # type: ignore[arg-type]
+    try:
+        yield made.start()
+    finally:
+        made.close()
+
+
+def only_layer(view: View, path: str | Path) -> Mount:
+    """Return the mount at a path; fail unless it is the only layer there, and it answers."""
+    layers = view.layers(path)
+    assert len(layers) == 1, layers
+    assert view.error(path) in {0, errno.ENOTDIR}
+    return layers[0]
+
+
+def whole(node: Node, view: View, path: str | Path, data: Dataset) -> bool:
+    """Tell whether a path shows a dataset's present mount in one layer."""
+    layers, source = view.layers(path), node.sees.layers(data.volume.source)
+    return [mount.dev for mount in layers] == [source[-1].dev]

@@ -1,0 +1,73 @@
+"""What the tests of publishing share: the services without recovery, and a pod to publish for."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from csi_fluid.demo.plugin import Client
+from recover.linux.mountinfo import Mount
+from recover.store import Publication
+from tests.harness import Dataset, Node, Pod, View
+from tests.rpc.serving import Serving, serving
+
+ATTRIBUTES = {
+    "csi.storage.k8s.io/pod.name": "app",
+    "csi.storage.k8s.io/pod.namespace": "default",
+}
+
+
+class Publishing:
+    """A node's plugin without recovery, its client, and one pod's target."""
+
+    def __init__(self, node: Node, plugin: Serving, client: Client) -> None:
+        self.node, self.plugin, self.client = node, plugin, client
+        self.pod = Pod(node, "app")
+        self.target = self.pod.target("volume")
+
+    def publish(
+        self, data: Dataset, target: Path | None = None, *, timeout_s: float = 10, **changes: Any
+    ) -> None:
+        """Publish a dataset's volume; changes are fields of `Volume`, attributes among them."""
+        attributes = ATTRIBUTES | changes.pop("attributes", {})
+        volume = replace(data.volume, attributes=attributes, **changes)
+        self.client.publish(volume, target or self.target, timeout_s=timeout_s)
+
+    def unpublish(self, data: Dataset, target: Path | None = None) -> None:
+        """Unpublish a dataset's volume."""
+        self.client.unpublish(data.volume, target or self.target, timeout_s=10)
+
+    @property
+    def sees(self) -> View:
+        """Return the host's view."""
+        return self.node.sees
+
+    @property
+    def layers(self) -> tuple[Mount, ...]:
+        """Return what is mounted at the target, bottom first."""
+        return self.sees.layers(self.target)
+
+    @property
+    def rows(self) -> tuple[Publication, ...]:
+        """Return what is recorded."""
+        return self.plugin.store.publications()
+
+    def is_as_never_published(self) -> bool:
+        """Tell whether there is neither a target nor a record."""
+        return not self.layers and not self.rows and self.target.parent.exists() and _is_bare(self)
+
+
+def _is_bare(publishing: Publishing) -> bool:
+    return not list(publishing.target.parent.iterdir())
+
+
+@contextmanager
+def publishing(node: Node, **options: Any) -> Iterator[Publishing]:
+    """Serve on a node for a block."""
+    with serving(node.machine.folder("serving"), **options) as (plugin, client):
+        made = Publishing(node, plugin, client)
+        try:
+            yield made
+        finally:
+            made.pod.close()

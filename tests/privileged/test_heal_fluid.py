@@ -1,0 +1,130 @@
+"""Mounts that Fluid's own plugin left, and the way its chart runs a plugin."""
+
+from pathlib import Path
+
+import pytest
+
+from csi_fluid.demo import programs
+from tests.harness import Dataset, Node, Propagation, until
+from tests.privileged.healing import Healing, healing, only_layer, whole
+
+
+def bind_as_fluid_does(data: Dataset, target: Path) -> None:
+    """Bind the global mount: a peer of it, and for everybody else as writable as the daemon."""
+    target.mkdir(exist_ok=True)
+    programs.run("mount", "--bind", data.volume.source, target)
+
+
+def crash_as_healed_by_fluid(data: Dataset, target: Path) -> None:
+    """Crash, and recover as Fluid does: another bind on top, which the kernel passes on."""
+    data.daemon.kill()
+    data.daemon.restart()
+    bind_as_fluid_does(data, target)
+
+
+@pytest.fixture
+def data(node: Node) -> Dataset:
+    return node.dataset("demo", files={"a.txt": b"1", "sub/b.txt": b"1"})
+
+
+@pytest.mark.parametrize("crashes", [0, 1, 3])
+@pytest.mark.parametrize("stack", [False, True])
+def test_what_fluid_left_heals_to_one_read_only_layer(
+    node: Node, data: Dataset, crashes: int, *, stack: bool
+):
+    pod = node.pod()
+    target = pod.target("default-demo")
+    bind_as_fluid_does(data, target)
+    slave = pod.container("slave", {"/data": target})
+    private = pod.container("private", {"/data": target}, Propagation.NONE)
+    for _ in range(crashes):
+        crash_as_healed_by_fluid(data, target)
+
+    with healing(node) as heal:
+        heal.crash(data, stack=stack)
+
+        heal.await_whole(data, node.sees, target)
+        heal.await_whole(data, slave.sees, "/data")
+        heal.await_whole(data, private.sees, "/data")
+        for view, path in ((node.sees, target), (slave.sees, "/data"), (private.sees, "/data")):
+            assert only_layer(view, path).read_only
+        assert len(node.sees.layers(data.volume.source)) == 1 + stack
+        heal.unpublish(target)
+
+
+def test_what_fluid_stacked_is_one_layer_again_before_any_crash(node: Node, data: Dataset):
+    pod = node.pod()
+    target = pod.target("default-demo")
+    bind_as_fluid_does(data, target)
+    main = pod.container("main", {"/data": target})
+    for _ in range(3):
+        crash_as_healed_by_fluid(data, target)
+
+    with healing(node) as heal:
+        heal.await_whole(data, node.sees, target)
+        heal.await_whole(data, main.sees, "/data")
+        assert main.sees.error("/data") == 0
+        heal.unpublish(target)
+
+
+def test_a_writable_bind_of_a_read_only_volume_is_put_right_by_kubelets_next_publish(node: Node):
+    data = node.dataset("writable", read_only=False)
+    pod = node.pod()
+    target = pod.target(data.volume.volume_id)
+    bind_as_fluid_does(data, target)
+    main = pod.container("main", {"/data": target})
+    crash_as_healed_by_fluid(data, target)
+
+    with healing(node) as heal:
+        heal.publish(pod, data, read_only=True)
+        heal.await_whole(data, node.sees, target)
+        heal.await_whole(data, main.sees, "/data")
+        heal.crash(data)
+
+        assert only_layer(node.sees, target).read_only
+        heal.await_whole(data, main.sees, "/data")
+        assert only_layer(main.sees, "/data").read_only
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_a_subpath_of_fluids_bind_heals(node: Node, data: Dataset, *, stack: bool):
+    pod = node.pod()
+    target = pod.target("default-demo")
+    bind_as_fluid_does(data, target)
+    place = pod.subpath(target, "sub")
+    main = pod.container("main", {"/data": place})
+
+    with healing(node) as heal:
+        heal.crash(data, stack=stack)
+
+        heal.await_whole(data, node.sees, place)
+        heal.await_whole(data, main.sees, "/data")
+        assert main.sees.names("/data") == {"b.txt"}
+        heal.unpublish(target)
+
+
+@pytest.mark.parametrize("stack", [False, True])
+@pytest.mark.parametrize(
+    ("strategy", "host_pid", "layers"),
+    [("namespace", True, 1), ("propagation", False, 2), ("propagation", True, 2)],
+)
+def test_a_plugin_run_as_fluids_chart_runs_it_heals(
+    node: Node, data: Dataset, strategy: str, layers: int, *, host_pid: bool, stack: bool
+):
+    node.plugin(strategy=strategy, chart=True, host_pid=host_pid)
+    pod = node.pod()
+    target = pod.publish(data)
+    main = pod.container("main", {"/data": target})
+
+    for crash in (1, 2):
+        data.daemon.kill()
+        data.daemon.restart(stack=stack)
+        present = node.sees.layers(data.volume.source)[-1].dev
+        until(lambda: main.sees.layers("/data")[-1].dev == present, "the container is healed")  # noqa: B023
+        until(lambda: node.sees.layers(target)[-1].dev == present, "the target is healed")  # noqa: B023
+        depth = 1 if layers == 1 else 1 + crash
+        until(lambda: len(main.sees.layers("/data")) == depth, f"{depth} layers")  # noqa: B023
+
+    assert main.sees.names("/data") == {"a.txt", "sub"}
+    assert main.sees.layers("/data")[-1].read_only
+    assert node.sees.layers(target)[-1].read_only

@@ -1,0 +1,185 @@
+"""A daemon that hangs delays nobody else's heal, and is not mistaken for a dead one."""
+
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from csi_fluid.demo import programs
+from recover import observer as told
+from tests.harness import Daemon, Dataset, Node, Propagation, until
+from tests.privileged.healing import Healing, healing, only_layer, whole
+
+PATIENCE_S = 0.4  # the time limit of a probe here
+
+
+@pytest.fixture
+def heal(node: Node) -> Iterator[Healing]:
+    with healing(node, probe_timeout_s=PATIENCE_S, period_s=0.2) as made:
+        yield made
+
+
+@pytest.fixture
+def hung(node: Node) -> Iterator[Dataset]:
+    """Make a dataset that tests stop; it goes on at the end, so that nothing keeps waiting."""
+    data = node.dataset("hung", files={"h.txt": b"1", "in/i.txt": b"1"})
+    yield data
+    if data.daemon.alive:
+        data.daemon.kill(signal.SIGCONT)
+
+
+def test_a_hung_dataset_does_not_delay_the_heal_of_another(
+    node: Node, heal: Healing, hung: Dataset
+):
+    data = node.dataset("demo")
+    pod = node.pod()
+    volumes = {"/h": heal.publish(pod, hung), "/data": heal.publish(pod, data)}
+    main = pod.container("main", volumes)
+
+    hung.daemon.kill(signal.SIGSTOP)
+    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    for _ in range(5):
+        event = heal.crash(data)
+        assert event.latency_s < PATIENCE_S
+
+    assert whole(node, main.sees, "/data", data)
+
+
+def test_a_hang_is_told_once_and_its_end_too(node: Node, heal: Healing, hung: Dataset):
+    target = heal.publish(node.pod(), hung)
+    before = only_layer(node.sees, target)
+
+    hung.daemon.kill(signal.SIGSTOP)
+    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    heal.await_ticks(4)
+    hung.daemon.kill(signal.SIGCONT)
+    until(lambda: heal.ear.of(told.Answering), "the end is told")
+
+    assert len(heal.ear.of(told.Hung)) == 1
+    assert not heal.ear.of(told.Broken)
+    assert only_layer(node.sees, target) == before
+
+
+def test_a_hung_daemon_that_is_killed_is_healed_like_a_dead_one(
+    node: Node, heal: Healing, hung: Dataset
+):
+    pod = node.pod()
+    main = pod.container("main", {"/data": heal.publish(pod, hung)})
+
+    hung.daemon.kill(signal.SIGSTOP)
+    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    heal.crash(hung)
+
+    assert whole(node, main.sees, "/data", hung)
+
+
+def test_a_hung_old_generation_does_not_delay_the_heal_of_another_dataset(
+    node: Node, heal: Healing, hung: Dataset
+):
+    data = node.dataset("demo")
+    pod = node.pod()
+    old = heal.publish(pod, hung)
+    main = pod.container("main", {"/h": old, "/data": heal.publish(pod, data)})
+    before = only_layer(node.sees, old)._replace(options=frozenset())
+
+    hung.daemon.kill(signal.SIGSTOP)
+    after = _another_life(node, hung)
+    until(lambda: _watches(heal, hung), "the new life is noticed")
+    for _ in range(3):
+        event = heal.crash(data)
+        assert event.latency_s < PATIENCE_S
+
+    assert whole(node, main.sees, "/data", data)
+    assert node.sees.layers(old)[0].mnt_id == before.mnt_id
+    hung.daemon.kill()
+    heal.await_whole(hung, main.sees, "/h")
+    after.close()
+
+
+def test_a_path_over_a_hung_dataset_does_not_stop_the_other_paths(
+    node: Node, heal: Healing, hung: Dataset
+):
+    data, third = node.dataset("demo"), node.dataset("third")
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    volumes = {
+        "/a": heal.publish(pod, hung),
+        "/a/in": target,
+        "/b": target,
+        "/c": heal.publish(pod, third),
+    }
+    stuck = pod.container("stuck", volumes)
+    other = pod.container("other", {"/data": target}, Propagation.NONE)
+
+    hung.daemon.kill(signal.SIGSTOP)
+    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    _let_names_expire()
+    data.daemon.kill()
+    data.daemon.restart()
+    heal.await_whole(data, other.sees, "/data")
+    heal.await_whole(data, stuck.sees, "/b")
+    heal.crash(third)
+
+    assert whole(node, stuck.sees, "/c", third)
+    hung.daemon.kill(signal.SIGCONT)
+    heal.await_whole(data, stuck.sees, "/a/in")
+
+
+def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
+    node: Node, heal: Healing, hung: Dataset
+):
+    data, third = node.dataset("demo"), node.dataset("third")
+    targets = [heal.publish(node.pod(), each) for each in (data, third)]
+    heal.publish(node.pod(), hung)
+    place = hung.volume.source / "in"
+    programs.run("mount", "--bind", data.volume.source, place)
+
+    hung.daemon.kill(signal.SIGSTOP)
+    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    _let_names_expire()
+    for _ in range(2):
+        data.daemon.kill()
+        data.daemon.restart()
+        heal.await_whole(data, node.sees, targets[0])
+        heal.crash(third)
+
+    assert whole(node, node.sees, targets[1], third)
+    hung.daemon.kill(signal.SIGCONT)
+    programs.run("umount", "-l", place)
+
+
+def test_abandoned_threads_stay_bounded_while_everything_hangs(
+    node: Node, heal: Healing, hung: Dataset
+):
+    pod = node.pod()
+    pod.container("main", {"/data": heal.publish(pod, hung)})
+
+    hung.daemon.kill(signal.SIGSTOP)
+    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    seen = set()
+    for _ in range(20):
+        heal.await_ticks(1)
+        seen.add(heal.prober.abandoned)
+
+    assert max(seen) <= 2
+    hung.daemon.kill(signal.SIGCONT)
+    until(lambda: heal.prober.abandoned == 0, "the threads end")
+
+
+def _another_life(node: Node, data: Dataset) -> Daemon:
+    """Start a second daemon at the source while the first one is still there."""
+    after = Daemon(data.daemon.filesystem, data.volume.source, node.machine.folder("second"))
+    after.start()
+    return after
+
+
+def _watches(heal: Healing, data: Dataset) -> bool:
+    generations = heal.store.generations(str(data.volume.source))
+    return len(generations) == 2
+
+
+def _let_names_expire() -> None:
+    """Wait until the kernel has to ask the daemon about names again (libfuse: after 1 s)."""
+    began = time.monotonic()
+    until(lambda: time.monotonic() - began > 1.1, "a second")
