@@ -5,7 +5,7 @@ Every subject goes through the same rounds with the same random times, which the
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 GROUPS = {
@@ -29,8 +29,8 @@ class Experiment:
 
     name: str
     part: str
-    arguments: dict[str, Any] = field(hash=False)
-    rounds: Sequence[dict[str, Any]] = field(hash=False)
+    arguments: dict[str, Any]
+    rounds: Sequence[dict[str, Any]]
     with_bare: bool = False
     budget_s: float = 150.0
 
@@ -60,6 +60,7 @@ def _heals(*, quick: bool, seed: int) -> list[Experiment]:
             {"containers": containers, "timeout_s": 60.0 + containers / 5},
             _crashes(f"{seed} {containers}", crashes if quick else 30, rest_s=rest_s),
             with_bare=not quick or containers < 1_000,
+            budget_s=240.0,
         )
         for containers, crashes in ((1, 10), (100, 5), (1_000, 2))
     ] + [

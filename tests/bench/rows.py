@@ -25,7 +25,7 @@ class Metric:
     label: str
     experiment: str
     key: str
-    goal: Mapping[str, float] = field(default_factory=dict, hash=False)
+    goal: Mapping[str, float] = field(default_factory=dict)
     main: str = "p50"
 
 
@@ -149,7 +149,7 @@ def verdict(row: Row) -> str:
     if row.is_met:
         return "met"
     misses: Sequence[str] = [
-        f"{STATISTICS.get(name, name)} {value / row.metric.goal[name]:.2f}x"
+        f"{STATISTICS.get(name, name)} {round(value / row.metric.goal[name], 3):g}x"
         for name, value in row.misses.items()
     ]
     return f"missed: {', '.join(misses)}"

@@ -39,7 +39,7 @@ class Gocryptfs:
     def command(self, mount_point: Path) -> list[str]:
         """Return the command; sharedstorage, because `put` writes through another mount."""
         options = ["-fg", "-nosyslog", "-allow_other", "-sharedstorage", *self._read_only]
-        return ["gocryptfs", *options, str(self._cipher), str(mount_point)]
+        return ["gocryptfs", *options, *self._pass, str(self._cipher), str(mount_point)]
 
     def put(self, name: str, data: bytes) -> None:
         """Write through a short-lived mount of the same folder in a mount namespace of its own."""

@@ -53,10 +53,11 @@ class Healing:
         period_s: float = NEVER_S,
         recover_writable: bool = False,
         warning_threshold: int = 50,
+        locks: Locks | None = None,
     ) -> None:
         self.ear = Ear()
         self.prober = Prober(timeout_s=probe_timeout_s)
-        self.locks = Locks()
+        self.locks = locks or Locks()
         self.store = Store.open(node.machine.state)
         self._settings = loop.Settings(
             period_s=period_s,
@@ -151,6 +152,13 @@ class Healing:
     def await_whole(self, data: Dataset, view: View, path: str | Path) -> None:
         """Wait until a path shows a dataset's present mount in one layer."""
         until(lambda: whole(self._node, view, path, data), f"{path} healed: {self.ear.events}")
+
+    def await_looked(self, data: Dataset) -> None:
+        """Wait until the present generation of a dataset is recorded."""
+        source = str(data.volume.source)
+        live = self._node.sees.layers(source)[-1].dev
+        known = self.store.generations
+        until(lambda: any(g.dev == live and not g.dead_at for g in known(source)), "a look")
 
     def await_ticks(self, number: int) -> None:
         """Wait for so many ticks to begin."""

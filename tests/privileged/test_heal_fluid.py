@@ -6,7 +6,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from tests.harness import Dataset, Node, Propagation, until
-from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.healing import healing, only_layer
 
 
 def bind_as_fluid_does(data: Dataset, target: Path) -> None:

@@ -1,0 +1,100 @@
+"""A process that heals a node and dies while it does; test_heal_killed.py runs it.
+
+Arguments: the state file, kubelet's directory, MOUNT_ROOT.  It says "loaded", reads a number from
+its standard input, starts recovery, says "broken" and "healed".  From "broken" on it counts each
+change of a mount or of the state file, and kills itself just before the one of that number.
+"""
+
+import itertools
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from recover import loop, observer as told
+from recover.linux import syscalls
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.store import Store
+
+CHANGES = {
+    syscalls._NR_OPEN_TREE,
+    syscalls._NR_MOVE_MOUNT,
+    syscalls._NR_MOUNT_SETATTR,
+    syscalls._number("umount2"),
+    syscalls._number("setns"),
+}
+
+
+def say(word: str) -> None:
+    """Tell the test."""
+    sys.stdout.write(f"{word}\n")
+    sys.stdout.flush()
+
+
+class Fate:
+    """Ends the process before its nth change."""
+
+    def __init__(self, number: int) -> None:
+        self.armed = False
+        self._number = number
+        self._changes = itertools.count()
+
+    def strike(self) -> None:
+        """Count a change that is about to be made."""
+        if self.armed and next(self._changes) == self._number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Voice:
+    """Says what recovery tells, and arms fate at the break."""
+
+    def __init__(self, fate: Fate) -> None:
+        self._fate = fate
+
+    def tell(self, event: told.Event) -> None:
+        """Say it."""
+        if isinstance(event, told.Broken):
+            self._fate.armed = True
+            say("broken")
+        if isinstance(event, told.Healed):
+            say("healed")
+
+
+class MortalStore(Store):
+    """A state file whose every write may be the last thing that happens."""
+
+    fate: Fate
+
+    def _write(self) -> None:
+        self.fate.strike()
+        super()._write()
+        self.fate.strike()
+
+
+def main() -> None:
+    """Live and die."""
+    state, kubelet, mount_root = sys.argv[1:]
+    say("loaded")
+    fate = Fate(int(sys.stdin.readline()))
+    call = syscalls._call
+
+    def mortal_call(number: int, *args: Any) -> int:
+        if number in CHANGES:
+            fate.strike()
+        return call(number, *args)
+
+    syscalls._call = mortal_call
+    MortalStore.fate = fate
+    store = MortalStore.open(Path(state))
+    settings = loop.Settings(
+        strategy="namespace", kubelet_root=kubelet, mount_root=mount_root, period_s=600.0
+    )
+    loop.Recovery(store, Locks(), Prober(), Voice(fate), settings).start()
+    threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Whatever line of a heal kill -9 hits, nobody sees anything new, and the next start repairs it."""
+
+import errno
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.harness import Node, Propagation, View
+from tests.privileged.healing import healing, only_layer
+
+NEVER = 10**6
+
+
+class Mortal:
+    """A process that heals the node until it dies (tests/privileged/dying.py)."""
+
+    def __init__(self, node: Node) -> None:
+        machine = node.machine
+        places = (str(p) for p in (machine.state, machine.kubelet, machine.mount_root))
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.privileged.dying", *places],
+            cwd=Path(__file__).parents[2],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def live(self, number: int) -> None:
+        """Let it begin, to die before its nth change."""
+        assert self._process.stdin is not None
+        assert self._says() == "loaded"
+        self._process.stdin.write(f"{number}\n")
+        self._process.stdin.flush()
+        assert self._says() == "broken"
+
+    def heals(self) -> bool:
+        """Wait for its end, or for the end of its heal, and tell which it was."""
+        return self._says() == "healed"
+
+    def kill(self) -> None:
+        """End it."""
+        self._process.kill()
+        self._process.communicate()
+
+    def _says(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline().strip()
+
+
+class Scene:
+    """A node with a volume in two containers, and all its places."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.data = node.dataset("demo", files={"sub/b.txt": b"1", "cache/c.txt": b"1"})
+        pod = node.pod()
+        empty = node.machine.folder("empty-dir")
+        (empty / "kept").touch()
+        with healing(node) as heal:
+            target = heal.publish(pod, self.data)
+            heal.await_looked(self.data)
+            pod._ends.pop_all()  # the pod is closed without a plugin
+        place = pod.subpath(target, "sub")
+        slave = pod.container("slave", {"/data": target, "/data/cache": empty})
+        private = pod.container("private", {"/data": target, "/sub": place}, Propagation.NONE)
+        self.places: list[tuple[View, str, set[str]]] = [
+            (node.sees, str(target), {"sub", "cache"}),
+            (node.sees, str(place), {"b.txt"}),
+            (slave.sees, "/data", {"sub", "cache"}),
+            (slave.sees, "/data/cache", {"kept"}),
+            (private.sees, "/data", {"sub", "cache"}),
+            (private.sees, "/sub", {"b.txt"}),
+        ]
+        self._spares = [Mortal(node) for _ in range(2)]
+
+    def crash_under(self, number: int) -> Mortal:
+        """Crash the daemon under a mortal healer, and start it again."""
+        self._spares.append(Mortal(self.node))  # its interpreter starts meanwhile
+        mortal = self._spares.pop(0)
+        self.data.daemon.kill()
+        mortal.live(number)
+        self.data.daemon.restart()
+        return mortal
+
+    def check(self) -> None:
+        """Fail if a place shows anything but data or a dead mount, or more than two layers."""
+        for view, path, names in self.places:
+            assert view.names(path) in (names, errno.ENOTCONN), path
+            assert 1 <= len(view.layers(path)) <= 2 or path == "/data/cache", view.layers(path)
+
+    def repair(self) -> None:
+        """Start another recovery, and fail unless it makes all places whole."""
+        with healing(self.node) as heal:
+            for view, path, names in self.places:
+                if path != "/data/cache":
+                    heal.await_whole(self.data, view, path)
+                    assert only_layer(view, path).read_only
+                assert view.names(path) == names
+
+    def close(self) -> None:
+        """End what waits."""
+        for mortal in self._spares:
+            mortal.kill()
+
+
+@pytest.fixture
+def scene(node: Node) -> Iterator[Scene]:
+    made = Scene(node)
+    yield made
+    made.close()
+
+
+@pytest.mark.timeout(120)
+def test_killed_before_any_change_the_next_start_repairs(scene: Scene):
+    for number in range(NEVER):
+        mortal = scene.crash_under(number)
+        has_healed = mortal.heals()
+        mortal.kill()
+        scene.check()
+        scene.repair()
+        if has_healed:
+            break
+
+    assert number > 20  # five copies: to clone, to set, to enter, to attach, to detach
+
+
+@pytest.mark.timeout(120)
+def test_killed_at_any_moment_the_next_start_repairs(scene: Scene):
+    chance = random.Random(11)
+
+    for _ in range(100):
+        mortal = scene.crash_under(NEVER)
+        threading.Event().wait(chance.uniform(0, 0.008))
+        mortal.kill()
+        scene.check()
+        scene.repair()

@@ -1,0 +1,380 @@
+"""Each test tries to break one of the promises that docs/architecture.md makes."""
+
+import contextlib
+import errno
+import random
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_fluid.demo import programs
+from recover import observer as told
+from recover.linux import mountinfo
+from recover.locks import Locks
+from recover.store import Generation
+from tests import sandbox
+from tests.harness import Daemon, Dataset, Node, Propagation, until
+from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.watching import GONE, Watch
+
+RESTARTS = pytest.mark.parametrize("stack", [False, True])
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+
+
+class Trap(Locks):
+    """Locks that let a test act just before a heal takes the lock of a target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spring: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def hold(self, key: str, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold a lock, once something was done before."""
+        spring, self.spring = self.spring, None
+        if spring is not None:
+            spring()
+        with super().hold(key, wait_s=wait_s):
+            yield
+
+
+# 1. No bare directory, ever.
+
+
+@RESTARTS
+def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack: bool):
+    data = node.dataset("demo", files={"sub/b.txt": b"1"})
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    volumes = {"/data": target, "/part": pod.subpath(target, "sub")}
+    slave = pod.container("slave", volumes)
+    private = pod.container("private", volumes, Propagation.NONE)
+    places = [(node.sees.pid, target), (slave.pid, "/data"), (private.pid, "/part")]
+
+    with contextlib.ExitStack() as ends:
+        watches = [ends.enter_context(Watch(pid, "look", path)) for pid, path in places]
+        for _ in range(40):
+            heal.crash(data, stack=stack)
+        seen = [watch.outcomes() for watch in watches]
+
+    assert [names - GONE for names in seen] == [{"sub"}, {"sub"}, {"b.txt"}]
+
+
+# 2. No writable instant of a read-only volume.
+
+
+@RESTARTS
+def test_nobody_can_ever_write_to_a_read_only_volume(node: Node, heal: Healing, *, stack: bool):
+    data = node.dataset("demo", read_only=False)
+    pod = node.pod()
+    target = heal.publish(pod, data, read_only=True)
+    slave = pod.container("slave", {"/data": target})
+    private = pod.container("private", {"/data": target}, Propagation.NONE)
+    places = [(node.sees.pid, target), (slave.pid, "/data"), (private.pid, "/data")]
+
+    with contextlib.ExitStack() as ends:
+        watches = [ends.enter_context(Watch(pid, "write", path)) for pid, path in places]
+        for _ in range(40):
+            heal.crash(data, stack=stack)
+        seen = [watch.outcomes() - GONE for watch in watches]
+
+    assert seen == [{"EROFS"}, {"EROFS"}, {"EROFS"}]
+    assert node.sees.names(data.volume.source) == {"a.txt"}
+
+
+# 4. A FUSE path may hang (tests/privileged/test_heal_hung.py has the others).
+
+
+def test_a_container_whose_paths_hang_does_not_delay_the_others(node: Node):
+    with healing(node, probe_timeout_s=2.0) as heal:
+        hung, data = node.dataset("hung", files={"in/i": b"1"}), node.dataset("demo")
+        pod = node.pod()
+        target = heal.publish(pod, data)
+        over = {"/a": heal.publish(pod, hung), "/a/in": target}
+        stuck = [pod.container(f"stuck{n}", over) for n in range(2)]
+        free = [pod.container(f"free{n}", {"/data": target}) for n in range(4)]
+        hung.daemon.kill(signal.SIGSTOP)
+        began = time.monotonic()
+        until(lambda: time.monotonic() - began > 1.1, "the kernel forgets the names under /a")
+
+        data.daemon.kill()
+        data.daemon.restart()
+        for container in free:
+            heal.await_whole(data, container.sees, "/data")
+
+        assert time.monotonic() - data.daemon.answered_at < heal.prober.timeout_s
+        hung.daemon.kill(signal.SIGCONT)
+        for container in stuck:
+            heal.await_whole(data, container.sees, "/a/in")
+
+
+# 5. Success is what was verified.
+
+
+def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
+    trap = Trap()
+    with healing(node, locks=trap) as heal:
+        data = node.dataset("demo")
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+
+        data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        trap.spring = data.daemon.kill  # the new one, after it answered and before the swap
+        data.daemon.restart()
+        until(lambda: heal.ear.of(told.HealFailed), "the failure is told")
+
+        assert node.sees.error(target) == errno.ENOTCONN
+        assert not heal.heals(data)
+        assert not heal.store.heals()
+        data.daemon.start()
+        heal.healed(data)
+        assert whole(node, node.sees, target, data)
+
+
+# 6. Only what is ours.
+
+
+def bound_by_somebody(node: Node, data: Dataset) -> Path:
+    """Bind a dataset at a place that is nobody's target."""
+    place = node.machine.folder("theirs")
+    programs.run("mount", "--bind", "-o", "ro", data.volume.source, place)
+    return place
+
+
+def test_a_dead_mount_of_somebody_else_is_never_touched(node: Node, heal: Healing):
+    data, foreign = node.dataset("demo"), node.dataset("foreign")
+    pod = node.pod()
+    theirs = bound_by_somebody(node, foreign)
+    main = pod.container("main", {"/data": heal.publish(pod, data), "/theirs": theirs})
+    before = node.sees.layers(theirs), main.sees.layers("/theirs")
+
+    foreign.daemon.kill()
+    for _ in range(3):
+        heal.crash(data)
+
+    assert whole(node, main.sees, "/data", data)
+    assert (node.sees.layers(theirs), main.sees.layers("/theirs")) == before
+    assert node.sees.layers(foreign.volume.source)
+
+
+def test_a_device_number_that_was_given_away_is_no_copy_of_ours(node: Node, heal: Healing):
+    data, foreign = node.dataset("demo"), node.dataset("foreign")
+    pod = node.pod()
+    theirs = bound_by_somebody(node, foreign)
+    main = pod.container("main", {"/data": heal.publish(pod, data), "/theirs": theirs})
+    heal.await_looked(data)
+    reused = only_layer(node.sees, theirs)
+    before = node.sees.layers(theirs), main.sees.layers("/theirs")
+
+    source = str(data.volume.source)
+    row = Generation(source, reused.dev, "/", reused.fs_type, "/of/ours", BOOT_ID, 1.0, 2.0)
+    heal.store.put_generation(row)
+    foreign.daemon.kill()
+    heal.crash(data)
+
+    assert whole(node, main.sees, "/data", data)
+    assert (node.sees.layers(theirs), main.sees.layers("/theirs")) == before
+
+
+def test_generations_of_an_earlier_boot_mean_nothing(node: Node, heal: Healing):
+    data, foreign = node.dataset("demo"), node.dataset("foreign")
+    theirs = bound_by_somebody(node, foreign)
+    target = heal.publish(node.pod(), data)
+    heal.await_looked(data)
+    heal.stop()
+    mount = only_layer(node.sees, theirs)
+
+    row = Generation(
+        str(data.volume.source), mount.dev, "/", mount.fs_type, mount.source, "another boot", 1.0
+    )
+    heal.store.put_generation(row)
+    foreign.daemon.kill()
+    heal.start()
+    heal.crash(data)
+
+    assert whole(node, node.sees, target, data)
+    assert node.sees.layers(theirs) == (mount,)
+
+
+def test_what_somebody_mounted_over_a_copy_stays_there(node: Node, heal: Healing):
+    data = node.dataset("demo")
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    main = pod.container("main", {"/data": target, "/other": target})
+    data.daemon.kill()
+    until(lambda: heal.ear.of(told.Broken), "the break is told")
+    main.run("mount", "-t", "tmpfs", "theirs", "/data")
+    before = [mount.mnt_id for mount in main.sees.layers("/data")]
+
+    data.daemon.restart()
+    heal.healed(data)
+
+    heal.await_whole(data, main.sees, "/other")
+    assert [mount.mnt_id for mount in main.sees.layers("/data")] == before
+
+
+def test_the_sources_own_mounts_are_never_touched(node: Node, heal: Healing):
+    data = node.dataset("demo")
+    target = heal.publish(node.pod(), data)
+
+    for _ in range(3):
+        heal.crash(data, stack=True)
+
+    assert len(node.sees.layers(data.volume.source)) == 4
+    assert whole(node, node.sees, target, data) or only_layer(node.sees, target)
+
+
+def test_a_container_that_swaps_its_path_for_a_link_gets_nothing_mounted_elsewhere(node: Node):
+    trap = Trap()
+    with healing(node, locks=trap) as heal:
+        data = node.dataset("demo")
+        pod = node.pod()
+        target = heal.publish(pod, data)
+        main = pod.container("main", {"/top": node.machine.folder("top")})
+        main.run("mkdir", "/top/data", "/top/elsewhere")
+        bound = pod.container("bound", {"/top": node.machine.folder("top"), "/top/data": target})
+        before = _points(bound.pid)
+
+        def swap_for_a_link() -> None:
+            main.run("mv", "/top/data", "/top/moved")  # in one's own namespace it would be busy
+            main.run("ln", "-s", "/top/elsewhere", "/top/data")
+
+        data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        trap.spring = swap_for_a_link  # after the copy was found, before it is touched
+        data.daemon.restart()
+        heal.healed(data)
+
+        assert whole(node, node.sees, target, data)
+        assert _points(bound.pid) - before <= {"/top/moved"}
+        heal.await_whole(data, bound.sees, "/top/moved")
+
+
+def _points(pid: int) -> set[str]:
+    return {mount.mount_point for mount in mountinfo.read(pid)}
+
+
+# 7. Unpublish wins.
+
+
+def test_a_target_that_is_unpublished_while_its_heal_begins_stays_gone(node: Node):
+    trap = Trap()
+    with healing(node, locks=trap) as heal:
+        data = node.dataset("demo")
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+
+        data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        trap.spring = lambda: heal.unpublish(target)
+        data.daemon.restart()
+        until(lambda: trap.spring is None and not heal.store.publications(), "the unpublish")
+        heal.stop()
+
+        assert not target.exists()
+        assert not node.sees.layers(target)
+
+
+def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
+    trap = Trap()
+    with healing(node, locks=trap) as heal:
+        data = node.dataset("demo")
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+
+        def unpublish() -> None:
+            heal.unpublish(target)
+            target.mkdir()  # kubelet makes it for the next pod
+
+        programs.run("umount", "-l", target)
+        trap.spring = unpublish
+        data.daemon.kill()
+        data.daemon.restart()
+        until(lambda: trap.spring is None and not heal.store.publications(), "the unpublish")
+        heal.stop()
+
+        assert not node.sees.layers(target)
+
+
+def test_unpublish_racing_with_heals_resurrects_nothing(node: Node, heal: Healing):
+    data = node.dataset("demo")
+    pod = node.pod()
+    keep = heal.publish(node.pod("keep"), data)
+    chance = random.Random(7)
+
+    for _ in range(60):
+        target = heal.publish(pod, data)
+        data.daemon.kill()
+        data.daemon.restart(stack=chance.random() < 0.5)
+        threading.Event().wait(chance.uniform(0, 0.006))
+        heal.unpublish(target)
+
+        assert not target.exists()
+        heal.await_whole(data, node.sees, keep)
+        assert not node.sees.layers(target)
+        assert heal.store.publication(str(target)) is None
+
+
+# 9. A live old generation is left alone.
+
+
+@RESTARTS
+def test_an_old_daemon_that_lives_keeps_its_copies(node: Node, heal: Healing, *, stack: bool):
+    data = node.dataset("demo")
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    main = pod.container("main", {"/data": target})
+    heal.await_looked(data)
+    before = node.sees.layers(target), main.sees.layers("/data")
+
+    after = Daemon(data.daemon.filesystem, data.volume.source, node.machine.folder("second"))
+    after.start(stack=stack)
+    heal.stop()
+    heal.start()  # looks at everything
+    heal.await_looked(data)
+    other = heal.publish(node.pod("new"), data)
+    untouched = node.sees.layers(target), main.sees.layers("/data")
+    data.daemon.kill()
+    heal.healed(data)
+
+    assert untouched == before
+    heal.await_whole(data, node.sees, target)
+    heal.await_whole(data, main.sees, "/data")
+    assert whole(node, node.sees, other, data)
+    after.close()
+
+
+# 10. Nothing to do costs nothing.
+
+
+def test_a_tick_at_rest_costs_the_same_for_any_number_of_publications(node: Node):
+    with healing(node, period_s=0.02) as heal:
+        data = node.dataset("demo")
+        heal.publish(node.pod("first"), data)
+        cost_of_one = _tick_s(heal)
+        for number in range(300):
+            heal.publish(node.pod(str(number)), data)
+
+        cost_of_many = _tick_s(heal)
+
+        assert cost_of_many < 1.5 * cost_of_one + 0.0002
+
+
+def _tick_s(heal: Healing) -> float:
+    """Return the processor time in s of a tick at rest: the best of some, others work here too."""
+    heal.await_ticks(3)  # the first ones may still look at what was published
+    best = 1.0
+    for _ in range(5):
+        began, ticks = time.process_time(), _ticks(heal)
+        sandbox.wait_until(lambda t=ticks: _ticks(heal) > t + 10, "ten ticks", 10.0)
+        best = min(best, (time.process_time() - began) / (_ticks(heal) - ticks))
+    return best
+
+
+def _ticks(heal: Healing) -> int:
+    return heal.ear.events.count(told.Woken("tick"))

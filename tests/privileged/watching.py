@@ -1,0 +1,65 @@
+"""A process that does one thing over and over in a container, and tells each new outcome."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Self
+
+_SCRIPT = """
+import errno, os, sys, threading
+def look(path):
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        return " ".join(sorted(os.listdir(fd)))
+    finally:
+        os.close(fd)
+def write(path):
+    os.close(os.open(path + "/probe", os.O_WRONLY | os.O_CREAT))
+    return "written"
+def end():
+    sys.stdin.read()
+    os._exit(0)
+threading.Thread(target=end, daemon=True).start()
+act, path, seen = globals()[sys.argv[1]], sys.argv[2], set()
+while True:
+    try:
+        outcome = act(path)
+    except OSError as error:
+        outcome = errno.errorcode[error.errno]
+    if outcome not in seen:
+        seen.add(outcome)
+        print(outcome, flush=True)
+"""
+
+GONE = frozenset({errno.errorcode[errno.ENOTCONN], errno.errorcode[errno.ECONNABORTED]})
+
+
+class Watch:
+    """Does `look` (list a directory) or `write` (create a file there) as fast as it can."""
+
+    def __init__(self, pid: int, act: str, path: str | Path) -> None:
+        """Begin in the namespaces and root of a process."""
+        enter = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root"]
+        python = os.path.realpath(sys.executable)
+        self._process = subprocess.Popen(
+            [*enter, python, "-I", "-c", _SCRIPT, act, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        self._outcomes = {self._process.stdout.readline().rstrip("\n")}  # it has begun
+
+    def outcomes(self) -> set[str]:
+        """End, and return what was seen: names, errno names, "written"."""
+        rest, _ = self._process.communicate(timeout=20)
+        return self._outcomes | set(rest.splitlines())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
