@@ -36,29 +36,42 @@ class Copy:
         return any(mount.read_only for mount in self.stack)
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What may be done in a namespace.
+
+    spared paths are never touched: the global mount's own.  A live mount that covers a dead one may
+    be unmounted at `tidy` paths, and elsewhere only if it is not shared; and nowhere if it stands
+    on a peer of a mount on which the source stands (source_groups, their peer groups), because that
+    would unmount the source.
+    """
+
+    spared: frozenset[str] = frozenset()
+    tidy: frozenset[str] = frozenset()
+    source_groups: frozenset[int] = frozenset()
+
+
+_NO_LIMITS = Limits()
+
+
 def broken_copies(
     namespace: Namespace,
     table: MountTable,
     *,
     dead: frozenset[str],
     live: str,
-    spared: frozenset[str] = frozenset(),
-    tidy: frozenset[str] = frozenset(),
-    source_groups: frozenset[int] = frozenset(),
+    limits: Limits = _NO_LIMITS,
 ) -> tuple[Copy, ...]:
     """Return the broken copies of dead superblocks in a table.
 
-    live is the source's present superblock ("" for none).  spared paths are never touched: the
-    global mount's own.  A live mount that covers a dead one is a copy to mend at `tidy` paths, and
-    elsewhere only if it is not shared; and nowhere if it stands on a peer of a mount on which the
-    source stands (source_groups, their peer groups): unmounting it would unmount the source.
+    live is the source's present superblock ("" for none).
     """
-    points = {mount.mount_point for mount in table.of_superblocks(dead)} - spared
+    points = {mount.mount_point for mount in table.of_superblocks(dead)} - limits.spared
     found = (_copy(namespace, table, point, dead, live) for point in sorted(points))
     return tuple(
         copy
         for copy in found
-        if copy is not None and (_is_dead(copy, dead) or _may_tidy(copy, tidy, source_groups))
+        if copy is not None and (_is_dead(copy, dead) or _may_tidy(copy, limits))
     )
 
 
@@ -66,10 +79,10 @@ def _is_dead(copy: Copy, dead: frozenset[str]) -> bool:
     return copy.stack[-1].dev in dead
 
 
-def _may_tidy(copy: Copy, tidy: frozenset[str], source_groups: frozenset[int]) -> bool:
-    if any(mount.shared in source_groups for mount in copy.stack[:-1]):
+def _may_tidy(copy: Copy, limits: Limits) -> bool:
+    if any(mount.shared in limits.source_groups for mount in copy.stack[:-1]):
         return False
-    return copy.path in tidy or not copy.stack[-1].shared
+    return copy.path in limits.tidy or not copy.stack[-1].shared
 
 
 def _copy(

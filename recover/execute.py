@@ -25,7 +25,7 @@ from recover.plan import Act, Attach, Cover, Peel, Swap
 from recover.store import Store
 
 _LOCK_WAIT_S = 2.0
-_VISITORS = 4  # namespaces visited at a time: one that hangs must not hold up the others
+_VISITORS = 2  # namespaces visited at a time: one that hangs must not hold up the others
 _MANY = 8  # steps in one namespace that make it likely to be that of the host
 _BATCH = 32  # steps of our own namespace done under one visit; bounds how long targets stay locked
 

@@ -177,8 +177,8 @@ class Looker:
     ) -> Answer:
         """Ask an older superblock, through the first copy that can be asked, if its daemon lives.
 
-        Where other mounts cover all of its copies, nobody can ask.  It is dead if it was before, for
-        no daemon comes back to life, or if nobody serves it (an earlier plugin may have left it).
+        Where other mounts cover all of its copies, nobody can ask.  It is dead if it was before,
+        for no daemon comes back to life, or if no process serves it (an earlier plugin left it).
         """
         is_covered = False
         for namespace, table in tables:
@@ -233,17 +233,14 @@ def with_copies(view: View, tables: list[tuple[Namespace, MountTable]], home: Na
     """Return the view with the broken copies that these tables show, ours first."""
     targets = frozenset(p.target for p in view.publications)
     at_source = tables[0][1].stack(view.source)
+    beneath = frozenset(mount.shared for mount in at_source[:-1]) - {0}
+    elsewhere = detect.Limits(source_groups=beneath)
+    at_home = detect.Limits(frozenset({view.source}), targets, beneath)
     copies: list[Copy] = []
     for namespace, table in tables:
-        at_home = namespace.inode == home.inode
+        limits = at_home if namespace.inode == home.inode else elsewhere
         copies += detect.broken_copies(
-            namespace,
-            table,
-            dead=view.dead,
-            live=view.live,
-            spared=frozenset({view.source}) if at_home else frozenset(),
-            tidy=targets if at_home else frozenset(),
-            source_groups=frozenset(mount.shared for mount in at_source[:-1]) - {0},
+            namespace, table, dead=view.dead, live=view.live, limits=limits
         )
     groups = frozenset(mount.shared for mount in at_source) - {0}
     peers = (c for c in copies if c.namespace.inode == home.inode and c.stack[-1].shared in groups)

@@ -136,7 +136,7 @@ class Recovery:
         )
         self._riddles = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try
-        self._wakeups = WakeUps(self._own)
+        self._wakeups = WakeUps()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
         self.reconciled = threading.Event()
 

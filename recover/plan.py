@@ -24,19 +24,10 @@ class Strategy(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Swap:
-    """Put a clone of the source in the place of a dead copy.
-
-    origin is the path of our own namespace to clone, inner the sub-path of it: the source, or the
-    healed host copy whose peer or slave the dead copy was, so that mounts go on propagating between
-    them as they did.
-    """
+class _AtCopy:
+    """A step at a broken copy."""
 
     copy: Copy
-    origin: str
-    inner: str
-    attributes: Attributes
-    target: str = ""  # of a publication, "" where the copy is not at one
 
     @property
     def namespace(self) -> Namespace:
@@ -47,6 +38,21 @@ class Swap:
     def path(self) -> str:
         """Return the mount point."""
         return self.copy.path
+
+
+@dataclass(frozen=True, slots=True)
+class Swap(_AtCopy):
+    """Put a clone of the source in the place of a dead copy.
+
+    origin is the path of our own namespace to clone, inner the sub-path of it: the source, or the
+    healed host copy whose peer or slave the dead copy was, so that mounts go on propagating between
+    them as they did.
+    """
+
+    origin: str
+    inner: str
+    attributes: Attributes
+    target: str = ""  # of a publication, "" where the copy is not at one
 
     def describe(self) -> str:
         """Say it in words."""
@@ -59,24 +65,13 @@ class Swap:
 
 
 @dataclass(frozen=True, slots=True)
-class Cover:
+class Cover(_AtCopy):
     """Mount a clone of the source on top of a dead copy, for the kernel to propagate."""
 
-    copy: Copy
     origin: str
     inner: str
     attributes: Attributes
     target: str = ""
-
-    @property
-    def namespace(self) -> Namespace:
-        """Return where this happens."""
-        return self.copy.namespace
-
-    @property
-    def path(self) -> str:
-        """Return the mount point."""
-        return self.copy.path
 
     def describe(self) -> str:
         """Say it in words."""
@@ -85,21 +80,13 @@ class Cover:
 
 
 @dataclass(frozen=True, slots=True)
-class Peel:
-    """Remove dead layers above a live mount: the last step of a heal that was interrupted."""
+class Peel(_AtCopy):
+    """Remove dead layers above a live mount: the last step of a heal that was interrupted.
 
-    copy: Copy  # the live mount at the bottom
+    The live mount is at the bottom of the copy's stack.
+    """
+
     target: str = ""
-
-    @property
-    def namespace(self) -> Namespace:
-        """Return where this happens."""
-        return self.copy.namespace
-
-    @property
-    def path(self) -> str:
-        """Return the mount point."""
-        return self.copy.path
 
     def describe(self) -> str:
         """Say it in words."""
@@ -198,7 +185,7 @@ def _for_copy(
     lives = [index for index, mount in enumerate(copy.stack) if mount.dev == case.live]
     if case.strategy is Strategy.NAMESPACE and lives and lives[-1] < len(copy.stack) - 1:
         return Peel(replace(copy, stack=copy.stack[lives[-1] :]), target)
-    if lives and not _to_tidy(case, copy):
+    if copy.stack[-1].dev == case.live and not _to_tidy(case, copy):
         return None
     owners = (publication,) if publication is not None else case.publications
     reason = policy.refusal(
@@ -221,8 +208,10 @@ def _for_copy(
     kin = None if copy.namespace.inode == case.home.inode else _kin(groups, copy)
     if kin is None:
         return Swap(copy, case.source, inner, attributes, target)
-    if copy.stack[0].shared:
-        attributes = replace(attributes, propagation="peer")
+    # a slave with a group of its own must not become a peer: its mounts would appear on the host
+    attributes = replace(
+        attributes, propagation="peer" if copy.stack[0].shared in groups else "slave"
+    )
     return Swap(copy, kin[0], kin[1], attributes, target)
 
 

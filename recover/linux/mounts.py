@@ -158,8 +158,10 @@ def part(expected: Mount, root_fd: int) -> None:
     """
     path = expected.mount_point
     attributes = Attributes(expected.options & _FLAGS.keys())
-    with closing(open_exactly(path, expected, root_fd)) as fd, closing(_clone_fd(fd, attributes)) as c:
-        swap(c, (expected,), root_fd)
+    with closing(open_exactly(path, expected, root_fd)) as fd:
+        copy = _clone_fd(fd, attributes)
+    with closing(copy):
+        swap(copy, (expected,), root_fd)
 
 
 def swap(

@@ -5,6 +5,7 @@ connector. Each is tried when it is first needed; `names` tells what was found.
 """
 
 import contextlib
+import io
 import os
 import select
 import threading
@@ -12,7 +13,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from recover.linux import fanotify, fuse, procevents
-from recover.linux.owntable import OwnTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,13 @@ class WakeUps:
 
     def __init__(
         self,
-        own: OwnTable,
         mount_events: Callable[[], fanotify.MountEvents] = fanotify.MountEvents,
         pidfd_open: Callable[[int], int] = os.pidfd_open,
+        process_exits: Callable[[], procevents.ProcessExits] = procevents.ProcessExits,
     ) -> None:
-        """Take the process's table, and the two doors to the kernel that may be missing."""
-        self._own = own
+        """Take the doors to the kernel that may be missing."""
         self._pidfd_open = pidfd_open
+        self._process_exits = process_exits
         self._lock = threading.Lock()
         self._epoll = select.epoll()
         self._poke_r, self._poke_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -51,11 +51,14 @@ class WakeUps:
         self._exits: procevents.ProcessExits | None = None
         self._exits_refused = False
         self._events: fanotify.MountEvents | None = None
+        self._table: io.FileIO | None = None
         try:
             self._events = mount_events()
             self._epoll.register(self._events.fileno(), select.EPOLLIN)
         except OSError:
-            self._epoll.register(own.fileno(), select.EPOLLPRI | select.EPOLLERR)
+            # A file of its own: whoever polls mountinfo takes note of the change.
+            self._table = open("/proc/self/mountinfo", "rb", buffering=0)  # noqa: SIM115
+            self._epoll.register(self._table.fileno(), select.EPOLLPRI | select.EPOLLERR)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -86,24 +89,24 @@ class WakeUps:
         except ProcessLookupError:
             return False
         except OSError:
-            self._watch_by_events(pid, dev)
-            return True
+            return self._watch_by_events(pid, dev)
         with self._lock:
             self._daemons[pidfd] = dev
         self._epoll.register(pidfd, select.EPOLLIN)
         return True
 
-    def _watch_by_events(self, pid: int, dev: str) -> None:
+    def _watch_by_events(self, pid: int, dev: str) -> bool:
         with self._lock:
+            if self._exits is None and not self._exits_refused:
+                try:
+                    self._exits = self._process_exits()
+                    self._epoll.register(self._exits.fileno(), select.EPOLLIN)
+                except (OSError, ImportError):
+                    self._exits_refused = True
+            if self._exits_refused:
+                return False
             self._pids[pid] = dev
-            if self._exits is not None or self._exits_refused:
-                return
-            try:
-                self._exits = procevents.ProcessExits()
-            except (OSError, ImportError):
-                self._exits_refused = True
-                return
-        self._epoll.register(self._exits.fileno(), select.EPOLLIN)
+        return os.path.exists(f"/proc/{pid}")  # it may have ended before we listened
 
     def forget(self, keep: Iterable[str]) -> None:
         """Stop watching the daemons of all superblocks but these."""
@@ -137,13 +140,15 @@ class WakeUps:
                 events = self._events.read()
                 mounted |= {event.mount_point for event in events if event.attached}
                 everything = everything or any(event.overflow for event in events)
-            elif fd == self._own.fileno():
+            elif self._table is not None and fd == self._table.fileno():
                 by.add("mountinfo poll")
                 everything = True
-                self._own.current()  # takes note of the change, which ends the readiness
             elif self._exits is not None and fd == self._exits.fileno():
-                ended |= self._ended_by_events(self._exits)
-                by.add("process events")
+                gone, lost = self._ended_by_events(self._exits)
+                ended |= gone
+                everything = everything or lost
+                if gone or lost:  # most that ends on the machine is nothing to us
+                    by.add("process events")
             else:
                 by.add("pidfd")
                 ended |= self._ended(fd)
@@ -157,10 +162,13 @@ class WakeUps:
         self._drop(pidfd)
         return {dev}
 
-    def _ended_by_events(self, exits: procevents.ProcessExits) -> set[str]:
-        pids = exits.read()
+    def _ended_by_events(self, exits: procevents.ProcessExits) -> tuple[set[str], bool]:
+        try:
+            pids = exits.read()
+        except OSError:  # the kernel dropped messages
+            return set(), True
         with self._lock:
-            return {self._pids.pop(pid) for pid in pids if pid in self._pids}
+            return {self._pids.pop(pid) for pid in pids if pid in self._pids}, False
 
     def _drop(self, fd: int) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -174,6 +182,8 @@ class WakeUps:
             self._exits.close()
         if self._events is not None:
             self._events.close()
+        if self._table is not None:
+            self._table.close()
         self._epoll.close()
         os.close(self._poke_r)
         os.close(self._poke_w)

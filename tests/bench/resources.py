@@ -17,22 +17,34 @@ def cpu_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)
 
 
+def wakeups(pid: int) -> int:
+    """Return how often the threads of a process were woken so far, those that live now."""
+    return sum(_voluntary(task) for task in Path(f"/proc/{pid}/task").iterdir())
+
+
+def _voluntary(task: Path) -> int:
+    try:
+        return _field(task / "status", "voluntary_ctxt_switches")
+    except (FileNotFoundError, ProcessLookupError):  # the thread has ended
+        return 0
+
+
 def memory_mib(pid: int) -> float:
     """Return the resident memory in MiB."""
-    return _status(pid, "VmRSS") / 1024
+    return _field(Path(f"/proc/{pid}/status"), "VmRSS") / 1024
 
 
 def threads(pid: int) -> int:
     """Return the number of threads."""
-    return _status(pid, "Threads")
+    return _field(Path(f"/proc/{pid}/status"), "Threads")
 
 
-def _status(pid: int, name: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text("ascii", "replace").splitlines():
+def _field(status: Path, name: str) -> int:
+    for line in status.read_text("ascii", "replace").splitlines():
         key, _, value = line.partition(":")
         if key == name:
             return int(value.split()[0])
-    raise ValueError(f"no {name} for process {pid}")
+    raise ValueError(f"no {name} in {status}")
 
 
 class _Published:
@@ -63,7 +75,7 @@ class Idle(_Published):
     """What a plugin takes that has nothing to do."""
 
     def round(self, *, settle_s: float, window_s: float) -> dict[str, list[float]]:
-        """Return memory (MiB), threads, and CPU time over a window in % of a core.
+        """Return memory (MiB), threads, and over a window CPU time and wake-ups.
 
         What an earlier call still has it do is over after settle_s.
         """
@@ -71,12 +83,14 @@ class Idle(_Published):
         self._say(f"settling for {settle_s:g} s")
         pause(settle_s)
         self._say(f"watching it idle for {window_s:g} s")
-        used, began = cpu_s(pid), time.monotonic()
+        woken, used, began = wakeups(pid), cpu_s(pid), time.monotonic()
         pause(window_s)
-        share = (cpu_s(pid) - used) / (time.monotonic() - began)
+        passed_s = time.monotonic() - began
+        share = (cpu_s(pid) - used) / passed_s
         return {
             "rss": [memory_mib(pid)],
             "threads": [threads(pid)],
             "percent": [100 * share],
             "minute": [60e3 * share],
+            "wakeups": [60 * (wakeups(pid) - woken) / passed_s],
         }

@@ -53,6 +53,7 @@ def _idle_metrics(number: int) -> list[Metric]:
     return [
         Metric("idle", f"resident memory, MiB, {label}", experiment, "rss", _NOT_MORE),
         Metric("idle", f"threads, {label}", experiment, "threads"),
+        Metric("idle", f"wake-ups a minute, {label}", experiment, "wakeups"),
         Metric("idle", f"CPU, ms a minute, {label}", experiment, "minute"),
         Metric("idle", f"CPU, % of a core, {label}", experiment, "percent", limit),
     ]

@@ -74,7 +74,17 @@ class Healing:
 
     def start(self) -> "Healing":
         """Begin to heal, and return when the state is reconciled."""
-        self.recovery = loop.Recovery(self.store, self.locks, self.prober, self.ear, self._settings)
+        self.make()
+        return self.begin()
+
+    def make(self) -> None:
+        """Build recovery; `begin` starts it."""
+        parts = self.store, self.locks, self.prober, self.ear, self._settings
+        self.recovery = loop.Recovery(*parts)
+
+    def begin(self) -> "Healing":
+        """Start what `make` has built."""
+        assert self.recovery is not None
         self.recovery.start()
         assert self.recovery.reconciled.wait(10)
         return self

@@ -16,11 +16,11 @@ from recover import observer as told
 from recover.linux import mountinfo
 from recover.locks import Locks
 from recover.store import Generation
-from tests import sandbox
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, only_layer, whole
 from tests.privileged.watching import GONE, Watch
 
+Place = tuple[int, str | Path]  # a process, and a path as it sees it
 RESTARTS = pytest.mark.parametrize("stack", [False, True])
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 
@@ -53,7 +53,11 @@ def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack
     volumes = {"/data": target, "/part": pod.subpath(target, "sub")}
     slave = pod.container("slave", volumes)
     private = pod.container("private", volumes, Propagation.NONE)
-    places = [(node.sees.pid, target), (slave.pid, "/data"), (private.pid, "/part")]
+    places: list[Place] = [
+        (node.sees.pid, target),
+        (slave.pid, "/data"),
+        (private.pid, "/part"),
+    ]
 
     with contextlib.ExitStack() as ends:
         watches = [ends.enter_context(Watch(pid, "look", path)) for pid, path in places]
@@ -74,7 +78,11 @@ def test_nobody_can_ever_write_to_a_read_only_volume(node: Node, heal: Healing, 
     target = heal.publish(pod, data, read_only=True)
     slave = pod.container("slave", {"/data": target})
     private = pod.container("private", {"/data": target}, Propagation.NONE)
-    places = [(node.sees.pid, target), (slave.pid, "/data"), (private.pid, "/data")]
+    places: list[Place] = [
+        (node.sees.pid, target),
+        (slave.pid, "/data"),
+        (private.pid, "/data"),
+    ]
 
     with contextlib.ExitStack() as ends:
         watches = [ends.enter_context(Watch(pid, "write", path)) for pid, path in places]
@@ -371,7 +379,7 @@ def _tick_s(heal: Healing) -> float:
     best = 1.0
     for _ in range(5):
         began, ticks = time.process_time(), _ticks(heal)
-        sandbox.wait_until(lambda t=ticks: _ticks(heal) > t + 10, "ten ticks", 10.0)
+        heal.await_ticks(10)
         best = min(best, (time.process_time() - began) / (_ticks(heal) - ticks))
     return best
 

@@ -1,0 +1,346 @@
+"""Mount surgery on the real kernel: clones, swaps, what they keep and what they refuse."""
+
+import errno
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_fluid.demo import programs
+from recover.errors import Covered
+from recover.linux import mountinfo, mounts, namespaces, syscalls
+from recover.linux.mountinfo import Mount
+from recover.linux.mounts import Attributes
+from recover.linux.probe import Prober
+from tests.harness import Dataset, Node, Propagation
+from tests.privileged.healing import Healing, only_layer, whole
+
+FILES = {"a.txt": b"1", "sub/b.txt": b"1"}
+
+
+@pytest.fixture
+def data(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES)
+
+
+@pytest.fixture
+def place(node: Node) -> Iterator[Path]:
+    folder = node.machine.folder("place")
+    yield folder
+    mounts.unmount_all(str(folder))
+
+
+def attach(source: Path, place: Path, attributes: Attributes, inner: str = "") -> Mount:
+    """Mount a clone at a place and return what stands there."""
+    with mounts.closing(mounts.clone(str(source), inner, attributes)) as fd:
+        mounts.attach_bare(fd, str(place), syscalls.AT_FDCWD)
+    return top(place)
+
+
+def pile(source: Path, place: Path, layers: int) -> None:
+    """Mount clones on top of each other."""
+    for _ in range(layers):
+        with (
+            mounts.closing(mounts.clone(str(source), "", Attributes())) as fd,
+            mounts.closing(mounts.open_path(str(place))) as at,
+        ):
+            mounts.attach(fd, at)
+
+
+def top(place: Path) -> Mount:
+    mount = mountinfo.read().at(str(place))
+    assert mount is not None
+    return mount
+
+
+def at_home(func: object, *arguments: object) -> object:
+    """Run a function in the thread context that unmounting by descriptor needs."""
+    return namespaces.visit(
+        namespaces.home(),
+        lambda root_fd: func(*arguments, root_fd),  # type: ignore[operator]
+        Prober(),
+    )
+
+
+# Clones.
+
+
+def test_a_clone_shows_the_part_that_was_asked_for(data: Dataset, place: Path):
+    mount = attach(data.volume.source, place, Attributes(), inner="sub")
+
+    assert mount.root == "/sub"
+    assert os.listdir(place) == ["b.txt"]
+
+
+@pytest.mark.parametrize("flags", [{"ro"}, {"ro", "nosuid", "nodev", "noexec", "noatime"}, set()])
+def test_a_clone_has_exactly_the_flags_that_were_asked_for(
+    data: Dataset, place: Path, flags: set[str]
+):
+    mount = attach(data.volume.source, place, Attributes(frozenset(flags)))
+
+    assert mount.options - {"rw", "relatime"} == flags
+
+
+def test_a_first_bind_keeps_the_flags_of_its_source_and_adds_its_own(data: Dataset, place: Path):
+    before = top(data.volume.source).options
+
+    mount = attach(data.volume.source, place, Attributes(frozenset({"noexec"}), keep=True))
+
+    assert mount.options == before | {"noexec"}
+
+
+@pytest.mark.parametrize(
+    ("propagation", "is_peer", "is_slave"),
+    [
+        ("private", False, False),
+        ("slave", False, True),
+        ("shared", False, False),
+        ("peer", True, False),
+    ],
+)
+def test_a_clone_propagates_as_was_asked_for(
+    data: Dataset, node: Node, propagation: str, *, is_peer: bool, is_slave: bool
+):
+    folder = node.machine.folder("private")
+    programs.run("mount", "-t", "tmpfs", "none", folder)
+    programs.run("mount", "--make-private", folder)
+    place = folder / "place"
+    place.mkdir()
+    group = top(data.volume.source).shared
+
+    mount = attach(data.volume.source, place, Attributes(propagation=propagation))
+
+    assert group
+    assert (mount.shared == group) == is_peer
+    assert (mount.master == group) == is_slave
+    assert bool(mount.shared) == (propagation in {"shared", "peer"})
+    mounts.unmount_all(str(place))
+    mounts.unmount_all(str(folder))
+
+
+def test_a_dead_mount_can_be_cloned_and_closing_dissolves_the_clone(data: Dataset):
+    data.daemon.kill()
+    before = set(mountinfo.read())
+
+    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+        assert mountinfo.superblock(fd) == top(data.volume.source).dev
+
+    assert set(mountinfo.read()) == before
+
+
+@pytest.mark.parametrize(
+    ("inner", "number"),
+    [("link", errno.ELOOP), ("../..", errno.EXDEV), ("absent", errno.ENOENT)],
+)
+def test_what_a_pod_may_put_into_a_volume_leads_nowhere_else(node: Node, inner: str, number: int):
+    data = node.dataset("demo", files=FILES)
+    (node.machine.folder("data-demo") / "data" / "link").symlink_to("/etc")
+
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        mounts.clone(str(data.volume.source), inner, Attributes())
+
+    assert caught.value.errno == number
+
+
+def test_a_path_with_a_link_in_it_is_refused(node: Node, data: Dataset):
+    link = node.machine.folder("links") / "link"
+    link.symlink_to(data.volume.source.parent)
+
+    with pytest.raises(OSError) as caught:  # noqa: PT011
+        mounts.open_path(str(link / data.volume.source.name))
+
+    assert caught.value.errno == errno.ELOOP
+
+
+# Swaps.
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_a_swap_leaves_one_layer_however_many_there_were(data: Dataset, place: Path, layers: int):
+    pile(data.volume.source, place, layers)
+    data.daemon.kill()
+    stack = mountinfo.read().stack(str(place))
+    data.daemon.restart()
+
+    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+        left = at_home(mounts.swap, fd, stack)
+
+    assert left == 1
+    assert len(mountinfo.read().stack(str(place))) == 1
+    assert set(os.listdir(place)) == {"a.txt", "sub"}
+
+
+def test_a_swap_of_what_is_there_no_more_is_refused_and_changes_nothing(data: Dataset, place: Path):
+    programs.run("mount", "--bind", data.volume.source, place)
+    stack = mountinfo.read().stack(str(place))
+    programs.run("mount", "-t", "tmpfs", "somebody", place)
+    before = mountinfo.read().stack(str(place))
+
+    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+        with pytest.raises(Covered, match="changed meanwhile"):
+            at_home(mounts.swap, fd, stack)
+        with pytest.raises(Covered):
+            at_home(mounts.cover, fd, stack)
+        with pytest.raises(Covered):
+            at_home(mounts.peel, stack)
+
+    assert mountinfo.read().stack(str(place)) == before
+
+
+def test_covering_adds_a_layer(data: Dataset, place: Path):
+    programs.run("mount", "--bind", data.volume.source, place)
+    stack = mountinfo.read().stack(str(place))
+
+    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+        layers = at_home(mounts.cover, fd, stack)
+
+    assert layers == len(mountinfo.read().stack(str(place))) == 2
+
+
+def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Path):
+    programs.run("mount", "--bind", "-o", "ro", data.volume.source, place)
+    before = top(place)
+    data.daemon.kill()
+
+    at_home(mounts.part, before)
+
+    after = top(place)
+    assert before.shared == top(data.volume.source).shared
+    assert after.shared != before.shared
+    assert (after.dev, after.options) == (before.dev, before.options)
+    assert len(mountinfo.read().stack(str(place))) == 1
+
+
+@pytest.mark.parametrize("propagation", [Propagation.NONE, Propagation.HOST_TO_CONTAINER])
+def test_mounts_locked_by_a_user_namespace_heal_to_two_layers_and_no_more(
+    node: Node, heal: Healing, data: Dataset, propagation: Propagation
+):
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    script = "exec unshare --user --map-root-user --mount --propagation unchanged sleep infinity"
+    outer = pod.container("outer", {"/data": target}, propagation, command=["sh", "-c", script])
+    sees = outer.sees
+    assert sees.names("/data") == {"a.txt", "sub"}
+
+    layers = []
+    for _ in range(5):
+        heal.crash(data)
+        assert sees.names("/data") == {"a.txt", "sub"}
+        layers.append(len(sees.layers("/data")))
+        assert sees.layers("/data")[-1].read_only
+
+    assert max(layers) <= 2
+    assert whole(node, node.sees, target, data)
+
+
+# Bare places, and what stands at a path.
+
+
+def test_attaching_where_a_mount_stands_is_refused(data: Dataset, place: Path):
+    attach(data.volume.source, place, Attributes())
+
+    with pytest.raises(Covered):
+        attach(data.volume.source, place, Attributes())
+
+    assert len(mountinfo.read().stack(str(place))) == 1
+
+
+def test_what_a_path_shows_is_told_of_dead_and_hung_mounts_too(data: Dataset, place: Path):
+    assert not mounts.shown(str(place)).is_mount  # type: ignore[union-attr]
+    mount = attach(data.volume.source, place, Attributes())
+
+    data.daemon.kill(signal.SIGSTOP)
+    hung = mounts.shown(str(place))
+    data.daemon.kill()
+    dead = mounts.shown(str(place))
+
+    assert hung == dead == mounts.Shown(mount.mnt_id, mount.dev, is_mount=True)
+
+
+def test_a_link_is_not_followed_by_what_it_shows(node: Node, data: Dataset):
+    link = node.machine.folder("links") / "link"
+    link.symlink_to(data.volume.source)
+
+    shown = mounts.shown(str(link))
+
+    assert shown is not None
+    assert not shown.is_mount
+    assert mounts.shown(str(link.parent / "absent")) is None
+
+
+@pytest.mark.parametrize("end", ["alive", "dead", "hung"])
+def test_unmounting_all_ends_whatever_the_daemon_does(data: Dataset, place: Path, end: str):
+    pile(data.volume.source, place, 3)
+    if end != "alive":
+        data.daemon.kill(signal.SIGKILL if end == "dead" else signal.SIGSTOP)
+
+    removed = mounts.unmount_all(str(place))
+
+    assert removed == 3
+    assert mounts.unmount_all(str(place)) == 0
+    assert mountinfo.read().at(str(place)) is None
+    data.daemon.kill(signal.SIGCONT)
+
+
+def test_unmounting_follows_no_link(node: Node, data: Dataset):
+    link = node.machine.folder("links") / "link"
+    link.symlink_to(data.volume.source)
+
+    assert mounts.unmount_all(str(link)) == 0
+    assert only_layer(node.sees, data.volume.source)
+
+
+# Mounts inside.
+
+
+@pytest.fixture
+def nested(node: Node) -> Path:
+    folder = node.machine.folder("inside")
+    (folder / "kept").touch()
+    return folder
+
+
+def _nested(node: Node, fd: int, folder: Path) -> mounts.Nested:
+    clone = mounts.clone(
+        str(node.machine.root), str(folder.relative_to(node.machine.root)), Attributes()
+    )
+    return mounts.Nested("/sub", clone, mounts.open_inside(fd, "/sub"))
+
+
+def test_a_mount_is_put_into_a_detached_one(node: Node, data: Dataset, place: Path, nested: Path):
+    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+        inside = _nested(node, fd, nested)
+        is_nested = mounts.nest([inside])
+        inside.close()
+        mounts.attach_bare(fd, str(place), syscalls.AT_FDCWD)
+
+    if not is_nested:
+        pytest.skip("before Linux 6.15 it is put into an attached one")
+    assert os.listdir(place / "sub") == ["kept"]
+    mounts.unmount_all(str(place / "sub"))
+
+
+def test_a_mount_may_be_put_in_late(node: Node, data: Dataset, place: Path, nested: Path):
+    programs.run("mount", "--bind", data.volume.source, place)
+    stack = mountinfo.read().stack(str(place))
+
+    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+        inside = _nested(node, fd, nested)
+        at_home(lambda root_fd: mounts.swap(fd, stack, root_fd, [inside]))
+        inside.close()
+
+    assert os.listdir(place / "sub") == ["kept"]
+    mounts.unmount_all(str(place / "sub"))
+
+
+def test_a_place_inside_follows_no_link_and_leads_nowhere_else(node: Node):
+    data = node.dataset("demo", files=FILES)
+    (node.machine.folder("data-demo") / "data" / "link").symlink_to("/etc")
+
+    with mounts.closing(mounts.open_path(str(data.volume.source))) as fd:
+        for inner in ("link", "../x"):
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                mounts.open_inside(fd, inner)
+            assert caught.value.errno in {errno.ELOOP, errno.EXDEV}

@@ -1,0 +1,232 @@
+"""What wakes recovery up on the real kernel: mounts, ends of daemons, pokes, stand-ins."""
+
+import errno
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csi_fluid.demo import programs
+from recover.linux import fanotify, fuse, mounts, procevents
+from recover.linux.owntable import OwnTable
+from recover.linux.wakeups import WakeUps
+from tests import sandbox
+from tests.harness import Node
+from tests.privileged.healing import Healing, whole
+
+SOON_S = 5.0
+
+
+def refuse(*_: object) -> "fanotify.MountEvents":
+    raise OSError(errno.EINVAL, "an older kernel")
+
+
+def forbid(_: int) -> int:
+    raise PermissionError(errno.EPERM, "a seccomp filter")
+
+
+@pytest.fixture
+def wakeups(request: pytest.FixtureRequest) -> Iterator[WakeUps]:
+    made = WakeUps(**getattr(request, "param", {}))
+    yield made
+    made.close()
+
+
+def dev_of(node: Node, path: Path) -> str:
+    return node.sees.layers(path)[-1].dev
+
+
+def test_a_mount_wakes_with_its_path(node: Node, wakeups: WakeUps):
+    sandbox.require(kernel=(6, 15))
+    place = node.machine.folder("a b\n\\c")
+    programs.run("mount", "-t", "tmpfs", "none", place)
+
+    wake = wakeups.wait(SOON_S)
+
+    assert wake.by == {"fanotify"}
+    assert str(place) in wake.mounted
+    assert wakeups.names[0] == "fanotify"
+
+
+@pytest.mark.parametrize("wakeups", [{"mount_events": refuse}], indirect=True)
+def test_a_mount_wakes_where_there_is_no_fanotify(node: Node, wakeups: WakeUps):
+    own = OwnTable()
+    own.current()
+    place = node.machine.folder("place")
+    programs.run("mount", "-t", "tmpfs", "none", place)
+
+    wake = wakeups.wait(SOON_S)
+
+    assert wake.by == {"mountinfo poll"}
+    assert wake.everything
+    assert own.current().at(str(place)) is not None
+    assert wakeups.wait(0).by == frozenset()
+    assert wakeups.names[0] == "mountinfo poll"
+    own.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_end_of_a_daemon_wakes_with_its_superblock(
+    node: Node, wakeups: WakeUps, number: signal.Signals
+):
+    data = node.dataset("demo")
+    dev = dev_of(node, data.volume.source)
+
+    assert wakeups.watch(dev)
+    assert wakeups.watch(dev)  # again: nothing new
+    wakeups.wait(0)
+    data.daemon.kill(number)
+    wake = wakeups.wait(SOON_S)
+
+    assert wake.by == {"pidfd"}
+    assert wake.ended == {dev}
+    assert not wakeups.wait(0).ended
+
+
+def test_a_stopped_daemon_wakes_nobody(node: Node, wakeups: WakeUps):
+    data = node.dataset("demo")
+    wakeups.watch(dev_of(node, data.volume.source))
+    wakeups.wait(0)
+
+    data.daemon.kill(signal.SIGSTOP)
+
+    assert not wakeups.wait(0.1).ended
+    data.daemon.kill(signal.SIGCONT)
+
+
+def test_a_superblock_without_a_process_is_not_said_to_be_watched(node: Node, wakeups: WakeUps):
+    data = node.dataset("demo")
+    dev = dev_of(node, data.volume.source)
+    data.daemon.kill()
+
+    assert not wakeups.watch(dev)
+
+
+def test_what_was_forgotten_wakes_nobody(node: Node, wakeups: WakeUps):
+    kept, forgotten = node.dataset("kept"), node.dataset("forgotten")
+    devs = [dev_of(node, each.volume.source) for each in (kept, forgotten)]
+    for dev in devs:
+        wakeups.watch(dev)
+
+    wakeups.forget({devs[0]})
+    forgotten.daemon.kill()
+    wakeups.wait(0.1)
+    kept.daemon.kill()
+    wake = wakeups.wait(SOON_S)
+
+    assert wake.ended == {devs[0]}
+
+
+@pytest.mark.parametrize("wakeups", [{"pidfd_open": forbid}], indirect=True)
+def test_without_pidfds_and_process_events_that_is_said(node: Node, wakeups: WakeUps):
+    data = node.dataset("demo")  # a sandbox has its own PID namespace: no process events
+
+    assert not wakeups.watch(dev_of(node, data.volume.source))
+    assert wakeups.names[1] == "none for daemon exits"
+
+
+def test_process_events_are_refused_at_once_in_another_pid_namespace():
+    began = time.monotonic()
+
+    with pytest.raises(PermissionError):
+        procevents.ProcessExits()
+
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_poke_from_another_thread_ends_the_wait(wakeups: WakeUps):
+    timer = threading.Timer(0.05, wakeups.poke)
+    timer.start()
+    began = time.monotonic()
+
+    wake = wakeups.wait(SOON_S)
+
+    timer.join()
+    assert time.monotonic() - began < SOON_S
+    assert not wake.by
+
+
+def test_many_pokes_are_one(wakeups: WakeUps):
+    for _ in range(100_000):  # more than a pipe holds
+        wakeups.poke()
+
+    wakeups.wait(0)
+    while wakeups._epoll.poll(0):
+        wakeups.wait(0)
+
+    assert not wakeups.wait(0).by
+
+
+def test_a_wait_ends_when_its_time_is_up(wakeups: WakeUps):
+    began = time.monotonic()
+
+    wake = wakeups.wait(0.05)
+
+    assert 0.05 <= time.monotonic() - began < SOON_S
+    assert not wake.everything
+
+
+def test_more_mounts_than_the_queue_holds_mean_everything(node: Node, wakeups: WakeUps):
+    sandbox.require(kernel=(6, 15))
+    limit = int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text("ascii"))
+    place = str(node.machine.folder("place"))
+    clone = mounts.Attributes()
+    for _ in range(limit + 1):
+        with (
+            mounts.closing(mounts.clone(place, "", clone)) as fd,
+            mounts.closing(mounts.open_path(place)) as at,
+        ):
+            mounts.attach(fd, at)
+        mounts.unmount_all(place)
+
+    sandbox.wait_until(lambda: wakeups.wait(0).everything, "the overflow is told")
+
+
+def test_the_daemon_of_a_superblock_is_found(node: Node):
+    sandbox.require(kernel=(6, 16))
+    data, other = node.dataset("demo"), node.dataset("other")
+
+    assert fuse.daemons(dev_of(node, data.volume.source)) == (data.daemon.pid,)
+    assert fuse.daemons(dev_of(node, other.volume.source)) == (other.daemon.pid,)
+    assert fuse.connection_of("0:123") == 123
+
+
+@pytest.mark.parametrize(
+    "doors",
+    [
+        {"mount_events": refuse},
+        {"pidfd_open": forbid},
+        {"mount_events": refuse, "pidfd_open": forbid},
+    ],
+    ids=["no fanotify", "no pidfd", "neither"],
+)
+def test_recovery_heals_by_the_stand_ins(node: Node, heal: Healing, doors: dict[str, object]):
+    heal.stop()
+    heal.make()
+    assert heal.recovery is not None
+    heal.recovery._wakeups.close()
+    heal.recovery._wakeups = WakeUps(**doors)  # type: ignore[arg-type]
+    heal.begin()
+    data = node.dataset("demo")
+    main = node.pod().container("main", {"/data": heal.publish(node.pod(), data)})
+    heal.await_looked(data)
+
+    for _ in range(3):
+        heal.crash(data)
+
+    assert whole(node, main.sees, "/data", data)
+
+
+def test_nothing_stays_open(node: Node):
+    data = node.dataset("demo")
+    before = set(os.listdir("/proc/self/fd"))
+    wakeups = WakeUps()
+    wakeups.watch(dev_of(node, data.volume.source))
+
+    wakeups.close()
+
+    assert set(os.listdir("/proc/self/fd")) == before

@@ -1,0 +1,89 @@
+"""The process connector; outside of a sandbox, because the kernel serves only its first namespaces.
+
+Nothing here touches a mount.  In any other PID namespace the same tests expect the refusal.
+"""
+
+import contextlib
+import errno
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from recover.linux import procevents
+from recover.linux.wakeups import Wake, WakeUps
+from tests import sandbox
+
+IS_SERVED = int(os.readlink("/proc/self/ns/pid")[5:-1]) == procevents._INITIAL_PID_NS
+
+
+def refuse(_: int) -> int:
+    raise PermissionError(errno.EPERM, "refused by a seccomp filter")
+
+
+@pytest.fixture
+def child() -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(["sleep", "60"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def wakeups() -> Iterator[WakeUps]:
+    made = WakeUps(pidfd_open=refuse)
+    yield made
+    made.close()
+
+
+def test_ends_of_processes_are_read_by_another_thread_than_subscribed(
+    child: subprocess.Popen[bytes],
+):
+    made: list[procevents.ProcessExits] = []
+
+    def subscribe() -> None:
+        with contextlib.suppress(PermissionError):
+            made.append(procevents.ProcessExits())
+
+    thread = threading.Thread(target=subscribe)
+    thread.start()
+    thread.join()
+    child.kill()
+    seen: list[int] = []
+
+    def sees_the_end() -> bool:
+        seen.extend(made[0].read())
+        return child.pid in seen
+
+    assert bool(made) == IS_SERVED
+    if made:
+        sandbox.wait_until(sees_the_end, "the end of the child")
+        made[0].close()
+
+
+def test_they_stand_in_where_pidfds_are_refused(child: subprocess.Popen[bytes], wakeups: WakeUps):
+    is_watched = wakeups._watch_process(child.pid, "0:99")
+    child.kill()
+    wakes: list[Wake] = []
+
+    def is_woken() -> bool:
+        wakes.append(wakeups.wait(5))
+        return bool(wakes[-1].ended)
+
+    assert is_watched == IS_SERVED
+    assert wakeups.names[1] == ("process events" if IS_SERVED else "none for daemon exits")
+    if is_watched:
+        sandbox.wait_until(is_woken, "the end of the child")
+        assert wakes[-1].ended == {"0:99"}
+        assert wakes[-1].by == {"process events"}
+
+
+def test_a_process_that_ended_before_it_was_watched_is_not_said_to_be_watched(
+    child: subprocess.Popen[bytes], wakeups: WakeUps
+):
+    child.kill()
+    child.wait()
+
+    assert not wakeups._watch_process(child.pid, "0:99")
