@@ -8,6 +8,7 @@ look at the end, both with a time limit; a target's lock is never held over eith
 import contextlib
 import itertools
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
@@ -25,7 +26,9 @@ from recover.plan import Act, Attach, Cover, Peel, Swap
 from recover.store import Store
 
 _LOCK_WAIT_S = 2.0
-_VISITORS = 2  # namespaces visited at a time: one that hangs must not hold up the others
+_VISITORS = 2  # namespaces visited at a time
+_MOST_VISITORS = 64
+_HURRY_S = 0.1  # after so long without an end of a visit another one begins beside those
 _MANY = 8  # steps in one namespace that make it likely to be that of the host
 _BATCH = 32  # steps of our own namespace done under one visit; bounds how long targets stay locked
 
@@ -87,12 +90,8 @@ class Executor:
                 group = _still_there(group)
             return list(self._inside(group[0].namespace, group, table, verify=True))
 
-        if len(groups) == 1:
-            yield from inside(groups[0])
-            return
-        with ThreadPoolExecutor(_VISITORS, "visits") as pool:
-            for results in pool.map(inside, groups):
-                yield from results
+        for results in _by_visitors(inside, groups) if len(groups) > 1 else map(inside, groups):
+            yield from results
 
     def _at_home(
         self, home: Namespace, batch: Sequence[Act], table: Callable[[], MountTable]
@@ -309,6 +308,38 @@ def look(path: str, root_fd: int, live: str) -> None:
 def _check(clone_fd: int, path: str, dev: str) -> None:
     if mountinfo.superblock(clone_fd) != dev:
         raise Covered(f"{path} was mounted anew while it was being cloned")
+
+
+def _by_visitors(
+    visit: Callable[[list[Act]], list[Result]], groups: list[list[Act]]
+) -> Iterator[list[Result]]:
+    """Yield what each visit returns, in any order; those that hang do not hold up the others."""
+    waiting = iter(groups)  # its next() is atomic
+    ended: queue.SimpleQueue[list[Result] | Exception] = queue.SimpleQueue()
+
+    def work() -> None:
+        for group in waiting:
+            try:
+                ended.put(visit(group))
+            except Exception as error:  # noqa: BLE001  raised below
+                ended.put(error)
+
+    with ThreadPoolExecutor(_MOST_VISITORS, "visits") as pool:
+        for _ in range(_VISITORS):
+            pool.submit(work)
+        for _ in groups:
+            while (results := _soon(ended)) is None:
+                pool.submit(work)  # all visitors are held up
+            if isinstance(results, Exception):
+                raise results
+            yield results
+
+
+def _soon(ended: "queue.SimpleQueue[list[Result] | Exception]") -> list[Result] | Exception | None:
+    try:
+        return ended.get(timeout=_HURRY_S)
+    except queue.Empty:
+        return None
 
 
 def _still_there(steps: list[Act]) -> list[Act]:

@@ -102,7 +102,6 @@ class Traces:
     @classmethod
     def of_process(cls) -> "Traces":
         """Look at descriptors and Python threads."""
-        gc.collect()  # an unreachable object is not a leak
         return cls(
             descriptors=frozenset(f"descriptor {fd} -> {text}" for fd, text in _descriptors()),
             threads=frozenset(f"thread {t.name} ({t.ident})" for t in threading.enumerate()),
@@ -127,6 +126,7 @@ def settle(look: Callable[[], list[str]]) -> list[str]:
     """Return what a look finds, after a moment for what is about to go by itself."""
     deadline = time.monotonic() + SETTLE_S
     while (found := look()) and time.monotonic() < deadline:
+        gc.collect()  # an unreachable object is not a leak
         time.sleep(0.02)  # noqa: TID251 -- no event tells that a thread or a process has gone
     return found
 

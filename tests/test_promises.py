@@ -85,7 +85,7 @@ def test_every_metric_is_documented():
 def test_every_make_target_is_explained_by_make_help():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     explained = subprocess.run(
-        ["make"], cwd=ROOT, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
 
     targets = re.findall(r"^([a-z]+):", makefile, re.MULTILINE)

@@ -10,10 +10,13 @@ the messages are read from a copy of its descriptor.
 import errno
 import os
 import select
+import socket
+import struct
 import threading
 from typing import Any
 
 _INITIAL_PID_NS = 0xEFFFFFFC  # PROC_PID_INIT_INO, <linux/proc_ns.h>
+_NETLINK_CONNECTOR = 11  # <linux/netlink.h>
 _EVENT_MS = 1000  # within which the kernel tells an event
 _MESSAGE_BYTES = 65536
 
@@ -25,6 +28,7 @@ class ProcessExits:
         """Subscribe; raises OSError where the connector is out of reach, ImportError without it."""
         if int(os.readlink("/proc/self/ns/pid")[5:-1]) != _INITIAL_PID_NS:
             raise PermissionError(errno.EPERM, "process events need the host's PID namespace")
+        _knock()
         from pyroute2.netlink.connector import cn_proc
 
         self._exit = cn_proc.PROC_EVENT_EXIT
@@ -58,17 +62,26 @@ class ProcessExits:
         os.close(self._fd)
 
 
+def _knock() -> None:
+    """Raise ConnectionRefusedError outside of the host's network namespace.
+
+    There pyroute2 would raise it too, but leave its event loop logging tracebacks.
+    """
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_DGRAM, _NETLINK_CONNECTOR) as door:
+        door.send(struct.pack("=IHHII", 16, 1, 0, 0, 0))  # NLMSG_NOOP, which the kernel passes over
+
+
 def _subscribe(cn_proc: Any) -> int:
     """Return a descriptor on which the events arrive."""
     request = cn_proc.proc_event_control()
     request["action"] = cn_proc.PROC_CN_MCAST_LISTEN
     request["idx"], request["val"] = cn_proc.CN_IDX_PROC, cn_proc.CN_VAL_PROC
     request["len"] = 4
-    with cn_proc.ProcEventSocket() as socket:
-        socket.bind()
-        # Not socket.control(): it waits for an answer, and the kernel refuses by silence.
-        socket.put(request, cn_proc.NLMSG_DONE, msg_flags=0, msg_seq=0)
-        fd = os.dup(socket.fileno())
+    with cn_proc.ProcEventSocket() as events:
+        events.bind()
+        # Not events.control(): it waits for an answer, and the kernel refuses by silence.
+        events.put(request, cn_proc.NLMSG_DONE, msg_flags=0, msg_seq=0)
+        fd = os.dup(events.fileno())
     os.set_blocking(fd, False)
     if not _is_served(fd):
         os.close(fd)

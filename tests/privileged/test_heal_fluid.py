@@ -41,7 +41,9 @@ def test_what_fluid_left_heals_to_one_read_only_layer(
         crash_as_healed_by_fluid(data, target)
 
     with healing(node) as heal:
-        heal.crash(data, stack=stack)
+        heal.await_looked(data)
+        # A restart takes time: the binds are parted from the source while its daemon is away.
+        heal.crash(data, stack=stack, delay_s=0.1)
 
         heal.await_whole(data, node.sees, target)
         heal.await_whole(data, slave.sees, "/data")
@@ -95,7 +97,8 @@ def test_a_subpath_of_fluids_bind_heals(node: Node, data: Dataset, *, stack: boo
     main = pod.container("main", {"/data": place})
 
     with healing(node) as heal:
-        heal.crash(data, stack=stack)
+        heal.await_looked(data)
+        heal.crash(data, stack=stack, delay_s=0.1)
 
         heal.await_whole(data, node.sees, place)
         heal.await_whole(data, main.sees, "/data")
