@@ -86,7 +86,6 @@ class Healer:
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
-        self.watched: frozenset[str] = frozenset()  # those whose daemons were looked for
 
     def run(self) -> float | None:
         """Do what is to be done now; return in how many seconds to try again, None if done."""
@@ -101,7 +100,8 @@ class Healer:
         self._note_dead(view)  # before the first swap: a killed heal must find its copies again
         if not view.live:
             self._waiting = self._parted(view)
-            return None
+            # No event tells that a daemon which hung, or was slow to begin, goes on.
+            return self._backoff.wait_s() if view.reply.answer is Answer.HUNG else None
         self._waiting = None
         if view.live != self.live:
             self._backoff.reset()

@@ -15,6 +15,7 @@ from recover import observer as told, reconcile
 from recover.heal import Context, Healer
 from recover.lease import Lease
 from recover.linux import namespaces
+from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.linux.wakeups import Wake, WakeUps
@@ -54,12 +55,12 @@ def chosen_strategy(wish: str) -> Strategy:
 class _Worker:
     """Runs the healer of one source, one run at a time, on a thread that lives for that work."""
 
-    def __init__(self, healer: Healer, ran: Callable[[Healer], None]) -> None:
+    def __init__(self, healer: Healer, wakeups: WakeUps) -> None:
         self.healer = healer
         self.due: float | None = None  # monotonic time of the next try
-        self.is_watched = False  # all its daemons' exits will be told
-        self._ran = ran
+        self._wakeups = wakeups
         self._lock = threading.Lock()
+        self._watched: dict[str, bool] = {}  # superblock -> will the end of its daemon be told?
         self._wanted = False
         self._thread: threading.Thread | None = None
 
@@ -70,7 +71,13 @@ class _Worker:
     @property
     def wants_mounts(self) -> bool:
         """Tell whether a mount at the source would be news that nothing else brings."""
-        return not self.healer.is_healing and (self.healer.is_waiting or not self.is_watched)
+        return not self.healer.is_healing and (self.healer.is_waiting or not self._is_watched)
+
+    @property
+    def _is_watched(self) -> bool:
+        serving = self.healer.serving
+        with self._lock:
+            return bool(serving) and all(self._watched.get(dev, False) for dev in serving)
 
     def kick(self, source: str) -> None:
         with self._lock:
@@ -90,11 +97,35 @@ class _Worker:
                 self._wanted = False
             try:
                 wait_s = self.healer.run()
+                self._watch_daemons()
             except Exception:
                 log.exception("healing stopped by a fault in this program; trying again in 30 s")
                 wait_s = 30.0
             self.due = None if wait_s is None else time.monotonic() + wait_s
-            self._ran(self.healer)
+            self._wakeups.poke()  # for the loop to learn when the next try is due
+
+    def _watch_daemons(self) -> None:
+        """Watch the daemons that the run found; run once more if one may have ended before that."""
+        serving = self.healer.serving
+        with self._lock:
+            new = serving - self._watched.keys()
+            self._watched = {dev: self._watched.get(dev, False) for dev in serving}
+        for dev in new:
+            is_told = self._wakeups.watch(dev)
+            with self._lock:
+                self._wanted = self._wanted or not is_told
+                if dev in self._watched:
+                    self._watched[dev] = is_told
+
+    def concerns(self, ended: frozenset[str]) -> bool:
+        """Tell whether daemons that ended were of this source.
+
+        The kernel soon gives their superblocks' numbers to others, which are to be watched again.
+        """
+        with self._lock:
+            for dev in ended:
+                self._watched.pop(dev, None)
+        return bool(self.healer.serving & ended)
 
     def join(self, timeout_s: float) -> bool:
         with self._lock:
@@ -108,7 +139,13 @@ class Recovery:
     """The background recovery: start it once, stop it once."""
 
     def __init__(
-        self, store: Store, locks: Locks, prober: Prober, observer: Observer, settings: Settings
+        self,
+        store: Store,
+        locks: Locks,
+        prober: Prober,
+        observer: Observer,
+        settings: Settings,
+        wake_ups: Callable[[], WakeUps] = WakeUps,
     ) -> None:
         self._settings = settings
         self._own = OwnTable()
@@ -136,7 +173,7 @@ class Recovery:
         )
         self._riddles = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try
-        self._wakeups = WakeUps()
+        self._wakeups = wake_ups()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
         self.reconciled = threading.Event()
 
@@ -160,17 +197,6 @@ class Recovery:
             self._new.add(source)
             self._wakeups.poke()
 
-    def _note_run(self, healer: Healer) -> None:
-        """Watch the daemons that a run found, and let the loop learn when the next try is due."""
-        new = healer.serving - healer.watched
-        healer.watched = healer.serving
-        found = [self._wakeups.watch(dev) for dev in new if not self._stop.is_set()]
-        if found:
-            self._workers[healer.source].is_watched = all(found)
-        if not all(found):
-            self._new.add(healer.source)  # it may have ended before it was watched: look again
-        self._wakeups.poke()
-
     def stop(self, timeout_s: float = 4.0) -> bool:
         """Stop after the steps under way; False if something did not end in time and was left.
 
@@ -192,10 +218,7 @@ class Recovery:
 
     def _run(self) -> None:
         context = self._context
-        try:
-            self._riddles = self._reconciler.run(self._own.current())
-        except Exception:  # the kernel is the truth: rows that disagree must not keep pods waiting
-            log.exception("the state file could not be reconciled with the mounts of this node")
+        self._reconcile(self._reconciler.run)
         self.reconciled.set()
         self._kick(context.store.sources())
         next_tick = time.monotonic() + self._settings.period_s
@@ -210,6 +233,12 @@ class Recovery:
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + self._settings.period_s
                 self._tick()
+
+    def _reconcile(self, bring_together: Callable[[MountTable], bool]) -> None:
+        try:
+            self._riddles = bring_together(self._own.current())
+        except Exception:  # the kernel is the truth: rows that disagree must not keep pods waiting
+            log.exception("the state file could not be reconciled with the mounts of this node")
 
     def _until(self, next_tick: float) -> float:
         dues = [worker.due for worker in self._workers.values() if worker.due is not None]
@@ -227,7 +256,7 @@ class Recovery:
                 worker.due = None
             # Its own mounts, or its source's, came before anybody wanted to know: look again.
             overtaken = wake.unread and (worker.is_busy or worker.wants_mounts)
-            if overdue or overtaken or worker.healer.serving & wake.ended:
+            if worker.concerns(wake.ended) or overdue or overtaken:
                 concerned.add(source)
         return concerned
 
@@ -237,7 +266,7 @@ class Recovery:
         context.store.flush()
         if self._riddles and self._own.version != self._adopted_at:
             self._adopted_at = self._own.version
-            self._riddles = self._reconciler.adopt(self._own.current())
+            self._reconcile(self._reconciler.adopt)
         sources = set(context.store.sources())
         for source in self._workers.keys() - sources:
             if self._workers[source].join(0):
@@ -250,5 +279,5 @@ class Recovery:
         for source in sources:
             if source not in self._workers:
                 healer = Healer(source, self._context, self._stop.is_set)
-                self._workers[source] = _Worker(healer, self._note_run)
+                self._workers[source] = _Worker(healer, self._wakeups)
             self._workers[source].kick(source)

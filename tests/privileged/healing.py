@@ -7,7 +7,7 @@ may inject faults, and costs little.
 import dataclasses
 import errno
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Prober
+from recover.linux.wakeups import WakeUps
 from recover.locks import Locks
 from recover.store import Publication, Store
 from tests.harness import Dataset, Node, Pod, View, until
@@ -54,6 +55,7 @@ class Healing:
         recover_writable: bool = False,
         warning_threshold: int = 50,
         locks: Locks | None = None,
+        wake_ups: Callable[[], WakeUps] = WakeUps,
     ) -> None:
         self.ear = Ear()
         self.prober = Prober(timeout_s=probe_timeout_s)
@@ -70,6 +72,7 @@ class Healing:
         self._node = node
         self._claims = targets.Claims()
         self._sources = readiness.Sources(self.prober)
+        self._wake_ups = wake_ups
         self.recovery: loop.Recovery | None = None
 
     def start(self) -> "Healing":
@@ -80,7 +83,7 @@ class Healing:
     def make(self) -> None:
         """Build recovery; `begin` starts it."""
         parts = self.store, self.locks, self.prober, self.ear, self._settings
-        self.recovery = loop.Recovery(*parts)
+        self.recovery = loop.Recovery(*parts, wake_ups=self._wake_ups)
 
     def begin(self) -> "Healing":
         """Start what `make` has built."""

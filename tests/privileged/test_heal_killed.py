@@ -87,6 +87,11 @@ class Scene:
         self.data.daemon.restart()
         return mortal
 
+    def lose_state(self) -> None:
+        """Remove the state file, as a new disk does."""
+        for path in self.node.machine.state.parent.iterdir():
+            path.unlink()
+
     def check(self) -> None:
         """Fail if a place shows anything but data or a dead mount, or more than two layers."""
         for view, path, names in self.places:
@@ -139,3 +144,19 @@ def test_killed_at_any_moment_the_next_start_repairs(scene: Scene):
         mortal.kill()
         scene.check()
         scene.repair()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("number", range(14, 34, 4))
+def test_killed_with_nothing_but_the_dead_mounts_to_go_by_the_next_start_repairs(
+    scene: Scene, number: int
+):
+    """After the targets were healed only the state file says which dead mounts are ours."""
+    scene.lose_state()
+
+    mortal = scene.crash_under(number)
+    mortal.heals()
+    mortal.kill()
+    scene.check()
+
+    scene.repair()

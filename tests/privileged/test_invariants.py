@@ -226,15 +226,43 @@ def test_what_somebody_mounted_over_a_copy_stays_there(node: Node, heal: Healing
     assert [mount.mnt_id for mount in main.sees.layers("/data")] == before
 
 
-def test_the_sources_own_mounts_are_never_touched(node: Node, heal: Healing):
+@pytest.mark.parametrize("kind", ["shared", "private"])
+def test_the_sources_own_mounts_are_never_touched(node: Node, heal: Healing, kind: str):
+    programs.run("mount", f"--make-{kind}", node.machine.mount_root)
     data = node.dataset("demo")
     target = heal.publish(node.pod(), data)
 
     for _ in range(3):
+        before = node.sees.layers(data.volume.source)
         heal.crash(data, stack=True)
 
-    assert len(node.sees.layers(data.volume.source)) == 4
-    assert whole(node, node.sees, target, data) or only_layer(node.sees, target)
+        assert [m.mnt_id for m in node.sees.layers(data.volume.source)[:-1]] == [
+            m.mnt_id for m in before
+        ]
+
+    live = node.sees.layers(data.volume.source)[-1].dev
+    assert only_layer(node.sees, target).dev == live
+
+
+def test_a_peer_of_the_source_keeps_its_layers_rather_than_lose_the_source(
+    node: Node, heal: Healing
+):
+    data = node.dataset("demo")
+    target = node.pod().target("default-demo")
+    target.mkdir()
+    programs.run("mount", "--bind", data.volume.source, target)  # as Fluid's plugin does
+    main = node.pod().container("main", {"/data": target})
+    heal.stop()
+
+    data.daemon.kill()
+    data.daemon.restart(stack=True)  # the kernel passes it on to the target
+    heal.start()
+    heal.await_looked(data)
+    until(lambda: main.sees.error("/data") == 0, "the container sees its data")
+
+    assert node.sees.error(data.volume.source) == 0
+    assert node.sees.error(target) == 0
+    heal.unpublish(target)
 
 
 def test_a_container_that_swaps_its_path_for_a_link_gets_nothing_mounted_elsewhere(node: Node):

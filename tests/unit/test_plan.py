@@ -142,6 +142,16 @@ def test_a_live_mount_on_top_of_a_dead_one_is_made_one_layer():
     assert [layer.dev for layer in step.copy.stack] == [DEAD, LIVE]
 
 
+def test_propagation_leaves_a_live_mount_on_top_of_a_dead_one_as_it_is():
+    assert not plan.steps(by_propagation(case(copy(mount(), mount(LIVE)))))
+
+
+def test_propagation_covers_a_dead_mount_above_a_live_one():
+    step = only(Cover, by_propagation(case(copy(mount(LIVE), mount()))))
+
+    assert [layer.dev for layer in step.copy.stack] == [LIVE, DEAD]
+
+
 def test_a_path_where_the_kernel_keeps_the_lower_layer_is_not_tidied_again():
     layers = copy(mount(), mount(LIVE), at=POD)
 
