@@ -10,7 +10,6 @@ answer of the new daemon and no look at any mount table.
 
 import contextlib
 import functools
-import itertools
 import os
 import time
 from collections.abc import Callable, Iterable
@@ -170,25 +169,34 @@ class Healer:
         known = {g.dev: g for g in view.generations}
         for dev in view.dead & view.seen:
             generation = known.get(dev) or self._generation(view, dev, "/")
-            if generation.dead_at is None:
+            if generation is not None and generation.dead_at is None:
                 self._context.store.put_generation(replace(generation, dead_at=time.time()))
 
     def _note_live(self, view: View) -> None:
+        generation = self._generation(view, view.live, view.root)
+        if generation is None:
+            return
         store = self._context.store
-        for other in store.sources():  # a number in use here is no longer anybody else's generation
-            if other != self.source and any(g.dev == view.live for g in store.generations(other)):
-                store.remove_generation(other, view.live)
+        for other in store.generations():  # a number in use here is nobody else's generation now
+            if other.dev == view.live and other.source != self.source:
+                store.remove_generation(other.source, other.dev)
         current = next((g for g in view.generations if g.dev == view.live), None)
         if current is None or current.dead_at is not None:
-            store.put_generation(self._generation(view, view.live, view.root))
+            store.put_generation(generation)
 
-    def _generation(self, view: View, dev: str, root: str) -> Generation:
-        """Return a new row; by its mounts, because the source may show another one by now."""
-        known = itertools.chain(self._context.own.current(), *(c.stack for c in view.copies))
-        mount = next((m for m in known if m.dev == dev), None)
-        fs_type, source = (mount.fs_type, mount.source) if mount is not None else ("", "")
+    def _generation(self, view: View, dev: str, root: str) -> Generation | None:
+        """Return a new row; None if no path of ours shows that superblock any more.
+
+        Then the kernel may have given its number to another source already, whose copies the row
+        would make ours.
+        """
+        table = self._context.own.current()
+        paths = (self.source, *(p.target for p in view.publications))
+        mount = next((m for path in paths for m in table.stack(path) if m.dev == dev), None)
+        if mount is None:
+            return None
         boot_id = self._context.boot_id
-        return Generation(self.source, dev, root, fs_type, source, boot_id, time.time())
+        return Generation(self.source, dev, root, mount.fs_type, mount.source, boot_id, time.time())
 
     def _pin(self, view: View) -> None:
         prober = self._context.prober

@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import signal
 import statistics
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ OVERHEADS = pytest.StashKey[list[float]]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[OVERHEADS] = []
     if sandbox.inside():
         config.pluginmanager.register(sandbox.Reporter(config))

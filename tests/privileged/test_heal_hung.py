@@ -138,13 +138,14 @@ def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
     hung.daemon.kill(signal.SIGSTOP)
     until(lambda: heal.ear.of(told.Hung), "the hang is told")
     _let_names_expire()
-    for _ in range(2):
+    for _ in range(6):
         data.daemon.kill()
         data.daemon.restart()
         heal.await_whole(data, node.sees, targets[0])
         heal.crash(third)
 
     assert whole(node, node.sees, targets[1], third)
+    assert heal.prober.abandoned <= 4  # the source, and one for each thing tried on the way there
     hung.daemon.kill(signal.SIGCONT)
     programs.run("umount", "-l", place)
 
