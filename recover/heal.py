@@ -149,10 +149,10 @@ class Healer:
         return reply.alive and reply.dev == self.live
 
     def _view(self) -> View:
-        self._version = self._context.own.version
         looker = self._context.looker
         if self._waiting is not None and (view := looker.refresh(self._waiting)) is not None:
             return view
+        self._version = self._context.own.version  # reads the table if it changed
         inside = self._state != "healthy" or self._has_older_generations()
         view = looker.look(self.source, inside=inside)
         if not inside and (view.verdicts or not view.live):  # there may be copies elsewhere
@@ -160,7 +160,13 @@ class Healer:
         return view
 
     def _has_older_generations(self) -> bool:
-        return any(g.dev != self.live for g in self._context.store.generations(self.source))
+        """Tell whether copies of another generation may come to light without an event here.
+
+        Dead ones only in other namespaces, where a container may be starting from them.
+        """
+        inside = self._context.strategy is Strategy.NAMESPACE
+        older = (g for g in self._context.store.generations(self.source) if g.dev != self.live)
+        return any(inside or g.dead_at is None for g in older)
 
     # -- generations -----------------------------------------------------------------------------
 

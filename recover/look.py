@@ -148,10 +148,10 @@ class Looker:
 
     def case(self, view: View, settled: frozenset[tuple[int, str]] = frozenset()) -> plan.Case:
         """Return what planning needs to know about a view."""
-        nested = [mount for copy in view.copies for mount in copy.nested]
-        table = self._own.current()
-        generations = self._store.generations() if nested else ()
-        lost = (m for m in nested if detect.origin_of(m, table, generations) is None)
+        lost: frozenset[Mount] = frozenset()
+        if nested := [mount for copy in view.copies for mount in copy.nested]:
+            table, known = self._own.current(), self._store.generations()  # not read needlessly
+            lost = frozenset(m for m in nested if detect.origin_of(m, table, known) is None)
         return plan.Case(
             source=view.source,
             home=self.home,
@@ -162,7 +162,7 @@ class Looker:
             recover_writable=self._recover_writable,
             copies=view.copies,
             bare=view.bare,
-            unavailable=frozenset(lost),
+            unavailable=lost,
             settled=settled,
         )
 

@@ -27,6 +27,8 @@ from recover.store import Store
 
 log = logging.getLogger(__name__)
 
+_BURST_S = 0.2  # publishes that come together are looked at together
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -101,6 +103,8 @@ class _Worker:
             except Exception:
                 log.exception("healing stopped by a fault in this program; trying again in 30 s")
                 wait_s = 30.0
+                with self._lock:
+                    self._watched.clear()  # one may be missing: watch all of them again
             self.due = None if wait_s is None else time.monotonic() + wait_s
             self._wakeups.poke()  # for the loop to learn when the next try is due
 
@@ -151,6 +155,7 @@ class Recovery:
         self._own = OwnTable()
         self._stop = threading.Event()
         self._new: set[str] = set()
+        self._soon: dict[str, float] = {}  # sources to look at, and the monotonic time from which
         self._workers: dict[str, _Worker] = {}
         strategy = chosen_strategy(settings.strategy)
         self.strategy = strategy.value
@@ -189,13 +194,17 @@ class Recovery:
     def changed(self, source: str) -> None:
         """Say that a publication of this source came or went; never blocks.
 
-        A whole source that is watched already needs nothing: its publications are read when it
-        breaks.
+        Where all was well a look follows soon, one for a whole burst: a publish that put the mount
+        of an earlier plugin right may have bared a dead one inside a container.
         """
         worker = self._workers.get(source)
         if worker is None or not worker.healer.is_whole:
             self._new.add(source)
-            self._wakeups.poke()
+        elif source not in self._soon:
+            self._soon[source] = time.monotonic() + _BURST_S
+        else:
+            return
+        self._wakeups.poke()
 
     def stop(self, timeout_s: float = 4.0) -> bool:
         """Stop after the steps under way; False if something did not end in time and was left.
@@ -242,6 +251,7 @@ class Recovery:
 
     def _until(self, next_tick: float) -> float:
         dues = [worker.due for worker in self._workers.values() if worker.due is not None]
+        dues += list(self._soon.values())
         return min([next_tick, *dues]) - time.monotonic()
 
     def _concerned(self, wake: Wake) -> set[str]:
@@ -250,6 +260,9 @@ class Recovery:
         concerned = {source for source in sources if wake.everything or source in wake.mounted}
         while self._new:
             concerned.add(self._new.pop())
+        concerned |= {source for source, due in list(self._soon.items()) if due <= now}
+        for source in concerned:
+            self._soon.pop(source, None)
         for source, worker in self._workers.items():
             overdue = worker.due is not None and worker.due <= now
             if overdue:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -87,3 +88,21 @@ def test_a_process_that_ended_before_it_was_watched_is_not_said_to_be_watched(
     child.wait()
 
     assert not wakeups._watch_process(child.pid, "0:99")
+
+
+def test_outside_of_the_hosts_network_namespace_they_are_refused_in_silence():
+    code = """
+from recover.linux import procevents
+try:
+    procevents.ProcessExits()
+except OSError:
+    print("refused")
+"""
+    done = subprocess.run(
+        ["unshare", "--net", sys.executable, "-X", "dev", "-c", code],
+        capture_output=True,
+        check=True,
+        timeout=20,
+    )
+
+    assert (done.stdout, done.stderr) == (b"refused\n", b"")

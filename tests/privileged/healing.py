@@ -4,11 +4,11 @@ What the tests of healing share.  No gRPC and no second process, so that a test 
 may inject faults, and costs little.
 """
 
+import contextlib
 import dataclasses
 import errno
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -40,6 +40,23 @@ class Ear:
     def of(self, kind: type[E]) -> list[E]:
         """Return the events of a kind, oldest first."""
         return [event for event in list(self.events) if isinstance(event, kind)]
+
+
+class Trap(Locks):
+    """Locks that let a test act just before a heal takes the lock of a target."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spring: Callable[[], None] | None = None
+
+    @contextlib.contextmanager
+    def hold(self, key: str, *, wait_s: float = 0.0) -> Iterator[None]:
+        """Hold a lock, once something was done before."""
+        spring, self.spring = self.spring, None
+        if spring is not None:
+            spring()
+        with super().hold(key, wait_s=wait_s):
+            yield
 
 
 class Healing:
@@ -77,17 +94,8 @@ class Healing:
 
     def start(self) -> "Healing":
         """Begin to heal, and return when the state is reconciled."""
-        self.make()
-        return self.begin()
-
-    def make(self) -> None:
-        """Build recovery; `begin` starts it."""
         parts = self.store, self.locks, self.prober, self.ear, self._settings
         self.recovery = loop.Recovery(*parts, wake_ups=self._wake_ups)
-
-    def begin(self) -> "Healing":
-        """Start what `make` has built."""
-        assert self.recovery is not None
         self.recovery.start()
         assert self.recovery.reconciled.wait(10)
         return self
@@ -179,7 +187,7 @@ class Healing:
         until(lambda: self.ear.of(told.Woken).count(told.Woken("tick")) >= seen + number, "ticks")
 
 
-@contextmanager
+@contextlib.contextmanager
 def healing(node: Node, **options: object) -> Iterator[Healing]:
     """Publish and heal for a block."""
     made = Healing(node, **options)  # type: ignore[arg-type]

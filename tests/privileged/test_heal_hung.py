@@ -159,7 +159,7 @@ def test_abandoned_threads_stay_bounded_while_everything_hangs(
     hung.daemon.kill(signal.SIGSTOP)
     until(lambda: heal.ear.of(told.Hung), "the hang is told")
     seen = set()
-    for _ in range(20):
+    for _ in range(8):
         heal.await_ticks(1)
         seen.add(heal.prober.abandoned)
 

@@ -1,24 +1,32 @@
 """What wakes recovery up on the real kernel: mounts, ends of daemons, pokes, stand-ins."""
 
 import errno
+import functools
 import os
+import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from csi_fluid.demo import programs
+from recover import observer as told
 from recover.linux import fanotify, fuse, mounts, procevents
 from recover.linux.owntable import OwnTable
 from recover.linux.wakeups import WakeUps
 from tests import sandbox
-from tests.harness import Node
-from tests.privileged.healing import Healing, whole
+from tests.harness import Dataset, Node, View, until
+from tests.privileged.healing import healing, whole
 
 SOON_S = 5.0
+HEALED_S = 2.0  # what a heal may take here, on a busy machine
+
+Door = Callable[..., Any]
 
 
 def refuse(*_: object) -> "fanotify.MountEvents":
@@ -27,6 +35,14 @@ def refuse(*_: object) -> "fanotify.MountEvents":
 
 def forbid(_: int) -> int:
     raise PermissionError(errno.EPERM, "a seccomp filter")
+
+
+DOORS: dict[str, dict[str, Door]] = {
+    "all": {},
+    "no fanotify": {"mount_events": refuse},
+    "no pidfd": {"pidfd_open": forbid},
+    "neither": {"mount_events": refuse, "pidfd_open": forbid},
+}
 
 
 @pytest.fixture
@@ -38,6 +54,14 @@ def wakeups(request: pytest.FixtureRequest) -> Iterator[WakeUps]:
 
 def dev_of(node: Node, path: Path) -> str:
     return node.sees.layers(path)[-1].dev
+
+
+def await_whole(node: Node, data: Dataset, places: list[tuple[View, str | Path]]) -> None:
+    """Fail unless the places show a dataset's present mount soon after it answered."""
+    left_s = data.daemon.answered_at + HEALED_S - time.monotonic()
+    sandbox.wait_until(
+        lambda: all(whole(node, view, path, data) for view, path in places), "a heal", left_s
+    )
 
 
 def test_a_mount_wakes_with_its_path(node: Node, wakeups: WakeUps):
@@ -195,30 +219,88 @@ def test_the_daemon_of_a_superblock_is_found(node: Node):
     assert fuse.connection_of("0:123") == 123
 
 
-@pytest.mark.parametrize(
-    "doors",
-    [
-        {"mount_events": refuse},
-        {"pidfd_open": forbid},
-        {"mount_events": refuse, "pidfd_open": forbid},
-    ],
-    ids=["no fanotify", "no pidfd", "neither"],
-)
-def test_recovery_heals_by_the_stand_ins(node: Node, heal: Healing, doors: dict[str, object]):
-    heal.stop()
-    heal.make()
-    assert heal.recovery is not None
-    heal.recovery._wakeups.close()
-    heal.recovery._wakeups = WakeUps(**doors)  # type: ignore[arg-type]
-    heal.begin()
+@pytest.mark.parametrize("doors", DOORS.values(), ids=DOORS)
+def test_a_crash_heals_long_before_the_tick(node: Node, doors: dict[str, Door]):
     data = node.dataset("demo")
-    main = node.pod().container("main", {"/data": heal.publish(node.pod(), data)})
-    heal.await_looked(data)
+    with healing(node, period_s=30.0, wake_ups=functools.partial(WakeUps, **doors)) as heal:
+        main = node.pod().container("main", {"/data": heal.publish(node.pod(), data)})
+        heal.await_looked(data)
 
-    for _ in range(3):
-        heal.crash(data)
+        for delay_s in (0.0, 0.3):  # back before its end was seen, and after
+            heal.crash(data, delay_s=delay_s)
+            await_whole(node, data, [(main.sees, "/data")])
 
-    assert whole(node, main.sees, "/data", data)
+        assert heal.recovery is not None
+        assert heal.recovery.wakeups[0] == (
+            "mountinfo poll" if "mount_events" in doors else "fanotify"
+        )
+        assert ("pidfd" in heal.recovery.wakeups) == ("pidfd_open" not in doors)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("stack", [False, True])
+def test_of_a_hundred_crashes_at_any_time_each_heals_at_once(node: Node, *, stack: bool):
+    data = node.dataset("demo")
+    chance = random.Random(1)
+    with healing(node, period_s=60.0) as heal:
+        target = heal.publish(node.pod(), data)
+        main = node.pod().container("main", {"/data": target})
+        for _ in range(100):
+            threading.Event().wait(chance.choice([0, chance.uniform(0, 0.1)]))
+            data.daemon.kill()
+            data.daemon.restart(chance.choice([0, chance.uniform(0, 0.02)]), stack=stack)
+            await_whole(node, data, [(node.sees, target), (main.sees, "/data")])
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("doors", DOORS.values(), ids=DOORS)
+def test_bursts_of_crashes_heal_and_mix_up_no_datasets(node: Node, doors: dict[str, Door]):
+    """A daemon that dies before its mount was cloned frees its device number for the next mount."""
+    datasets = [node.dataset(name) for name in ("one", "two")]
+    pod = node.pod()
+    with healing(node, period_s=60.0, wake_ups=functools.partial(WakeUps, **doors)) as heal:
+        targets = [heal.publish(pod, data) for data in datasets]
+        volumes = {f"/{number}": target for number, target in enumerate(targets)}
+        containers = [pod.container(name, volumes) for name in ("main", "side")]
+
+        def torment(number: int) -> None:
+            chance, data = random.Random(number), datasets[number]
+            inside = [(each.sees, f"/{number}") for each in containers]
+            for _ in range(25):
+                for _ in range(chance.randint(1, 6)):
+                    threading.Event().wait(chance.choice([0, 0, chance.uniform(0, 0.012)]))
+                    data.daemon.kill(chance.choice([signal.SIGKILL, signal.SIGTERM]))
+                    data.daemon.restart()
+                await_whole(node, data, [(node.sees, targets[number]), *inside])
+
+        with ThreadPoolExecutor() as threads:
+            list(threads.map(torment, range(2)))
+
+
+def test_a_daemon_that_is_slow_to_answer_is_healed_when_it_does(node: Node):
+    data = node.dataset("demo")
+    with healing(node, period_s=60.0, probe_timeout_s=0.2) as heal:
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+        data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the break is told")
+
+        with ThreadPoolExecutor() as threads:
+            halted = threads.submit(halt_at_mount, node, data)
+            data.daemon.restart()
+            halted.result()
+
+        assert heal.ear.of(told.Hung)
+        await_whole(node, data, [(node.sees, target)])
+
+
+def halt_at_mount(node: Node, data: Dataset) -> None:
+    """Stop a daemon as soon as it has mounted, and let it go on 0.6 s later."""
+    source, before = data.volume.source, set(node.sees.layers(data.volume.source))
+    until(lambda: set(node.sees.layers(source)) - before, "a new mount")
+    data.daemon.kill(signal.SIGSTOP)
+    threading.Event().wait(0.6)
+    data.daemon.kill(signal.SIGCONT)
 
 
 def test_nothing_stays_open(node: Node):

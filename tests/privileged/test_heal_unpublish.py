@@ -1,0 +1,67 @@
+"""Unpublish wins: no heal begins on a target that is unpublished, and none brings it back."""
+
+import random
+import threading
+
+from csi_fluid.demo import programs
+from recover import observer as told
+from tests.harness import Node, until
+from tests.privileged.healing import Healing, Trap, healing
+
+
+def test_a_target_that_is_unpublished_while_its_heal_begins_stays_gone(node: Node):
+    trap = Trap()
+    with healing(node, locks=trap) as heal:
+        data = node.dataset("demo")
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+
+        data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        trap.spring = lambda: heal.unpublish(target)
+        data.daemon.restart()
+        until(lambda: trap.spring is None and not heal.store.publications(), "the unpublish")
+        heal.stop()
+
+        assert not target.exists()
+        assert not node.sees.layers(target)
+
+
+def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
+    trap = Trap()
+    with healing(node, locks=trap) as heal:
+        data = node.dataset("demo")
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+
+        def unpublish() -> None:
+            heal.unpublish(target)
+            target.mkdir()  # kubelet makes it for the next pod
+
+        programs.run("umount", "-l", target)
+        trap.spring = unpublish
+        data.daemon.kill()
+        data.daemon.restart()
+        until(lambda: trap.spring is None and not heal.store.publications(), "the unpublish")
+        heal.stop()
+
+        assert not node.sees.layers(target)
+
+
+def test_unpublish_racing_with_heals_resurrects_nothing(node: Node, heal: Healing):
+    data = node.dataset("demo")
+    pod = node.pod()
+    keep = heal.publish(node.pod("keep"), data)
+    chance = random.Random(7)
+
+    for _ in range(60):
+        target = heal.publish(pod, data)
+        data.daemon.kill()
+        data.daemon.restart(stack=chance.random() < 0.5)
+        threading.Event().wait(chance.uniform(0, 0.006))
+        heal.unpublish(target)
+
+        assert not target.exists()
+        heal.await_whole(data, node.sees, keep)
+        assert not node.sees.layers(target)
+        assert heal.store.publication(str(target)) is None
