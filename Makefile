@@ -47,7 +47,7 @@ sanity: _python _tools ## Run csi-sanity against the running plugin
 fmt: _python ## Format the code and repair what can be repaired
 	@$(py) -m ruff format --quiet . && $(py) -m ruff check --fix --quiet .
 
-proto: _python ## Write csi_fluid/_pb again from proto/csi.proto
+proto: _python ## Write csi_fluid/_pb again from proto/
 	@.ci/generate
 
 install: _python _tools ## Do the whole set-up and nothing else

@@ -11,13 +11,16 @@ import logging
 import resource
 import signal
 import threading
+from pathlib import Path
 
 from csi_fluid import config, log, telling
 from csi_fluid.kube.none import NoKube
 from csi_fluid.metrics.meter import Meter
+from csi_fluid.rpc import registration
 from csi_fluid.rpc.controller import Controller
 from csi_fluid.rpc.identity import Identity
 from csi_fluid.rpc.node import Node, Volumes
+from csi_fluid.rpc.registration import Registrar
 from csi_fluid.rpc.server import Server
 from csi_fluid.volumes.health import Health
 from csi_fluid.volumes.publish import Publisher
@@ -70,13 +73,14 @@ class Plugin:
         self._store = Store.open(settings.state, self._tell_of_state)
         self._prober = Prober(timeout_s=settings.probe_timeout_s)
         self._locks = Locks()
-        self._meter = Meter(settings.metrics_addr, self._store, self._prober)
+        self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._observer = telling.FanOut(
             self._meter.observer, telling.EventObserver(telling.LogSink()), telling.LogObserver()
         )
         self._reconciled = threading.Event()
         self._recovery = self._build_recovery() if settings.recovery else None
         self._server = self._build_server()
+        self._registrar = self._build_registrar()
 
     def start(self) -> None:
         """Serve, reconcile, and begin to heal; raises OSError if the socket cannot be had."""
@@ -86,10 +90,14 @@ class Plugin:
             self._recovery.start()
         else:
             self._reconcile()
+        if self._registrar is not None:
+            self._registrar.start()
         self._tell_settings()
 
     def stop(self) -> None:
         """Stop everything within the graces; what does not end by then is left as it is."""
+        if self._registrar is not None:
+            self._registrar.stop()
         self._server.stop(_RPC_GRACE_S)
         if self._recovery is not None and not self._recovery.stop(_RECOVERY_GRACE_S):
             _log.warning("a heal did not end in time; the next start finishes it")
@@ -130,6 +138,15 @@ class Plugin:
             Controller(StaticVolumes(store)),
             self._meter.observe,
         )
+
+    def _build_registrar(self) -> Registrar | None:
+        settings = self._settings
+        if settings.registration is None:
+            return None
+        folder = Path(settings.kubelet_root) / registration.FOLDER
+        registrar = Registrar(folder, settings.registration)
+        self._meter.observer.registered = lambda: registrar.registered
+        return registrar
 
     def _flush(self, _source: str) -> None:
         """Try again to write what a full disk refused; recovery, where it is on, does so itself."""

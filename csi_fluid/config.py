@@ -85,6 +85,14 @@ def parse_endpoint(text: str) -> str:
     return f"unix:{path}"
 
 
+def parse_socket(text: str) -> str:
+    """Return the absolute path of a unix socket; raises ValueError."""
+    path = _folder(text)
+    if len(os.fsencode(path)) > _MAX_SOCKET_PATH:
+        raise ValueError(f"expected a socket path of at most {_MAX_SOCKET_PATH} bytes")
+    return path
+
+
 def parse_address(text: str) -> tuple[str, int] | None:
     """Return (host, port) of [HOST]:PORT, or None (off) of "" and "0"; raises ValueError."""
     if text in {"", "0"}:
@@ -202,6 +210,13 @@ class Settings:
         "where kubelet calls: unix:///path or tcp://host:port; required",
         flag="endpoint",
         env=("CSI_ENDPOINT",),
+    )
+    registration: str | None = _option(
+        Kind("PATH", parse_socket),
+        "ours",
+        "register with kubelet, which finds the CSI socket at this path; if not given somebody "
+        "else registers the plugin, such as the registrar sidecar of Fluid's chart",
+        flag="kubelet-registration-path",
     )
     gates: Mapping[str, bool] = _option(
         Kind("NAME=BOOL,...", parse_gates),

@@ -102,6 +102,12 @@ STATE_PROBLEM = Metric(
     "0 or 1",
     "1 while the state file cannot be used as it should; healing goes on from memory.",
 )
+REGISTERED = Metric(
+    "csi_fluid_registered",
+    "gauge",
+    "0 or 1",
+    "1 when kubelet last said that it registered the plugin, which registers itself.",
+)
 
 METRICS: tuple[Metric, ...] = (
     PUBLICATIONS,
@@ -115,4 +121,5 @@ METRICS: tuple[Metric, ...] = (
     RPC_SECONDS,
     WAKEUPS,
     STATE_PROBLEM,
+    REGISTERED,
 )

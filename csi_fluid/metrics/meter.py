@@ -1,6 +1,7 @@
 """The metrics of a running plugin: what feeds them, and where they are served."""
 
 import logging
+from collections.abc import Callable
 
 from csi_fluid import metrics
 from csi_fluid.metrics.observer import MetricsObserver
@@ -14,9 +15,19 @@ _log = logging.getLogger(__name__)
 class Meter:
     """Counts calls and what recovery tells, and serves the counts."""
 
-    def __init__(self, address: tuple[str, int] | None, store: Store, prober: Prober) -> None:
-        """Take where to serve, as (host, port) or None, and what the gauges are computed from."""
+    def __init__(
+        self,
+        address: tuple[str, int] | None,
+        store: Store,
+        prober: Prober,
+        ready: Callable[[], bool],
+    ) -> None:
+        """Take where to serve, as (host, port) or None, what the gauges are computed from, ready().
+
+        Ready is what Probe of the CSI socket says.
+        """
         self._address = address
+        self._ready = ready
         self._server: Server | None = None
         self.observer = MetricsObserver(store, prober)
 
@@ -30,7 +41,7 @@ class Meter:
             return
         host, port = self._address
         try:
-            self._server = Server(self._address, self.observer.values.text)
+            self._server = Server(self._address, self.observer.values.text, self._ready)
         except OSError as error:
             _log.warning(
                 "no metrics at %s:%d: %s; choose another --metrics-addr, or 0 for none",

@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from csi_fluid import metrics
 from csi_fluid.metrics.values import Gauges, Values
@@ -24,6 +24,7 @@ class MetricsObserver:
         self._lock = threading.Lock()
         self._ill: dict[str, tuple[str, float]] = {}  # by target: state and since when
         self._layers: dict[str, int] = {}  # by source
+        self.registered: Callable[[], bool] | None = None  # where the plugin registers itself
         self.strategy = ""  # how this plugin heals, once that is known
 
     def tell(self, event: Event) -> None:
@@ -70,6 +71,7 @@ class MetricsObserver:
             metrics.LAYERS: layers,
             metrics.ABANDONED_PROBES: {(): float(self._prober.abandoned)},
             metrics.STATE_PROBLEM: {(): float(bool(self._store.problem))},
+            metrics.REGISTERED: {(): float(self.registered())} if self.registered else {},
         }
 
     def _healed(self, event: observer.Healed) -> None:

@@ -18,15 +18,20 @@ _log = logging.getLogger(__name__)
 
 
 class Server:
-    """Serves /metrics and /healthz over HTTP, without waking up while nobody asks."""
+    """Serves /metrics, /healthz and /readyz over HTTP, without waking up while nobody asks."""
 
-    def __init__(self, address: tuple[str, int], text: Callable[[], bytes]) -> None:
-        """Listen at (host, port), on every interface for an empty host; raises OSError."""
+    def __init__(
+        self, address: tuple[str, int], text: Callable[[], bytes], ready: Callable[[], bool]
+    ) -> None:
+        """Listen at (host, port), on every interface for an empty host; raises OSError.
+
+        Neither text nor ready may wait for a FUSE daemon: whoever asks takes silence for death.
+        """
         host, port = address
         dual = not host and socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
-        self._server = _HttpServer(self._socket, text)
+        self._server = _HttpServer(self._socket, text, ready)
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
 
@@ -57,10 +62,13 @@ class _HttpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listening: socket.socket, text: Callable[[], bytes]) -> None:
+    def __init__(
+        self, listening: socket.socket, text: Callable[[], bytes], ready: Callable[[], bool]
+    ) -> None:
         socketserver.BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.text = text
+        self.ready = ready
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         """Log what a client's connection died of, where the base class prints a traceback."""
@@ -86,8 +94,12 @@ class _Handler(socketserver.StreamRequestHandler):
             self._answer("200 OK", self.server.text(), values.CONTENT_TYPE)
         elif path == "/healthz":
             self._answer("200 OK", b"ok\n")
+        elif path == "/readyz" and self.server.ready():
+            self._answer("200 OK", b"ready\n")
+        elif path == "/readyz":
+            self._answer("503 Service Unavailable", b"the state is being reconciled\n")
         else:
-            self._answer("404 Not Found", b"try /metrics or /healthz\n")
+            self._answer("404 Not Found", b"try /metrics, /healthz or /readyz\n")
 
     def _answer(self, status: str, body: bytes, content_type: str = "text/plain") -> None:
         head = (

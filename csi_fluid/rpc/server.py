@@ -5,12 +5,9 @@ status of whatever is raised.  Handlers run in a pool that grows as needed; publ
 bounded below its size (volumes.readiness), so that Unpublish and Probe always find a thread.
 """
 
-import contextlib
 import errno
 import logging
 import os
-import socket
-import stat
 import time
 from collections.abc import Callable
 from concurrent import futures
@@ -22,7 +19,7 @@ from google.protobuf import message
 
 from csi_fluid._pb import csi_pb2_grpc
 from csi_fluid.errors import EndpointInUse, InvalidArgument
-from csi_fluid.rpc import requests, status
+from csi_fluid.rpc import requests, sockets, status
 from csi_fluid.rpc.controller import Controller
 from csi_fluid.rpc.identity import Identity
 from csi_fluid.rpc.node import Node
@@ -40,7 +37,6 @@ _LOGGED = {
 }
 # What kubelet asks every minute, or before every other call.
 _ROUTINE = frozenset({"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "NodeGetVolumeHealth"})
-_CONNECT_S = 1.0
 
 Observe = Callable[[str, str, float], None]  # method, code, seconds
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker alone
@@ -83,7 +79,8 @@ class Server:
         else:
             path = Path(self._address.removeprefix(_UNIX))
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-            _remove_stale(path)
+            if sockets.check_free(path, "choose another endpoint"):
+                path.unlink(missing_ok=True)
             umask = os.umask(_SOCKET_UMASK)
             try:
                 self._listen()
@@ -105,28 +102,6 @@ class Server:
         """Refuse new calls, give those under way grace_s, and end them; the socket is removed."""
         self._server.stop(grace_s).wait()
         self._pool.shutdown(wait=False)
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove a socket that nobody listens on; raises EndpointInUse for anything else."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise EndpointInUse(
-            errno.EADDRINUSE, f"{path} is not a socket; remove it or choose another endpoint"
-        )
-    with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
-        probe.settimeout(_CONNECT_S)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-    raise EndpointInUse(
-        errno.EADDRINUSE, f"another process serves at {path}; stop it or choose another endpoint"
-    )
 
 
 class _Around(grpc.ServerInterceptor):

@@ -75,7 +75,7 @@ def test_gos_ways_to_write_a_flag_are_understood(words):
 
 def test_every_option_with_a_flag_can_be_given():
     values = {"BOOL": "true", "NAME=BOOL,...": "", "DURATION": "5s", "ADDR": ":1", "LEVEL": "1"}
-    values |= {"URL": "unix:///a", "none": "none", "N": "1"}
+    values |= {"URL": "unix:///a", "none": "none", "N": "1", "PATH": "/a"}
     for option in filter(lambda option: option.flag, config.OPTIONS):
         value = values.get(option.kind.name, option.default or option.kind.name.split("|")[0])
 
@@ -95,6 +95,8 @@ def test_every_option_with_a_flag_can_be_given():
         ((*NEEDED, "--feature-gates=FuseRecovery=yes"), "'yes'; expected true or false"),
         ((*NEEDED, "--feature-gates=fuseRecovery=true"), "there is no gate fuseRecovery"),
         ((*NEEDED, "--feature-gates=SeamlessRecovery=true"), "not in this version"),
+        ((*NEEDED, "--kubelet-registration-path=csi.sock"), "expected an absolute path"),
+        ((*NEEDED, f"--kubelet-registration-path=/{'x' * 107}"), "at most 107 bytes"),
         ((*NEEDED, "--strategy=magic"), "--strategy=magic: expected auto or namespace or"),
         ((*NEEDED, "--kube=in-cluster"), "--kube=in-cluster: expected none"),
         ((*NEEDED, "--metrics-addr=8080"), "expected host:port or :port, or 0 for off"),

@@ -209,7 +209,7 @@ def test_wake_ups_are_counted_by_their_source():
 
 @pytest.fixture
 def server():
-    made = Server(("127.0.0.1", 0), lambda: b"x 1\n")
+    made = Server(("127.0.0.1", 0), lambda: b"x 1\n", lambda: True)
     made.start()
     yield made
     made.stop()
@@ -238,6 +238,29 @@ def test_metrics_and_health_are_served_over_http(server):
     assert get(server, "/")[0] == 404
 
 
+def test_readiness_is_what_probe_says_and_no_question_of_life():
+    ready: list[bool] = []
+    made = Server(("127.0.0.1", 0), lambda: b"", lambda: bool(ready))
+    made.start()
+    try:
+        before = get(made, "/readyz")[0], get(made, "/healthz")[0]
+        ready.append(True)
+
+        assert before == (503, 200)
+        assert get(made, "/readyz") == (200, b"ready\n")
+    finally:
+        made.stop()
+
+
+def test_registration_is_a_gauge_only_where_the_plugin_registers_itself():
+    observer = watching()
+    without = samples(observer)
+    observer.registered = lambda: True
+
+    assert "csi_fluid_registered{}" not in without
+    assert samples(observer)["csi_fluid_registered{}"] == 1
+
+
 @pytest.mark.parametrize(
     "request_", [b"", b"\r\n", b"POST /metrics HTTP/1.1\r\n\r\n", b"\xff" * 9000]
 )
@@ -251,7 +274,7 @@ def test_a_client_that_says_nothing_does_not_keep_others_waiting(server):
 
 
 def test_a_server_that_was_stopped_no_longer_listens():
-    made = Server(("127.0.0.1", 0), lambda: b"")
+    made = Server(("127.0.0.1", 0), lambda: b"", lambda: True)
     made.start()
     port = made.port
     made.stop()
@@ -262,12 +285,12 @@ def test_a_server_that_was_stopped_no_longer_listens():
 
 @pytest.mark.expects_log("no metrics at 127.0.0.1:[0-9]+: Address already in use")
 def test_a_port_that_is_taken_is_a_warning_and_no_more(server):
-    meter = Meter(("127.0.0.1", server.port), Store(), Prober())
+    meter = Meter(("127.0.0.1", server.port), Store(), Prober(), lambda: True)
     meter.start()
     meter.stop()
 
 
 def test_no_address_means_no_server():
-    meter = Meter(None, Store(), Prober())
+    meter = Meter(None, Store(), Prober(), lambda: True)
     meter.start()
     meter.stop()
