@@ -1,0 +1,220 @@
+"""The manifests: each object sound by itself, and all of them in step with the program."""
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import csi_fluid
+from csi_fluid import config
+from csi_fluid.cli import usage
+from csi_fluid.cli.start import _parser
+from csi_fluid.rpc.identity import DRIVER
+from tests import manifests
+from tests.manifests import FOLDER, Object
+
+OVERLAYS = sorted(p.parent.relative_to(FOLDER).as_posix() for p in FOLDER.glob("overlays/*/k*"))
+DAEMONSET = "csi-nodeplugin-fluid"
+KUSTOMIZE = "kustomize.config.k8s.io"
+
+
+def container(daemonset: Object | None = None) -> Object:
+    (found,) = (daemonset or manifests.base("daemonset"))["spec"]["template"]["spec"]["containers"]
+    return dict(found)
+
+
+def pod() -> Object:
+    return dict(manifests.base("daemonset")["spec"]["template"]["spec"])
+
+
+def started(daemonset: Object) -> config.Settings:
+    """Return what the program makes of a DaemonSet's arguments and environment."""
+    only = container(daemonset)
+    environ = {each["name"]: each.get("value", "node-1") for each in only["env"]}
+    words = [re.sub(r"\$\((\w+)\)", lambda m: environ[m[1]], word) for word in only["args"]]
+    return usage.parse(_parser(), words, required=("nodeid", "endpoint"))[0]
+
+
+def values(tree: Any, key: str) -> Iterator[Any]:
+    """Yield every value of a key, at any depth."""
+    if isinstance(tree, dict):
+        yield from (value for name, value in tree.items() if name == key)
+        for value in tree.values():
+            yield from values(value, key)
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from values(value, key)
+
+
+# ---- The files
+
+
+@pytest.mark.parametrize("path", manifests.files(), ids=lambda p: p.relative_to(FOLDER).as_posix())
+def test_every_file_holds_one_object_or_one_patch(path: Path):
+    (found,) = manifests.read(path)
+
+    if isinstance(found, list):  # a JSON patch
+        assert {step["op"] for step in found} <= {"test", "add", "replace", "remove"}
+    else:
+        assert found["apiVersion"]
+        assert found["kind"]
+
+
+def test_the_base_lists_every_file_that_lies_beside_it():
+    listed = manifests.base("kustomization")["resources"]
+
+    assert set(listed) == {p.name for p in (FOLDER / "base").iterdir()} - {"kustomization.yaml"}
+
+
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_kubectl_renders_every_folder_without_an_object_twice(folder: str):
+    objects = manifests.rendered(folder)
+    names = [(o["kind"], o["metadata"].get("namespace"), o["metadata"]["name"]) for o in objects]
+
+    assert len(names) == len(set(names))
+    assert KUSTOMIZE not in {o["apiVersion"].partition("/")[0] for o in objects}
+
+
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_deleting_a_folder_keeps_the_namespace_in_which_fluid_lives(folder: str):
+    assert "Namespace" not in {o["kind"] for o in manifests.rendered(folder)}
+
+
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_everything_with_a_namespace_is_in_fluids(folder: str):
+    namespaces = {
+        o["metadata"].get("namespace", "fluid-system") for o in manifests.rendered(folder)
+    }
+
+    assert namespaces == {"fluid-system"}
+
+
+def test_one_image_of_this_version_is_named_everywhere():
+    images = {i for p in manifests.files() for d in manifests.read(p) for i in values(d, "image")}
+
+    assert images == {f"localhost/csi-fluid:{csi_fluid.__version__}"}
+
+
+# ---- The DaemonSet and the program
+
+
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_the_program_takes_every_argument_and_none_is_without_effect(folder: str):
+    found = started(manifests.one(manifests.rendered(folder), "DaemonSet"))
+
+    assert set(found.without_effect) <= {"--prune-fs", "--prune-path"}
+
+
+def test_every_environment_variable_is_one_that_the_program_reads():
+    known = {name for option in config.OPTIONS for name in option.env}
+
+    assert {each["name"] for each in container()["env"]} <= known
+
+
+def test_kubelet_and_the_program_agree_on_every_path():
+    settings = started(manifests.base("daemonset"))
+    mounts = {each["name"]: each["mountPath"] for each in container()["volumeMounts"]}
+    paths = {v["name"]: v["hostPath"]["path"] for v in pod()["volumes"] if "hostPath" in v}
+
+    assert settings.endpoint == f"unix:{settings.registration}"
+    assert settings.endpoint == config.settle({}, {}).endpoint  # where `status` looks
+    assert mounts["kubelet-dir"] == paths["kubelet-dir"] == settings.kubelet_root
+    assert mounts["fluid-src-dir"] == paths["fluid-src-dir"] == settings.mount_root
+    assert paths["plugin-dir"] == str(Path(settings.kubelet_root, config._PLUGIN_FOLDER))
+
+
+def test_mounts_travel_where_they_must():
+    mounts = {each["name"]: each.get("mountPropagation") for each in container()["volumeMounts"]}
+
+    assert mounts["kubelet-dir"] == "Bidirectional"
+    assert mounts["fluid-src-dir"] == "HostToContainer"
+    assert {v for k, v in mounts.items() if k not in {"kubelet-dir", "fluid-src-dir"}} == {None}
+    assert pod()["hostPID"] is True
+
+
+def test_no_probe_asks_what_a_hung_daemon_could_keep_waiting():
+    probes = {kind: container()[f"{kind}Probe"]["httpGet"] for kind in PROBES}
+
+    assert {kind: probe["path"] for kind, probe in probes.items()} == PROBES
+    assert {probe["port"] for probe in probes.values()} == {"metrics"}
+    (port,) = container()["ports"]
+    assert started(manifests.base("daemonset")).metrics_addr == ("", port["containerPort"])
+
+
+PROBES = {"startup": "/healthz", "liveness": "/healthz", "readiness": "/readyz"}
+
+
+def test_every_volume_is_mounted_and_every_mount_has_its_volume():
+    mounted = {each["name"] for each in container()["volumeMounts"]}
+
+    assert mounted == {each["name"] for each in pod()["volumes"]}
+
+
+def test_the_selector_finds_the_pods():
+    spec = manifests.base("daemonset")["spec"]
+
+    assert spec["selector"]["matchLabels"].items() <= spec["template"]["metadata"]["labels"].items()
+
+
+# ---- The gate
+
+
+def sed(text: str) -> str:
+    """Do what the published walk-through does to the DaemonSet."""
+    command = ("sed", "s/FuseRecovery=false/FuseRecovery=true/g")
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_walk_through_turns_recovery_on_and_changes_nothing_else():
+    text = (FOLDER / "base/daemonset.yaml").read_text(encoding="utf-8")
+    before, after = text.splitlines(), sed(text).splitlines()
+
+    changed = [(a, b) for a, b in zip(before, after, strict=True) if a != b]
+
+    assert [b.strip() for _, b in changed] == ["- --feature-gates=FuseRecovery=true"]
+    assert not started(manifests.base("daemonset")).recovery
+
+
+def test_the_recovery_overlay_is_the_walk_through():
+    base, overlay = manifests.rendered("base"), manifests.rendered("overlays/recovery")
+    name = "--feature-gates=FuseRecovery="
+    daemonset = manifests.one(base, "DaemonSet")
+    args = container(daemonset)["args"]
+    args[args.index(f"{name}false")] = f"{name}true"
+
+    assert overlay == base
+    assert started(daemonset).recovery
+
+
+# ---- What Kubernetes is told
+
+
+def test_the_csi_driver_is_the_plugins():
+    driver = manifests.base("csidriver")
+
+    assert driver["metadata"]["name"] == DRIVER
+    assert driver["spec"] == {
+        "attachRequired": False,
+        "podInfoOnMount": True,
+        "fsGroupPolicy": "None",
+        "requiresRepublish": False,
+        "seLinuxMount": False,
+    }
+
+
+def test_the_role_is_bound_to_the_account_that_the_pods_run_under():
+    account, binding = manifests.base("serviceaccount"), manifests.base("clusterrolebinding")
+    metadata = account["metadata"]
+    subject = {"kind": "ServiceAccount", **{k: metadata[k] for k in ("name", "namespace")}}
+
+    assert binding["subjects"] == [subject]
+    assert binding["roleRef"]["name"] == manifests.base("clusterrole")["metadata"]["name"]
+    assert pod()["serviceAccountName"] == metadata["name"]
+
+
+def test_only_the_daemonset_gets_the_accounts_token():
+    assert manifests.base("serviceaccount")["automountServiceAccountToken"] is False
+    assert pod()["automountServiceAccountToken"] is True
