@@ -113,6 +113,7 @@ class Plugin:
             warning_threshold=settings.warning_threshold,
             kubelet_root=settings.kubelet_root,
             mount_root=settings.mount_root,
+            hung_abort_after_s=settings.hung_abort_after_s,
             lease=settings.lease,
         )
         recovery = loop.Recovery(self._store, self._locks, self._prober, self._observer, chosen)
@@ -174,6 +175,8 @@ class Plugin:
             _log.info("recovery is on", extra=facts)
         else:
             _log.info("recovery is off: --feature-gates=FuseRecovery=true turns it on")
+            if settings.hung_abort_after_s is not None:
+                _log.warning("--hung-abort-after has no effect while recovery is off")
         for name in settings.without_effect:
             _log.debug("%s is accepted and has no effect", name)
 

@@ -262,6 +262,14 @@ class Settings:
         default="3s",
         unit="time",
     )
+    hung_abort_after_s: float | None = _option(
+        _TIME,
+        "ours",
+        "end the FUSE connection of a daemon that has not answered for so long, so that nobody "
+        "waits for it any more; if not given never",
+        flag="hung-abort-after",
+        unit="time",
+    )
     period_s: float = _option(
         _TIME,
         "Fluid",

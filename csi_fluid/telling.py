@@ -47,10 +47,24 @@ HUNG = Reason(
     "Warning",
     "Fuse mount {source} does not answer: accesses to {target} wait; look at its FUSE pod",
 )
+ABORTED = Reason(
+    "FuseAborted",
+    "Warning",
+    "Fuse mount {source} was ended: its daemon had not answered for {silent_s:.0f} s; {target} "
+    "answers errors until its FUSE daemon mounts again; restart its FUSE pod",
+)
+ABORT_FAILED = Reason(
+    "FuseAbortFailed",
+    "Warning",
+    "Fuse mount {source} does not answer and could not be ended: {error}; restart its FUSE pod",
+)
 SKIPPED = Reason(
     "FuseRecoverSkipped", "Warning", "Fuse recover {target} skipped: {where}: {reason}"
 )
-REASONS: tuple[Reason, ...] = (SUCCEEDED, FAILED, STACKED, BROKEN, HUNG, SKIPPED)
+REASONS: tuple[Reason, ...] = (
+    *(SUCCEEDED, FAILED, STACKED, BROKEN, HUNG, SKIPPED),
+    *(ABORTED, ABORT_FAILED),
+)
 
 
 class EventSink(Protocol):
@@ -88,10 +102,18 @@ class EventObserver:
                 self._record(BROKEN, event.publications)
             case observer.Hung():
                 self._record(HUNG, event.publications)
+            case observer.Aborted() | observer.AbortFailed():
+                self._tell_of_abort(event)
             case observer.Stacked(publication=publication, layers=layers):
                 self._record(STACKED, (publication,), layers=layers)
             case _:
                 pass
+
+    def _tell_of_abort(self, event: observer.Aborted | observer.AbortFailed) -> None:
+        if isinstance(event, observer.Aborted):
+            self._record(ABORTED, event.publications, silent_s=event.silent_s)
+        else:
+            self._record(ABORT_FAILED, event.publications, error=event.error)
 
     def _record(self, why: Reason, publications: Iterable[Publication], /, **facts: object) -> None:
         for publication in publications:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 
 from recover import observer as told, plan
+from recover.abort import Aborter
 from recover.errors import Error
 from recover.execute import Done, Executor, Failed, Result
 from recover.lease import Lease
@@ -48,6 +49,7 @@ class Context:
     boot_id: str
     lease: Lease
     warning_threshold: int = 50
+    hung_abort_after_s: float | None = None
 
 
 @dataclass(slots=True)
@@ -75,6 +77,9 @@ class Healer:
         self._context = context
         self._stopping = stopping
         self._backoff = Backoff()
+        self._aborter = Aborter(
+            context.prober, context.own, context.observer, context.hung_abort_after_s
+        )
         self._waiting: View | None = None  # what is broken, indexed while the source is away
         self._away_since: float | None = None
         self._state = ""
@@ -100,7 +105,8 @@ class Healer:
         if not view.live:
             self._waiting = self._parted(view)
             # No event tells that a daemon which hung, or was slow to begin, goes on.
-            return self._backoff.wait_s() if view.reply.answer is Answer.HUNG else None
+            again_s = self._backoff.wait_s() if view.reply.answer is Answer.HUNG else None
+            return _sooner(again_s, self._aborter.consider(view))
         self._waiting = None
         if view.live != self.live:
             self._backoff.reset()
@@ -113,7 +119,7 @@ class Healer:
         finally:
             self.is_healing = False
         self._note_live(view)
-        return self._conclude(view, tally)
+        return _sooner(self._conclude(view, tally), self._aborter.consider(view))
 
     @property
     def is_whole(self) -> bool:
@@ -362,6 +368,10 @@ class Healer:
         self._state = "broken"
         self._away_since = self._away_since or time.monotonic()
         self._context.observer.tell(told.Broken(self.source, view.publications, time.time()))
+
+
+def _sooner(one_s: float | None, other_s: float | None) -> float | None:
+    return min((wait for wait in (one_s, other_s) if wait is not None), default=None)
 
 
 def _where(namespace: Namespace, path: str) -> str:

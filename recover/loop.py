@@ -40,6 +40,7 @@ class Settings:
     warning_threshold: int = 50
     kubelet_root: str | None = None
     mount_root: str = "/runtime-mnt"
+    hung_abort_after_s: float | None = None  # end the connection of a daemon silent for so long
     lease: Path | None = None  # the file by which processes take turns in healing
 
 
@@ -172,6 +173,7 @@ class Recovery:
             boot_id=reconcile.boot_id(),
             lease=Lease(settings.lease),
             warning_threshold=settings.warning_threshold,
+            hung_abort_after_s=settings.hung_abort_after_s,
         )
         self._reconciler = reconcile.Reconciler(
             store, locks, observer, settings.kubelet_root, settings.mount_root

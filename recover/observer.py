@@ -29,6 +29,25 @@ class Hung:
 
 
 @dataclass(frozen=True, slots=True)
+class Aborted:
+    """A daemon had not answered for silent_s, so the connection of superblock dev was ended."""
+
+    source: str
+    publications: tuple[Publication, ...]
+    dev: str
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class AbortFailed:
+    """A connection should have been ended and could not be."""
+
+    source: str
+    publications: tuple[Publication, ...]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class Answering:
     """A hung or failing source answers again, without a new generation."""
 
@@ -117,6 +136,8 @@ class Woken:
 Event = (
     Broken
     | Hung
+    | Aborted
+    | AbortFailed
     | Answering
     | Healed
     | HealFailed

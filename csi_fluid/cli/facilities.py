@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from recover.linux import fanotify, mountinfo, mounts, procevents, syscalls
+from recover.linux import fanotify, fuse, mountinfo, mounts, procevents, syscalls
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -128,6 +128,10 @@ def _process_events(_: _Scene) -> None:
     raise OSError(errno.ENOMSG, "no exit is told here")
 
 
+def _fusectl(_: _Scene) -> None:
+    os.close(fuse.control())
+
+
 def _statmount(scene: _Scene) -> None:
     flags = syscalls.AT_NO_AUTOMOUNT
     found = syscalls.statx(syscalls.AT_FDCWD, scene.folder, flags, syscalls.STATX_MNT_ID_UNIQUE)
@@ -157,6 +161,13 @@ _PLAIN = (
         "only a stand-in for pidfd; needs the host's PID and network namespaces",
         "limited",
         _process_events,
+    ),
+    _Facility(
+        "FUSE connections (fusectl)",
+        "5.2",
+        "a hung connection cannot be ended: --hung-abort-after has no effect",
+        "limited",
+        _fusectl,
     ),
     _Facility(
         "statmount", "6.8", "a heal reads the whole mount table first", "limited", _statmount

@@ -68,6 +68,13 @@ OUTAGE_SECONDS = Metric(
     ("strategy",),
     _OUTAGE_BUCKETS,
 )
+ABORTS = Metric(
+    "csi_fluid_aborts_total",
+    "counter",
+    "connections",
+    "FUSE connections ended because their daemon did not answer, by result (aborted, failed).",
+    ("result",),
+)
 LAYERS = Metric(
     "csi_fluid_layers",
     "gauge",
@@ -116,6 +123,7 @@ METRICS: tuple[Metric, ...] = (
     COPIES,
     HEAL_SECONDS,
     OUTAGE_SECONDS,
+    ABORTS,
     LAYERS,
     ABANDONED_PROBES,
     RPC_SECONDS,

@@ -38,12 +38,14 @@ class MetricsObserver:
             case observer.Skipped(publications=publications):
                 self.values.count(metrics.HEALS, "skipped", self.strategy)
                 self._become("skipped", publications)
-            case observer.Broken(publications=publications, since=since):
-                self._become("broken", publications, since)
-            case observer.Hung(publications=publications, since=since):
-                self._become("hung", publications, since)
+            case observer.Broken() | observer.Hung():
+                state = "broken" if isinstance(event, observer.Broken) else "hung"
+                self._become(state, event.publications, event.since)
             case observer.Answering(publications=publications):
                 self._end(publications)
+            case observer.Aborted() | observer.AbortFailed():
+                done = isinstance(event, observer.Aborted)
+                self.values.count(metrics.ABORTS, "aborted" if done else "failed")
             case observer.Woken(by=by):
                 self.values.count(metrics.WAKEUPS, by)
             case _:

@@ -5,8 +5,12 @@ A connection's number is the minor of its mounts' st_dev: fs/fuse/inode.c.  Whic
 that hold any such descriptor are possible daemons.
 """
 
+import errno
 import os
 from collections.abc import Iterator
+
+from recover.linux import syscalls
+from recover.linux.mounts import closing
 
 _DEVICE = "/dev/fuse"
 
@@ -14,6 +18,31 @@ _DEVICE = "/dev/fuse"
 def connection_of(dev: str) -> int:
     """Return the connection number of a FUSE superblock "0:N"."""
     return int(dev.partition(":")[2])
+
+
+def abort(dev: str) -> None:
+    """End the connection of a superblock: every request fails, waiting ones and all to come.
+
+    Documentation/filesystems/fuse: the control filesystem.  Raises OSError: EPERM without
+    CAP_SYS_ADMIN, ENOENT where there is no such connection, EINVAL for a superblock on a disk.
+    """
+    if not dev.startswith("0:"):
+        raise OSError(errno.EINVAL, f"superblock {dev} has no number of a FUSE connection")
+    with closing(control()) as folder:
+        name = f"{connection_of(dev)}/abort"
+        with closing(os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)) as fd:
+            os.write(fd, b"1")
+
+
+def control() -> int:
+    """Return a descriptor of the control filesystem, which the caller owns; raises OSError.
+
+    A mount of our own that stands nowhere: in a container /sys/fs/fuse/connections is empty, and
+    what is not mounted need not be cleaned up.
+    """
+    with closing(syscalls.fsopen("fusectl", syscalls.FSOPEN_CLOEXEC)) as context:
+        syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
+        return syscalls.fsmount(context, syscalls.FSMOUNT_CLOEXEC, 0)
 
 
 def daemons(dev: str) -> tuple[int, ...]:

@@ -26,6 +26,9 @@ _MACHINE = os.uname().machine
 _COLUMN = {"x86_64": 0, "aarch64": 1}.get(_MACHINE, 0)
 _NR_OPEN_TREE = 428
 _NR_MOVE_MOUNT = 429
+_NR_FSOPEN = 430
+_NR_FSCONFIG = 431
+_NR_FSMOUNT = 432
 _NR_OPENAT2 = 437
 _NR_MOUNT_SETATTR = 442
 _NR_STATMOUNT = 457
@@ -58,6 +61,9 @@ MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
 MNT_DETACH = 2
+FSOPEN_CLOEXEC = 1
+FSMOUNT_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
 UMOUNT_NOFOLLOW = 8
 
 # <linux/openat2.h>
@@ -162,6 +168,22 @@ def move_mount(
         target,
         _long(flags),
     )
+
+
+def fsopen(fs_type: str, flags: int) -> int:
+    """Return a context for making a superblock of a file system type: fsopen(2)."""
+    name = os.fsencode(fs_type)
+    return _call(_NR_FSOPEN, name, name, _long(flags))
+
+
+def fsconfig(fd: int, command: int) -> None:
+    """Give a command without key and value to a context: fsconfig(2)."""
+    _call(_NR_FSCONFIG, b"", _long(fd), _long(command), None, None, _long(0))
+
+
+def fsmount(fd: int, flags: int, attributes: int) -> int:
+    """Return a detached mount of a context's superblock: fsmount(2)."""
+    return _call(_NR_FSMOUNT, b"", _long(fd), _long(flags), _long(attributes))
 
 
 def mount_setattr(fd: int, *, attr_set: int, attr_clr: int, propagation: int) -> None:

@@ -71,6 +71,7 @@ class Healing:
         period_s: float = NEVER_S,
         recover_writable: bool = False,
         warning_threshold: int = 50,
+        hung_abort_after_s: float | None = None,
         locks: Locks | None = None,
         wake_ups: Callable[[], WakeUps] = WakeUps,
     ) -> None:
@@ -83,6 +84,7 @@ class Healing:
             strategy=strategy,
             recover_writable=recover_writable,
             warning_threshold=warning_threshold,
+            hung_abort_after_s=hung_abort_after_s,
             kubelet_root=str(node.machine.kubelet),
             mount_root=str(node.machine.mount_root),
         )

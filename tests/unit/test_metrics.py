@@ -200,6 +200,16 @@ def test_what_is_unpublished_is_no_longer_counted():
     assert not [name for name in found if "source=/s" in name]
 
 
+def test_connections_that_were_ended_are_counted():
+    observer = watching()
+    observer.tell(told.Aborted("/s", (A,), "0:61", 300.0))
+    observer.tell(told.AbortFailed("/s", (A,), "not permitted"))
+    found = samples(observer)
+
+    assert found["csi_fluid_aborts_total{result=aborted}"] == 1
+    assert found["csi_fluid_aborts_total{result=failed}"] == 1
+
+
 def test_wake_ups_are_counted_by_their_source():
     observer = watching()
     observer.tell(told.Woken("fanotify"))

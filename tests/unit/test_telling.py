@@ -48,6 +48,16 @@ def test_a_heal_is_fluids_success_event_for_each_publication():
         (told.Broken("/s", (A,), 1.0), "FuseBroken", "Fuse mount /s is broken: /pods/a/mount"),
         (told.Hung("/s", (A,), 1.0), "FuseHung", "Fuse mount /s does not answer"),
         (
+            told.Aborted("/s", (A,), "0:61", 300.2),
+            "FuseAborted",
+            "Fuse mount /s was ended: its daemon had not answered for 300 s; /pods/a/mount answers",
+        ),
+        (
+            told.AbortFailed("/s", (A,), "not permitted"),
+            "FuseAbortFailed",
+            "Fuse mount /s does not answer and could not be ended: not permitted",
+        ),
+        (
             told.Skipped("/s", (A,), "/pods/a/mount", "it is writable"),
             "FuseRecoverSkipped",
             "Fuse recover /pods/a/mount skipped: /pods/a/mount: it is writable",
