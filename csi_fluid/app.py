@@ -13,7 +13,7 @@ import signal
 import threading
 from pathlib import Path
 
-from csi_fluid import config, log, telling
+from csi_fluid import config, log, telling, updatedb
 from csi_fluid.kube.none import NoKube
 from csi_fluid.metrics.meter import Meter
 from csi_fluid.rpc import registration
@@ -86,6 +86,7 @@ class Plugin:
         """Serve, reconcile, and begin to heal; raises OSError if the socket cannot be had."""
         self._server.start()  # first: it narrows the umask for a moment
         self._meter.start()
+        updatedb.prune(self._settings.prune_fs, self._settings.prune_path)
         if self._recovery is not None:
             self._recovery.start()
         else:

@@ -17,6 +17,7 @@ Owner = Literal["Fluid", "ours"]
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 _DURATION = re.compile(rf"(\d+(?:\.\d*)?|\.\d+)({'|'.join(_SECONDS)})", re.ASCII)
+_PLAIN = re.compile(r"[^\s\"'#\\\x00-\x1f]+")
 _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _MAX_SOCKET_PATH = 107  # sockaddr_un.sun_path without its final zero: unix(7)
@@ -107,6 +108,15 @@ def _folder(text: str) -> str:
     if not text.startswith("/") or ".." in text.split("/"):
         raise ValueError('expected an absolute path without ".."')
     return os.path.normpath("/" + text.lstrip("/"))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    words = tuple(filter(None, (word.strip() for word in text.split(","))))
+    if any(not _PLAIN.fullmatch(word) for word in words):
+        raise ValueError(
+            'expected words without blank, quote, "#" or backslash, with commas between'
+        )
+    return words
 
 
 def _count(text: str) -> int:
@@ -311,6 +321,20 @@ class Settings:
         env=("ALLOW_PATCH_STALE_NODE",),
         default="true",
     )
+    prune_fs: tuple[str, ...] = _option(
+        Kind("TYPE,...", _words),
+        "Fluid",
+        "file system types that the node's updatedb is to skip",
+        flag="prune-fs",
+        default="fuse.alluxio-fuse,fuse.jindofs-fuse,fuse.juicefs,ossfs",
+    )
+    prune_path: tuple[str, ...] = _option(
+        Kind("DIR,...", _words),
+        "Fluid",
+        "directories that the node's updatedb is to skip",
+        flag="prune-path",
+        default="/runtime-mnt",
+    )
     metrics_addr: tuple[str, int] | None = _option(
         Kind("ADDR", parse_address),
         "Fluid",
@@ -364,7 +388,6 @@ OPTIONS: tuple[Option, ...] = (
         if field.metadata
     ),
     *_ignored("no effect: Go's profiler is not here", "pprof-addr"),
-    *_ignored("no effect yet: what updatedb.conf must skip", "prune-fs", "prune-path"),
     *_ignored("no effect yet: credentials for the API server", "kubelet-kube-config", "kubeconfig"),
     *_ignored(_NO_GLOG, "log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "log_link"),
     *_ignored(_NO_GLOG, "logbuflevel", "stderrthreshold", "vmodule"),

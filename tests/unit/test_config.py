@@ -53,7 +53,9 @@ def test_the_arguments_of_fluids_daemonset_are_accepted():
     assert found.endpoint == "unix:/var/lib/kubelet/csi-plugins/fuse.csi.fluid.io/csi.sock"
     assert found.recovery
     assert found.log_level == "debug"
-    assert set(found.without_effect) == {"--pprof-addr", "--prune-fs", "--prune-path"}
+    assert found.prune_fs == ("fuse.alluxio-fuse", "fuse.jindofs-fuse", "fuse.juicefs", "ossfs")
+    assert found.prune_path == ("/runtime-mnt",)
+    assert set(found.without_effect) == {"--pprof-addr"}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +99,8 @@ def test_every_option_with_a_flag_can_be_given():
         ((*NEEDED, "--feature-gates=SeamlessRecovery=true"), "not in this version"),
         ((*NEEDED, "--kubelet-registration-path=csi.sock"), "expected an absolute path"),
         ((*NEEDED, f"--kubelet-registration-path=/{'x' * 107}"), "at most 107 bytes"),
+        ((*NEEDED, "--prune-fs=fuse.a,b c"), "expected words without blank"),
+        ((*NEEDED, '--prune-path=/a"b'), "expected words without blank"),
         ((*NEEDED, "--strategy=magic"), "--strategy=magic: expected auto or namespace or"),
         ((*NEEDED, "--kube=in-cluster"), "--kube=in-cluster: expected none"),
         ((*NEEDED, "--metrics-addr=8080"), "expected host:port or :port, or 0 for off"),

@@ -12,6 +12,7 @@ import csi_fluid
 from csi_fluid import config
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
+from csi_fluid.kube import calls
 from csi_fluid.rpc.identity import DRIVER
 from tests import manifests
 from tests.manifests import FOLDER, Object
@@ -105,7 +106,7 @@ def test_one_image_of_this_version_is_named_everywhere():
 def test_the_program_takes_every_argument_and_none_is_without_effect(folder: str):
     found = started(manifests.one(manifests.rendered(folder), "DaemonSet"))
 
-    assert set(found.without_effect) <= {"--prune-fs", "--prune-path"}
+    assert found.without_effect == ()
 
 
 def test_every_environment_variable_is_one_that_the_program_reads():
@@ -213,6 +214,27 @@ def test_the_role_is_bound_to_the_account_that_the_pods_run_under():
     assert binding["subjects"] == [subject]
     assert binding["roleRef"]["name"] == manifests.base("clusterrole")["metadata"]["name"]
     assert pod()["serviceAccountName"] == metadata["name"]
+
+
+def granted(role: Object) -> set[tuple[str, str, str]]:
+    """Return what a role allows, as group, resource and verb."""
+    return {
+        (group, resource, verb)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def called(rules: tuple[calls.Rule, ...]) -> set[tuple[str, str, str]]:
+    return {
+        (r.group, resource, verb) for r in rules for resource in r.resources for verb in r.verbs
+    }
+
+
+def test_the_role_allows_exactly_the_calls_that_the_plugin_makes():
+    assert granted(manifests.base("clusterrole")) == called(calls.ACCOUNT)
 
 
 def test_only_the_daemonset_gets_the_accounts_token():
