@@ -11,7 +11,7 @@ from typing import Literal, Protocol
 
 from recover import observer
 from recover.observer import Event
-from recover.store import Publication
+from recover.rows import Publication
 
 _log = logging.getLogger(__name__)
 

@@ -21,9 +21,13 @@ _POLL_S = 0.01
 class Lease:
     """The right to heal, held by this process while any of its threads heals."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Take the file to lock, made when first needed; None where nobody else can heal."""
+    def __init__(self, path: Path | None, *, wait_s: float = _WAIT_S) -> None:
+        """Take the file to lock, made when first needed; None where nobody else can heal.
+
+        wait_s is how long another process may keep it before `hold` yields False.
+        """
         self._path = path
+        self._wait_s = wait_s
         self._guard = threading.Lock()
         self._pause = threading.Event()  # never set
         self._users = 0
@@ -53,7 +57,7 @@ class Lease:
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         except OSError:  # no place for a state file either: then nobody else finds it
             return None
-        deadline = time.monotonic() + _WAIT_S
+        deadline = time.monotonic() + self._wait_s
         while True:
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,7 +7,7 @@ Each is told once per change, not once per tick.
 from dataclasses import dataclass
 from typing import Protocol
 
-from recover.store import Publication
+from recover.rows import Publication
 
 
 @dataclass(frozen=True, slots=True)

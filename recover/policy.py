@@ -6,7 +6,7 @@ right, so it is healed on request alone.
 
 from collections.abc import Iterable
 
-from recover.store import Publication
+from recover.rows import Publication
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 30.0

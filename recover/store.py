@@ -14,87 +14,19 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from recover import statefile
 from recover.errors import StateError
+from recover.rows import Generation, Heal, Publication, Volume
 from recover.statefile import Key, Table
+
+__all__ = ["KEPT_HEALS", "Generation", "Heal", "Publication", "Store", "Volume"]
 
 KEPT_HEALS = 1_000
 
 R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What was mounted, where, from what and how; the target is the key.
-
-    target and source are canonical absolute paths, sub_path lies below source and has no leading
-    slash, method is "bind" or "symlink", published_at is in Unix seconds.  adopted tells that
-    another plugin, or an earlier life of this one, had made the mount.
-    """
-
-    target: str
-    volume_id: str
-    source: str
-    sub_path: str = ""
-    mount_type: str = ""
-    method: str = "bind"
-    read_only: bool = True
-    recover_writable: bool = False
-    runtime_namespace: str = ""
-    runtime_name: str = ""
-    pod_namespace: str = ""
-    pod_name: str = ""
-    pod_uid: str = ""
-    published_at: float = 0.0
-    adopted: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """One life of the daemon of a source; source and dev ("major:minor") are the key.
-
-    root is what the source's mount shows of the superblock.  A device number means nothing after a
-    reboot (boot_id) or once the superblock is gone.  Times are in Unix seconds.
-    """
-
-    source: str
-    dev: str
-    root: str
-    fs_type: str
-    mount_source: str
-    boot_id: str
-    seen_at: float
-    dead_at: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Heal:
-    """One heal of a source: copies found, copies healed, layers left at most."""
-
-    source: str
-    at: float
-    strategy: str
-    ok: bool
-    copies: int
-    healed: int
-    layers: int
-    latency_s: float
-    outage_s: float | None
-    error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Volume:
-    """A static volume of the controller service."""
-
-    volume_id: str
-    name: str
-    parameters: Mapping[str, str]
-    capacity_bytes: int
 
 
 PUBLICATIONS = Table("publications", Publication, ("target",))

@@ -18,6 +18,7 @@ VERBS = {
     "status": "show what is published, and what is broken",
     "doctor": "check whether this machine has what the plugin needs",
     "recover": "heal broken volumes now, or say what would be done",
+    "agent": "heal the FUSE mounts of one serverless pod, from a container in it",
     "demo": "watch a FUSE daemon die and its volume heal, on this machine",
     "version": "print the version",
 }

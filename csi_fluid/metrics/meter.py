@@ -4,10 +4,9 @@ import logging
 from collections.abc import Callable
 
 from csi_fluid import metrics
-from csi_fluid.metrics.observer import MetricsObserver
+from csi_fluid.metrics.observer import MetricsObserver, Publications
 from csi_fluid.metrics.server import Server
 from recover.linux.probe import Prober
-from recover.store import Store
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +17,7 @@ class Meter:
     def __init__(
         self,
         address: tuple[str, int] | None,
-        store: Store,
+        store: Publications,
         prober: Prober,
         ready: Callable[[], bool],
     ) -> None:

@@ -4,19 +4,31 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from csi_fluid import metrics
 from csi_fluid.metrics.values import Gauges, Values
 from recover import observer
 from recover.linux.probe import Prober
 from recover.observer import Event
-from recover.store import Publication, Store
+from recover.rows import Publication
+
+
+class Publications(Protocol):
+    """What the gauges are computed from: the store, or what an agent guards."""
+
+    @property
+    def problem(self) -> str:
+        """Return what keeps the state file from being used, "" for nothing."""
+
+    def publications(self) -> tuple[Publication, ...]:
+        """Return what is published now."""
 
 
 class MetricsObserver:
     """Counts what happens, and remembers the state of each publication for the gauges."""
 
-    def __init__(self, store: Store, prober: Prober) -> None:
+    def __init__(self, store: Publications, prober: Prober) -> None:
         """Take what the gauges are computed from."""
         self.values = Values(self.gauges)
         self._store = store

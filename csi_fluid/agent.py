@@ -1,0 +1,136 @@
+"""The serverless agent as a process: what it guards, whom it tells, when it ends.
+
+Every pod that asks for recovery pays for one, so nothing is imported here that it can do without:
+no gRPC, no Kubernetes, no SQLite.
+"""
+
+import gc
+import logging
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from csi_fluid import log, telling
+from csi_fluid.metrics.meter import Meter
+from recover.agent import Agent
+from recover.anchor import Place
+from recover.guard import STRATEGY, Guard, Target
+from recover.linux.probe import Prober
+from recover.observer import Observer
+from recover.rows import Publication
+
+_STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
+_STOP_S = 4.0
+_RELEASE_S = 20.0  # within the 30 s that kubelet gives a pod by default
+_HEALTH_S = 10.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What an agent runs with; times in s."""
+
+    targets: tuple[Target, ...]
+    pod: str
+    recover_writable: bool = False
+    probe_timeout_s: float = 3.0
+    period_s: float = 0.5
+    health_file: Path | None = None
+    metrics_addr: tuple[str, int] | None = None
+    log_format: str = "text"
+    log_level: str = "info"
+
+
+class _Guarded:
+    """What is guarded, for the metrics."""
+
+    problem = ""
+
+    def __init__(self) -> None:
+        self.guards: list[Guard] = []
+
+    def publications(self) -> tuple[Publication, ...]:
+        return tuple(row for guard in self.guards for row in guard.publications)
+
+
+def run(settings: Settings) -> None:
+    """Guard until SIGTERM or SIGINT."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # before the first thread is made
+    log.configure(settings.log_level, settings.log_format)
+    prober = Prober(timeout_s=settings.probe_timeout_s)
+    guarded = _Guarded()
+    meter = Meter(settings.metrics_addr, guarded, prober, lambda: True)
+    meter.observer.strategy = STRATEGY
+    observer = telling.FanOut(
+        meter.observer, telling.EventObserver(telling.LogSink()), telling.LogObserver()
+    )
+    guarded.guards = [_guard(settings, target, prober, observer) for target in settings.targets]
+    agent = Agent(guarded.guards, observer)
+    for guard in guarded.guards:  # a new pod of an old one's name is not being deleted
+        guard.place.leaving.unlink(missing_ok=True)
+    meter.start()
+    agent.start()
+    _log.info(
+        "guarding %s",
+        ", ".join(target.mount_point for target in settings.targets),
+        extra={"pod": settings.pod, "wakeups": ", ".join(agent.wakeups)},
+    )
+    gc.collect()
+    gc.freeze()
+    try:
+        _serve(agent, settings.health_file)
+    finally:
+        is_leaving = any(guard.place.leaving.exists() for guard in guarded.guards)
+        if not agent.stop(_STOP_S, release_s=_RELEASE_S if is_leaving else None):
+            _log.warning("a pass did not end in time; the next agent goes on from what it left")
+        meter.stop()
+
+
+def _guard(settings: Settings, target: Target, prober: Prober, observer: Observer) -> Guard:
+    return Guard(
+        target,
+        settings.pod,
+        prober,
+        observer,
+        recover_writable=settings.recover_writable,
+        period_s=settings.period_s,
+    )
+
+
+def _serve(agent: Agent, health_file: Path | None) -> None:
+    """Wait for the signal to end, and show in between whether the agent gets on."""
+    is_shown = False
+    while True:
+        if health_file is not None and agent.is_working != is_shown:
+            is_shown = not is_shown
+            _show(health_file, is_working=is_shown)
+        received = signal.sigtimedwait(_STOP_SIGNALS, _HEALTH_S)
+        if received is not None:
+            _log.info("stopping on %s", signal.Signals(received.si_signo).name)
+            if health_file is not None:
+                _show(health_file, is_working=False)
+            return
+
+
+def _show(path: Path, *, is_working: bool) -> None:
+    try:
+        if is_working:
+            path.touch(mode=0o600)
+        else:
+            path.unlink(missing_ok=True)
+    except OSError as error:
+        _log.warning(
+            "--health-file %s: %s; the probe that looks for it fails", path, error.strerror
+        )
+
+
+def leave(settings: Settings) -> None:
+    """Tell the agent of this pod that the pod is being deleted; the preStop hook does it.
+
+    The agent, when it is then ended, takes its mounts off the node.  Raises OSError.
+    """
+    for target in settings.targets:
+        place = Place(target.mount_point, settings.pod)
+        if place.folder.is_dir():
+            place.leaving.touch(mode=0o600)

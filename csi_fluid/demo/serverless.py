@@ -1,0 +1,199 @@
+"""A serverless pod without Kubernetes: FUSE sidecar, agent and application as containers.
+
+Each has mount, PID and UTS namespaces and a root of its own; they share the directory of the mount
+point on the host, as the pod that Fluid's webhook makes does: the sidecar and the agent have it
+Bidirectional, the application has the mount point itself with HostToContainer.
+"""
+
+import enum
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import csi_fluid
+from csi_fluid.demo.pods import Container, Image, Propagation, VolumeMount
+from csi_fluid.demo.waiting import until
+from recover.linux import mountinfo
+from recover.linux.probe import Prober
+
+PARENT = "/jfs"
+LEAF = "jindofs-fuse"
+MOUNT_POINT = f"{PARENT}/{LEAF}"
+_PACKAGE = Path(csi_fluid.__file__).parents[1]
+_PYTHON = os.path.realpath(sys.executable)  # the container has the interpreter, not the environment
+
+# $1 is the mount point, the rest bindfs's options; mkdir fails where a dead mount stands.
+_DEVICE = "[ -e /dev/fuse ] || mknod /dev/fuse c 10 229\n"
+_CLIENT = _DEVICE + 'mkdir -p "$1" 2>/dev/null; {} exec bindfs -f "$2" /source "$1"'
+_STACKING = (
+    _DEVICE
+    + """\
+aside=$(mktemp -d)
+bindfs -f "$2" /source "$aside" &
+until mountpoint -q "$aside"; do :; done
+mkdir -p "$1" 2>/dev/null
+mount --bind "$aside" "$1"
+umount -l "$aside"
+wait
+"""
+)
+
+
+class Client(enum.Enum):
+    """What the restarted FUSE client does about a dead mount at its mount point; all real bindfs.
+
+    libfuse refuses it; most images unmount it first; clients that do not look mount on top of it.
+    """
+
+    REFUSES = _CLIENT.format("")
+    UNMOUNTS = _CLIENT.format('umount -l "$1" 2>/dev/null;')
+    STACKS = _STACKING
+
+
+class Sidecar:
+    """The FUSE daemon as the first process of a container; `start` again is kubelet's restart.
+
+    parent is the host's directory of the mount point, source the folder that is shown.
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        parent: Path,
+        source: Path,
+        client: Client = Client.REFUSES,
+        *,
+        read_only: bool = True,
+    ) -> None:
+        self.parent = parent
+        self.source = source
+        self.client = client
+        self._image = image
+        self._option = "-r" if read_only else "-ofsname=demo"
+        self._prober = Prober(timeout_s=2.0)
+        self._container: Container | None = None
+
+    @property
+    def host_path(self) -> Path:
+        """Return the mount point as the host sees it."""
+        return self.parent / LEAF
+
+    @property
+    def container(self) -> Container:
+        """Return the running container, or the last one."""
+        assert self._container is not None, "never started"
+        return self._container
+
+    def start(self, timeout_s: float = 20.0) -> None:
+        """Start the container, again where it ends as kubelet would, until its mount answers."""
+        self.parent.mkdir(parents=True, exist_ok=True)
+        before = set(mountinfo.read())
+
+        def answers() -> bool:
+            if self._container is None or not self._container.alive:
+                self._run()
+            mount = mountinfo.read().at(str(self.host_path))
+            return (
+                mount is not None
+                and mount not in before
+                and self._prober.ask(str(self.host_path)).alive
+            )
+
+        until(answers, "the FUSE sidecar to mount", timeout_s=timeout_s, every_s=0.01)
+
+    def _run(self) -> None:
+        if self._container is not None:
+            self._container.close()
+        volumes = [
+            VolumeMount(self.parent, PARENT, Propagation.BIDIRECTIONAL),
+            VolumeMount(self.source, "/source", Propagation.NONE),
+        ]
+        command = ["sh", "-c", self.client.value, "sh", MOUNT_POINT, self._option]
+        self._container = Container(self._image, "fluid-fuse-0", volumes, command).ready()
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> None:
+        """Send the first process a signal; after one that ends it, wait until it is gone."""
+        os.kill(self.container.pid, number)
+        if number in {signal.SIGSTOP, signal.SIGCONT}:
+            return
+        until(lambda: not self.container.alive, "the FUSE sidecar to end")
+        self.container.close()
+
+    def close(self) -> None:
+        """End the container; a dead mount may stay on the host, as in a real pod."""
+        if self._container is not None:
+            self._container.close()
+
+
+class Agent:
+    """`csi-fluid agent` in a container beside the sidecars of one pod; `start` again restarts it.
+
+    parents are the hosts' directories of the mount points, the first at /jfs, others at /jfs1, ...
+    """
+
+    def __init__(
+        self,
+        image: Image,
+        parents: Sequence[Path],
+        *,
+        pod: str = "demo-app",
+        options: Sequence[str] = (),
+        suffix: str = "",
+    ) -> None:
+        self.said: list[str] = []
+        self._image = image
+        self._pod = pod
+        self._options = options
+        self._places = {parent: f"{PARENT}{n or ''}" for n, parent in enumerate(parents)}
+        self._suffix = suffix
+        self._container: Container | None = None
+
+    @property
+    def container(self) -> Container:
+        """Return the running container, or the last one."""
+        assert self._container is not None, "never started"
+        return self._container
+
+    def command(self, *more: str) -> list[str]:
+        """Return the command line in the container."""
+        mounts = [
+            f"--mount={inside}/{LEAF}={parent}/{LEAF}{self._suffix}"
+            for parent, inside in self._places.items()
+        ]
+        program = ["env", "PYTHONPATH=/app", "PYTHONDONTWRITEBYTECODE=1", _PYTHON]
+        return [*program, "-m", "csi_fluid", "agent", *mounts, *self._options, *more]
+
+    def start(self) -> None:
+        """Start the container and return when the agent guards."""
+        for parent in self._places:
+            parent.mkdir(parents=True, exist_ok=True)
+        volumes = [
+            VolumeMount(parent, inside, Propagation.BIDIRECTIONAL)
+            for parent, inside in self._places.items()
+        ]
+        volumes.append(VolumeMount(_PACKAGE, "/app", Propagation.NONE))
+        told = len(self.said)
+        self._container = Container(self._image, self._pod, volumes, self.command()).ready()
+        threading.Thread(target=self._follow, args=[self._container], daemon=True).start()
+        until(
+            lambda: any("guarding" in line for line in self.said[told:]),
+            f"the agent to begin: {self.said}",
+        )
+
+    def _follow(self, container: Container) -> None:
+        for line in container.lines():
+            self.said.append(line)
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send the agent a signal and wait for the end of its container."""
+        os.kill(self.container.pid, number)
+        until(lambda: not self.container.alive, f"the agent to end: {self.said[-5:]}", timeout_s=30)
+        self.container.close()
+
+    def close(self) -> None:
+        """Kill the agent; its anchors stay on the host."""
+        if self._container is not None:
+            self._container.close()

@@ -1,0 +1,210 @@
+"""FUSE daemons in a serverless pod die, and the agent beside them heals the applications."""
+
+import errno
+import signal
+import time
+
+import pytest
+
+from csi_fluid.demo.serverless import Client
+from recover.anchor import FOLDER
+from tests.harness import Node, until
+from tests.privileged.serverless import serverless
+from tests.privileged.watching import GONE, Watch
+
+CLIENTS = pytest.mark.parametrize("client", list(Client), ids=lambda client: client.name.lower())
+
+
+@CLIENTS
+def test_an_application_sees_its_data_again(node: Node, client: Client):
+    with serverless(node, client) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+
+        pod.data[0].kill()
+        assert app.sees.error("/data0") == errno.ENOTCONN
+        (pod.data[0].source / "later").write_bytes(b"2")
+        pod.data[0].start()
+
+        pod.await_whole(app)
+        assert app.sees.names("/data0") == {"file0", "later"}
+        until(lambda: pod.heals == 1, f"the heal is told: {pod.agent.said}")
+        assert len(app.sees.layers("/data0")) == 2
+
+
+@CLIENTS
+def test_ten_crashes_leave_two_layers_and_never_show_the_bare_directory(node: Node, client: Client):
+    with serverless(node, client) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+
+        with Watch(app.pid, "look", "/data0") as watch:
+            for number in range(2, 12):
+                pod.crash()
+                pod.await_whole(app)
+                pod.await_anchors(number)
+                pod.await_layers(app, 2)
+            seen = watch.outcomes()
+
+        assert seen - GONE == {"file0"}
+        assert len(node.sees.layers(pod.data[0].host_path)) == 1
+
+
+@CLIENTS
+def test_containers_started_and_restarted_between_crashes_heal(node: Node, client: Client):
+    with serverless(node, client) as pod:
+        first = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(first)
+        pod.await_anchors(2)
+        second = pod.app("second")
+        pod.crash()
+        pod.await_anchors(3)
+        first.close()
+        again = pod.app("again")
+
+        for app in (second, again):
+            pod.await_whole(app)
+        pod.crash()
+
+        for app in (second, again):
+            pod.await_whole(app)
+            pod.await_layers(app, 2)
+
+
+@CLIENTS
+def test_an_agent_that_was_killed_finds_its_anchors_again(node: Node, client: Client):
+    with serverless(node, client) as pod:
+        first = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(first)
+        pod.await_anchors(2)
+        second = pod.app("second")
+
+        for number in (signal.SIGKILL, signal.SIGTERM):
+            pod.agent.end(number)
+            pod.agent.start()
+            pod.crash()
+            for app in (first, second):
+                pod.await_whole(app)
+                pod.await_layers(app, 2)
+
+
+@CLIENTS
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_agent_and_daemon_may_die_together(node: Node, client: Client, number: signal.Signals):
+    if client is Client.STACKS and number is signal.SIGTERM:
+        number = signal.SIGKILL  # its shell is deaf to the other
+    with serverless(node, client) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(app)
+        pod.await_anchors(2)
+
+        pod.agent.end(number)
+        pod.data[0].kill(number)
+        pod.agent.start()
+        pod.data[0].start()
+
+        pod.await_whole(app)
+        pod.await_layers(app, 2)
+
+
+def test_a_daemon_that_ends_in_order_is_no_different(node: Node):
+    with serverless(node, Client.REFUSES) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+
+        pod.data[0].kill(signal.SIGTERM)
+        assert not node.sees.layers(pod.data[0].host_path)
+        assert app.sees.error("/data0") == errno.ENOTCONN
+        pod.data[0].start()
+
+        pod.await_whole(app)
+
+
+def test_a_hung_daemon_delays_no_other_dataset(node: Node):
+    with serverless(node, Client.UNMOUNTS, datasets=2, options=["--probe-timeout=20s"]) as pod:
+        app = pod.start()
+        pod.await_anchors(1, 0)
+        pod.await_anchors(1, 1)
+
+        pod.data[0].kill(signal.SIGSTOP)
+        pod.crash(1)
+
+        pod.await_whole(app, 1)
+        assert app.sees.names("/data1") == {"file1"}
+        pod.data[0].kill(signal.SIGCONT)
+        pod.await_whole(app, 0)
+
+
+def test_a_writable_mount_is_reported_and_left_alone(node: Node):
+    with serverless(node, Client.UNMOUNTS, read_only=False) as pod:
+        app = pod.start()
+
+        pod.crash()
+
+        until(lambda: pod.said("FuseRecoverSkipped"), f"it is told: {pod.agent.said}")
+        assert app.sees.error("/data0") == errno.ENOTCONN
+        assert not pod.anchors()
+
+
+@CLIENTS
+def test_a_writable_mount_heals_where_it_was_asked_for(node: Node, client: Client):
+    with serverless(node, client, read_only=False, options=["--recover-writable"]) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+
+        pod.crash()
+
+        pod.await_whole(app)
+        assert app.sees.write("/data0/new", b"1") == 0
+
+
+@pytest.mark.parametrize("client", [Client.REFUSES, Client.UNMOUNTS])
+def test_a_container_that_mounts_it_read_only_can_never_write(node: Node, client: Client):
+    with serverless(node, client, read_only=False, suffix=":ro") as pod:
+        pod.start()
+        app = pod.app("reader", read_only=True)
+        pod.await_anchors(1)
+
+        with Watch(app.pid, "write", "/data0") as watch:
+            for number in range(2, 8):
+                pod.crash()
+                pod.await_whole(app)
+                pod.await_anchors(number)
+            seen = watch.outcomes()
+
+        assert seen - GONE == {"EROFS"}
+
+
+def test_the_deletion_of_the_pod_leaves_no_mount_on_the_node(node: Node):
+    with serverless(node, Client.UNMOUNTS, datasets=2) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(app)
+        pod.await_anchors(2)
+        before = time.monotonic()
+
+        pod.delete()
+
+        assert time.monotonic() - before < 10
+        assert not pod.left_on_the_node
+        assert not (pod.data[0].parent / FOLDER).exists()
+
+
+def test_the_end_of_the_agent_alone_takes_nothing_from_the_applications(node: Node):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(app)
+
+        pod.agent.end()
+
+        assert app.sees.error("/data0") == 0
+        assert len(pod.anchors()) == 2
