@@ -1,0 +1,222 @@
+"""Alerts and dashboard: about metrics that exist, and the alerts come when they should."""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csi_fluid import metrics
+from tests import manifests
+from tests.manifests import FOLDER, Object
+
+MONITORING = FOLDER / "components/monitoring"
+OVERLAY = "overlays/monitoring"
+KNOWN = {metric.name: metric for metric in metrics.METRICS}
+# What Prometheus itself adds to a sample here, and what a histogram's buckets have.
+ADDED_LABELS = {"node", "job", "instance", "le"}
+SERIES = re.compile(r"\b(csi_fluid_\w+)(?:\{([^}]*)\})?")
+
+
+def rules() -> list[Object]:
+    (document,) = manifests.read(MONITORING / "prometheusrule.yaml")
+    return [rule for group in document["spec"]["groups"] for rule in group["rules"]]
+
+
+def dashboard() -> Object:
+    return dict(json.loads((MONITORING / "dashboard.json").read_text(encoding="utf-8")))
+
+
+def queries() -> list[str]:
+    panels = dashboard()["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+def metric_of(series: str) -> metrics.Metric | None:
+    if series in KNOWN:
+        return KNOWN[series] if KNOWN[series].kind != "histogram" else None
+    base = KNOWN.get(re.sub(r"_(bucket|sum|count)$", "", series))
+    return base if base is not None and base.kind == "histogram" else None
+
+
+@pytest.mark.parametrize("query", [*(rule["expr"] for rule in rules()), *queries()])
+def test_every_query_is_about_metrics_and_labels_that_exist(query: str):
+    for series, selector in SERIES.findall(query):
+        metric = metric_of(series)
+        assert metric is not None, series
+        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
+        assert labels <= {*metric.labels, *ADDED_LABELS}, series
+
+
+def test_grouping_and_texts_name_labels_that_their_metric_has():
+    for rule in rules():
+        found = (metric_of(series) for series, _ in SERIES.findall(rule["expr"]))
+        known = ADDED_LABELS.union(*(metric.labels for metric in found if metric))
+        grouped = re.findall(r"by \(([\w, ]+)\)", rule["expr"])
+        named = re.findall(r"\$labels\.(\w+)", json.dumps(rule["annotations"]))
+
+        assert {*named, *(label for group in grouped for label in group.split(", "))} <= known
+
+
+def test_every_state_and_result_in_a_query_is_one_that_the_program_tells():
+    text = "\n".join([*(rule["expr"] for rule in rules()), *queries()])
+
+    assert set(re.findall(r'\bstate!?="(\w+)"', text)) <= set(metrics.STATES)
+    assert set(re.findall(r'\bresult="(\w+)"', text)) <= {"healed", "failed", "skipped"}
+
+
+def test_the_dashboard_shows_what_the_plugin_counts():
+    shown = {metric_of(series) for query in queries() for series, _ in SERIES.findall(query)}
+    core = {m for m in metrics.METRICS if not m.name.startswith("csi_fluid_api_")}
+
+    assert {m.name for m in core} - {m.name for m in shown if m} == set()
+
+
+def test_no_two_panels_share_an_id_or_a_place():
+    panels = dashboard()["panels"]
+    places = {(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels}
+
+    assert len({panel["id"] for panel in panels}) == len(places) == len(panels)
+
+
+def test_the_dashboard_reaches_the_cluster_as_it_lies_here():
+    found = manifests.one(manifests.rendered(OVERLAY), "ConfigMap")
+
+    assert found["metadata"]["labels"] == {"grafana_dashboard": "1"}
+    assert json.loads(found["data"]["csi-fluid.json"]) == dashboard()
+
+
+def test_the_plugins_pods_are_what_is_scraped():
+    objects = manifests.rendered(OVERLAY)
+    service, monitor = (manifests.one(objects, k) for k in ("Service", "ServiceMonitor"))
+    template = manifests.one(objects, "DaemonSet")["spec"]["template"]
+    (port,) = service["spec"]["ports"]
+    (endpoint,) = monitor["spec"]["endpoints"]
+    ports = [p for c in template["spec"]["containers"] for p in c["ports"]]
+
+    assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
+    assert (
+        monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+    )
+    assert endpoint["port"] == port["name"]
+    assert port["targetPort"] in {p["name"] for p in ports}
+    assert f'job="{service["metadata"]["name"]}"' in "".join(rule["expr"] for rule in rules())
+
+
+# ---- The alerts, as Prometheus evaluates them
+
+NODE = 'node="n1"'
+SOURCE = 'source="/runtime-mnt/juicefs/ns/demo/juicefs-fuse"'
+# By alert: the samples (one a minute, in promtool's notation), and from which minute on it fires.
+CASES: dict[str, tuple[dict[str, str], int]] = {
+    "CsiFluidVolumeAway": (
+        {f"csi_fluid_broken_since_timestamp_seconds{{{NODE},{SOURCE}}}": "60x20"},
+        4,
+    ),
+    "CsiFluidHealFailed": (
+        {f'csi_fluid_heals_total{{{NODE},result="failed",strategy="namespace"}}': "_ _ 1 1 1"},
+        2,
+    ),
+    "CsiFluidVolumeNotHealed": (
+        {f'csi_fluid_publications{{{NODE},state="skipped"}}': "0 0 1x20"},
+        12,
+    ),
+    "CsiFluidDaemonKeepsCrashing": (
+        {f'csi_fluid_heals_total{{{NODE},result="healed",strategy="namespace"}}': "0 1+1x30"},
+        11,
+    ),
+    "CsiFluidHealSlow": (
+        {
+            f'csi_fluid_heal_seconds_bucket{{{NODE},le="1"}}': "0x20",
+            f'csi_fluid_heal_seconds_bucket{{{NODE},le="2"}}': "0+1x20",
+            f'csi_fluid_heal_seconds_bucket{{{NODE},le="+Inf"}}': "0+1x20",
+        },
+        6,
+    ),
+    "CsiFluidConnectionAborted": (
+        {f'csi_fluid_aborts_total{{{NODE},result="aborted"}}': "_ _ 1 1 1"},
+        2,
+    ),
+    "CsiFluidLayersPileUp": ({f"csi_fluid_layers{{{NODE},{SOURCE}}}": "25 25 26 27"}, 2),
+    "CsiFluidDaemonsSilent": ({f"csi_fluid_abandoned_probes{{{NODE}}}": "0 17x20"}, 6),
+    "CsiFluidStateProblem": ({f"csi_fluid_state_problem{{{NODE}}}": "0 1x20"}, 6),
+    "CsiFluidNotRegistered": ({f"csi_fluid_registered{{{NODE}}}": "1 0x20"}, 6),
+    "CsiFluidCallsFail": (
+        {
+            f'csi_fluid_rpc_seconds_count{{{NODE},method="NodePublishVolume",code="OK"}}': "0x40",
+            f'csi_fluid_rpc_seconds_count{{{NODE},method="NodePublishVolume",code="INTERNAL"}}': (
+                "0+1x40"
+            ),
+        },
+        16,
+    ),
+    "CsiFluidPluginDown": ({f'up{{{NODE},job="csi-nodeplugin-fluid"}}': "1 0x20"}, 6),
+}
+
+
+def test_every_alert_has_a_case():
+    assert {rule["alert"] for rule in rules()} == CASES.keys()
+
+
+def promtool(folder: Path, alert: str, at_minute: int, *, fires: bool) -> None:
+    """Have promtool evaluate the rules on an alert's samples, and compare."""
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("needs promtool: run '.ci/setup tools promtool'")
+    (rule,) = (rule for rule in rules() if rule["alert"] == alert)
+    bare = {k: v for k, v in rule.items() if k != "annotations"}  # their texts are not the point
+    samples, _ = CASES[alert]
+    told = {} if not fires else {"exp_labels": _labels(alert, rule["labels"])}
+    case: dict[str, Any] = {
+        "rule_files": ["rules.yaml"],
+        "evaluation_interval": "1m",
+        "tests": [
+            {
+                "interval": "1m",
+                "input_series": [{"series": s, "values": v} for s, v in samples.items()],
+                "alert_rule_test": [
+                    {
+                        "eval_time": f"{at_minute}m",
+                        "alertname": alert,
+                        "exp_alerts": [told] if fires else [],
+                    }
+                ],
+            }
+        ],
+    }
+    (folder / "rules.yaml").write_text(json.dumps({"groups": [{"name": "g", "rules": [bare]}]}))
+    (folder / "case.yaml").write_text(json.dumps(case))
+    command = (tool, "test", "rules", folder / "case.yaml")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def _labels(alert: str, own: dict[str, str]) -> dict[str, str]:
+    series = next(iter(CASES[alert][0]))
+    given = dict(re.findall(r'(\w+)="([^"]*)"', series))
+    (rule,) = (rule for rule in rules() if rule["alert"] == alert)
+    grouped = re.search(r"by \(([\w, ]+)\)", rule["expr"])
+    kept = set(grouped[1].split(", ")) - {"le"} if grouped else given.keys()
+    return {k: v for k, v in given.items() if k in kept} | own
+
+
+@pytest.mark.parametrize("alert", CASES)
+def test_an_alert_comes_when_its_case_says_and_not_before(tmp_path: Path, alert: str):
+    _, minute = CASES[alert]
+    promtool(tmp_path, alert, minute - 1, fires=False)
+    promtool(tmp_path, alert, minute, fires=True)
+
+
+def test_the_rules_are_sound_for_promtool(tmp_path: Path):
+    tool = shutil.which("promtool")
+    if tool is None:
+        pytest.skip("needs promtool: run '.ci/setup tools promtool'")
+    (document,) = manifests.read(MONITORING / "prometheusrule.yaml")
+    (tmp_path / "rules.yaml").write_text(json.dumps(document["spec"]))
+    command = (tool, "check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+
+    assert done.returncode == 0, done.stdout + done.stderr
