@@ -19,6 +19,7 @@ from tests.manifests import FOLDER, Object
 
 OVERLAYS = sorted(p.parent.relative_to(FOLDER).as_posix() for p in FOLDER.glob("overlays/*/k*"))
 DAEMONSET = "csi-nodeplugin-fluid"
+DOCS = FOLDER.parent / "docs"
 KUSTOMIZE = "kustomize.config.k8s.io"
 
 
@@ -235,6 +236,20 @@ def called(rules: tuple[calls.Rule, ...]) -> set[tuple[str, str, str]]:
 
 def test_the_role_allows_exactly_the_calls_that_the_plugin_makes():
     assert granted(manifests.base("clusterrole")) == called(calls.ACCOUNT)
+
+
+def test_every_component_is_explained_where_people_install():
+    text = (DOCS / "install.md").read_text(encoding="utf-8")
+    components = {folder.name for folder in (FOLDER / "components").iterdir()}
+
+    assert {name for name in components if f"| `{name}` |" not in text} == set()
+
+
+def test_every_mount_of_the_node_is_explained():
+    text = (DOCS / "security.md").read_text(encoding="utf-8")
+    paths = {v["hostPath"]["path"] for v in pod()["volumes"] if "hostPath" in v}
+
+    assert {path for path in paths if f"`{path}`" not in text} == set()
 
 
 def test_only_the_daemonset_gets_the_accounts_token():
