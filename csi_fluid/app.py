@@ -13,8 +13,9 @@ import signal
 import threading
 from pathlib import Path
 
-from csi_fluid import config, log, telling, updatedb
-from csi_fluid.kube.none import NoKube
+from csi_fluid import config, log, metrics, telling, updatedb
+from csi_fluid.kube import access
+from csi_fluid.kube.side import ApiSide, Counts, Reset
 from csi_fluid.metrics.meter import Meter
 from csi_fluid.rpc import registration
 from csi_fluid.rpc.controller import Controller
@@ -30,6 +31,7 @@ from csi_fluid.volumes.static import StaticVolumes
 from csi_fluid.volumes.stats import Stats
 from csi_fluid.volumes.targets import Claims
 from csi_fluid.volumes.unpublish import Unpublisher
+from csi_fluid.volumes.users import Users
 from recover import loop, observer, reconcile
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
@@ -38,7 +40,8 @@ from recover.store import Store
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _RPC_GRACE_S = 1.5
-_RECOVERY_GRACE_S = 2.5  # together below the 5 s within which the process must end
+_RECOVERY_GRACE_S = 2.0
+_EVENTS_GRACE_S = 0.8  # together below the 5 s within which the process must end
 
 _log = logging.getLogger(__name__)
 
@@ -74,9 +77,8 @@ class Plugin:
         self._prober = Prober(timeout_s=settings.probe_timeout_s)
         self._locks = Locks()
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
-        self._observer = telling.FanOut(
-            self._meter.observer, telling.EventObserver(telling.LogSink()), telling.LogObserver()
-        )
+        self._api = self._build_api()
+        self._observer = self._build_observer()
         self._reconciled = threading.Event()
         self._recovery = self._build_recovery() if settings.recovery else None
         self._server = self._build_server()
@@ -87,6 +89,7 @@ class Plugin:
         self._server.start()  # first: it narrows the umask for a moment
         self._meter.start()
         updatedb.prune(self._settings.prune_fs, self._settings.prune_path)
+        self._api.start()
         if self._recovery is not None:
             self._recovery.start()
         else:
@@ -102,8 +105,34 @@ class Plugin:
         self._server.stop(_RPC_GRACE_S)
         if self._recovery is not None and not self._recovery.stop(_RECOVERY_GRACE_S):
             _log.warning("a heal did not end in time; the next start finishes it")
+        self._api.stop(_EVENTS_GRACE_S)
         self._meter.stop()
         self._store.close()
+
+    def _build_api(self) -> ApiSide:
+        settings, values = self._settings, self._meter.observer.values
+        counts = Counts(
+            call=lambda *labels: values.count(metrics.API_CALLS, *labels),
+            event=lambda result: values.count(metrics.EVENTS, result),
+            start=lambda: values.count(metrics.API_HELPERS),
+        )
+        found = access.find(settings.kube, settings.kubelet_kube_config, settings.kubeconfig)
+        look_first = not settings.allow_patch_stale_node
+        side = ApiSide(found, settings.node_id, counts, look_first=look_first)
+        self._meter.observer.events_waiting = lambda: side.waiting
+        return side
+
+    def _build_observer(self) -> telling.FanOut:
+        settings, events = self._settings, self._api.events
+        sink = telling.Sinks(telling.LogSink(), *([events] if events else []))
+        observers: list[observer.Observer] = [
+            *(self._meter.observer, telling.EventObserver(sink), telling.LogObserver())
+        ]
+        if settings.recovery and settings.reset_backoff_s is not None:
+            reset = Reset(settings.reset_backoff_s, settings.reset_backoff_interval_s)
+            if watcher := self._api.reset_backoff(self._store, sink, reset):
+                observers.append(watcher)
+        return telling.FanOut(*observers)
 
     def _build_recovery(self) -> loop.Recovery:
         settings = self._settings
@@ -124,9 +153,10 @@ class Plugin:
     def _build_server(self) -> Server:
         store, prober = self._store, self._prober
         sources, claims = Sources(prober), Claims()
+        users = Users(store, self._settings.kubelet_root)
         changed = self._recovery.changed if self._recovery else self._flush
         volumes = Volumes(
-            stager=Stager(store, NoKube()),
+            stager=Stager(self._api.kube, users, claims, prober, self._settings.mount_root),
             publisher=Publisher(store, self._locks, prober, sources, claims, changed),
             unpublisher=Unpublisher(store, self._locks, prober, claims, changed),
             stats=Stats(store, prober),

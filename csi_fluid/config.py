@@ -138,12 +138,6 @@ def _filled(text: str) -> str:
     return text
 
 
-def _kube(text: str) -> str:
-    if text != "none":
-        raise ValueError("expected none: this version runs without an API server only")
-    return text
-
-
 def _method(text: str) -> str:
     return "symlink" if text == "symlink" else "bind"
 
@@ -242,12 +236,44 @@ class Settings:
         f"where that folder exists, else {_STATE_FOLDER / _STATE_NAME}",
         flag="state",
     )
-    kube: str = _option(
-        Kind("none", _kube),
+    kube: Literal["auto", "account", "none"] = _option(
+        _choice("auto", "account", "none"),
         "ours",
-        "how to reach the API server; none: label no node, write events to the log",
+        "how to reach the API server; auto: node labels with kubelet's credential where there is "
+        "one, all else with the ServiceAccount or --kubeconfig; account: never kubelet's; none: "
+        "label no node, write events to the log alone",
         flag="kube",
-        default="none",
+        default="auto",
+    )
+    kubelet_kube_config: str = _option(
+        _TEXT,
+        "Fluid",
+        "kubelet's kubeconfig, whose credential labels this node",
+        flag="kubelet-kube-config",
+        default="/etc/kubernetes/kubelet.conf",
+    )
+    kubeconfig: str = _option(
+        _TEXT,
+        "Fluid",
+        "a kubeconfig to use in place of the pod's ServiceAccount",
+        flag="kubeconfig",
+        default="",
+    )
+    reset_backoff_s: float | None = _option(
+        _TIME,
+        "ours",
+        "delete a FUSE pod that has waited so long in CrashLoopBackOff, so that its DaemonSet "
+        "makes a fresh one; if not given never",
+        flag="reset-backoff",
+        unit="time",
+    )
+    reset_backoff_interval_s: float = _option(
+        _TIME,
+        "ours",
+        "the least time between two such deletions for one dataset",
+        flag="reset-backoff-interval",
+        default="10m",
+        unit="time",
     )
     strategy: Literal["auto", "namespace", "propagation"] = _option(
         _choice("auto", "namespace", "propagation"),
@@ -317,7 +343,7 @@ class Settings:
     allow_patch_stale_node: bool = _option(
         _BOOL,
         "Fluid",
-        "label the node without reading it again; without effect while --kube=none",
+        "label the node without reading it before",
         env=("ALLOW_PATCH_STALE_NODE",),
         default="true",
     )
@@ -388,7 +414,6 @@ OPTIONS: tuple[Option, ...] = (
         if field.metadata
     ),
     *_ignored("no effect: Go's profiler is not here", "pprof-addr"),
-    *_ignored("no effect yet: credentials for the API server", "kubelet-kube-config", "kubeconfig"),
     *_ignored(_NO_GLOG, "log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "log_link"),
     *_ignored(_NO_GLOG, "logbuflevel", "stderrthreshold", "vmodule"),
     *_ignored(_NO_GLOG, "add_dir_header", "alsologtostderr", "logtostderr", kind=_UNREAD),

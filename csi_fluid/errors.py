@@ -8,6 +8,7 @@
     ├── InUse             a volume still has publications on this node
     ├── NotReady          the FUSE mount behind a volume cannot be used yet
     ├── Overloaded        as many calls wait as may
+    ├── Unavailable       the API server cannot be asked, refuses, or answers nonsense
     ├── Withdrawn         an unpublish, or its caller, ended a publish that was waiting
     └── EndpointInUse     the server cannot listen where it should             (also an OSError)
 
@@ -54,6 +55,17 @@ class NotReady(Error):
 
 class Overloaded(Error):
     """As many calls wait for FUSE mounts as may."""
+
+
+class Unavailable(Error):
+    """The API server gave no answer that can be used; a later try may.
+
+    status is the HTTP status of a refusal, 0 where there was none.
+    """
+
+    def __init__(self, message: str, status: int = 0) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 class Withdrawn(Error):

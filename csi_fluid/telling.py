@@ -61,9 +61,15 @@ ABORT_FAILED = Reason(
 SKIPPED = Reason(
     "FuseRecoverSkipped", "Warning", "Fuse recover {target} skipped: {where}: {reason}"
 )
+RESET = Reason(
+    "FuseBackoffReset",
+    "Normal",
+    "Fuse pod {pod} was deleted: it had waited {waited_s:.0f} s to be started again; its DaemonSet "
+    "makes a fresh one, which mounts {source}",
+)
 REASONS: tuple[Reason, ...] = (
     *(SUCCEEDED, FAILED, STACKED, BROKEN, HUNG, SKIPPED),
-    *(ABORTED, ABORT_FAILED),
+    *(ABORTED, ABORT_FAILED, RESET),
 )
 
 
@@ -81,6 +87,18 @@ class LogSink:
         """Log an event: Normal at INFO, Warning at WARNING."""
         level = logging.INFO if reason.type == "Normal" else logging.WARNING
         _log.log(level, message, extra={"reason": reason.name, **_about(publication)})
+
+
+class Sinks:
+    """Passes events on to several sinks."""
+
+    def __init__(self, *sinks: EventSink) -> None:
+        self._sinks = sinks
+
+    def record(self, reason: Reason, publication: Publication, message: str) -> None:
+        """Pass an event on."""
+        for sink in self._sinks:
+            sink.record(reason, publication, message)
 
 
 class EventObserver:

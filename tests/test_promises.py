@@ -142,3 +142,4 @@ def test_the_serving_process_loads_no_library_for_people(tmp_path: Path):
     assert status == 0, text
     assert "csi_fluid.app" in imported
     assert {"rich", "argparse"} & imported == {"argparse"}
+    assert {"kubernetes", "urllib3", "requests", "yaml", "_ssl"} & imported == set()

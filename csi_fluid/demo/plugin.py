@@ -135,7 +135,7 @@ class Plugin:
             f"--endpoint=unix://{node.socket}",
             "--feature-gates=FuseRecovery=true",
             "--metrics-addr=0",
-            *([f"--strategy={strategy}", f"--state={node.state}"] if strategy else []),
+            *(_own_options(node, strategy) if strategy else ()),
             *options,
         ]
         self._environ = {
@@ -195,3 +195,8 @@ class Plugin:
         """End the plugin and close the client."""
         self.kill()
         self.client.close()
+
+
+def _own_options(node: Node, strategy: str) -> tuple[str, ...]:
+    """Return what Fluid's plugin would not take; a cluster that is here has no part in it."""
+    return f"--strategy={strategy}", f"--state={node.state}", "--kube=none"

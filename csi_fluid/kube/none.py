@@ -2,7 +2,7 @@
 
 import logging
 
-from csi_fluid.kube import Fuse
+from csi_fluid.kube import Fuse, Volume
 
 _log = logging.getLogger(__name__)
 
@@ -13,15 +13,19 @@ class NoKube:
     def __init__(self) -> None:
         self._said = False
 
-    def fuse_of(self, volume_id: str) -> Fuse | None:  # noqa: ARG002  as in kube.Kube
+    def label_of(self, volume: Volume, until: float) -> str:  # noqa: ARG002  as in kube.Kube
+        """Know no volume."""
+        return ""
+
+    def fuse_of(self, volume_id: str, until: float) -> Fuse | None:  # noqa: ARG002
         """Know no volume."""
         return None
 
-    def label_node(self, key: str) -> None:
+    def label_node(self, key: str, until: float) -> None:  # noqa: ARG002
         """Label nothing."""
         self._say(key)
 
-    def unlabel_node(self, key: str) -> None:
+    def unlabel_node(self, key: str, until: float) -> None:  # noqa: ARG002
         """Remove no label."""
         self._say(key)
 

@@ -116,6 +116,33 @@ REGISTERED = Metric(
     "1 when kubelet last said that it registered the plugin, which registers itself.",
 )
 
+API_CALLS = Metric(
+    "csi_fluid_api_calls_total",
+    "counter",
+    "calls",
+    "Calls to the API server by method, resource and HTTP status (none: no answer).",
+    ("verb", "resource", "code"),
+)
+API_HELPERS = Metric(
+    "csi_fluid_api_helper_starts_total",
+    "counter",
+    "processes",
+    "Starts of the helper process that talks to the API server.",
+)
+EVENTS = Metric(
+    "csi_fluid_api_events_total",
+    "counter",
+    "events",
+    "Events by what became of them: sent, merged, dropped, refused, unaddressed.",
+    ("result",),
+)
+EVENTS_WAITING = Metric(
+    "csi_fluid_api_events_waiting",
+    "gauge",
+    "events",
+    "Events that wait to be sent to the API server.",
+)
+
 METRICS: tuple[Metric, ...] = (
     PUBLICATIONS,
     BROKEN_SINCE,
@@ -130,4 +157,8 @@ METRICS: tuple[Metric, ...] = (
     WAKEUPS,
     STATE_PROBLEM,
     REGISTERED,
+    API_CALLS,
+    API_HELPERS,
+    EVENTS,
+    EVENTS_WAITING,
 )

@@ -37,6 +37,7 @@ class MetricsObserver:
         self._ill: dict[str, tuple[str, float]] = {}  # by target: state and since when
         self._layers: dict[str, int] = {}  # by source
         self.registered: Callable[[], bool] | None = None  # where the plugin registers itself
+        self.events_waiting: Callable[[], int] = lambda: 0
         self.strategy = ""  # how this plugin heals, once that is known
 
     def tell(self, event: Event) -> None:
@@ -83,6 +84,7 @@ class MetricsObserver:
             metrics.PUBLICATIONS: {(state,): float(states[state]) for state in metrics.STATES},
             metrics.BROKEN_SINCE: since,
             metrics.LAYERS: layers,
+            metrics.EVENTS_WAITING: {(): float(self.events_waiting())},
             metrics.ABANDONED_PROBES: {(): float(self._prober.abandoned)},
             metrics.STATE_PROBLEM: {(): float(bool(self._store.problem))},
             metrics.REGISTERED: {(): float(self.registered())} if self.registered else {},

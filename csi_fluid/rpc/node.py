@@ -67,14 +67,14 @@ class Node(csi_pb2_grpc.NodeServicer):
     ) -> csi_pb2.NodeStageVolumeResponse:
         """Bring the volume's FUSE daemon to this node."""
         asked = requests.stage(request)
-        self._volumes.stager.stage(asked.volume_id, asked.label)
+        self._volumes.stager.stage(asked.volume, asked.label, asked.sessions, _patience(context))
         return csi_pb2.NodeStageVolumeResponse()
 
     def NodeUnstageVolume(
         self, request: csi_pb2.NodeUnstageVolumeRequest, context: grpc.ServicerContext
     ) -> csi_pb2.NodeUnstageVolumeResponse:
         """Let the volume's FUSE daemon go, if its clean policy says so."""
-        self._volumes.stager.unstage(requests.unstage(request))
+        self._volumes.stager.unstage(requests.unstage(request), _patience(context))
         return csi_pb2.NodeUnstageVolumeResponse()
 
     def NodePublishVolume(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
+from csi_fluid.kube import Volume
 from recover.store import Publication
 
 MAX_ID_BYTES = 4_096
@@ -29,6 +30,7 @@ _POD = "csi.storage.k8s.io/pod."
 _SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"
 _RECOVER_WRITABLE = "fuse.csi.fluid.io/recover-writable"
 _LABEL = "mount_pod_node_selector_key"
+_SESSIONS = "efc_sessmgr_workdir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +43,14 @@ class Publish:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A checked NodeStageVolumeRequest; label is "" where the volume does not say it."""
+    """A checked NodeStageVolumeRequest; label is "" where the volume does not say it.
 
-    volume_id: str
+    sessions is the folder in which EFC's session manager listens, "" for every other runtime.
+    """
+
+    volume: Volume
     label: str
+    sessions: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,16 @@ def stage(request: csi_pb2.NodeStageVolumeRequest) -> Stage:
     _path("staging_target_path", request.staging_target_path)
     _capability(request.volume_capability, given=request.HasField("volume_capability"))
     attributes = _map("volume_context", request.volume_context)
-    return Stage(volume_id, _line(f"volume_context[{_LABEL}]", attributes.get(_LABEL, "")))
+    sessions = attributes.get(_SESSIONS, "")
+    return Stage(
+        Volume(
+            volume_id,
+            attributes.get("runtime_namespace", ""),
+            attributes.get("runtime_name", ""),
+        ),
+        _line(f"volume_context[{_LABEL}]", attributes.get(_LABEL, "")),
+        sessions and _path(f"volume_context[{_SESSIONS}]", sessions),
+    )
 
 
 def unstage(request: csi_pb2.NodeUnstageVolumeRequest) -> str:

@@ -18,6 +18,7 @@ _TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.InUse, grpc.StatusCode.FAILED_PRECONDITION),
     # kubelet takes these for "not yet": it keeps the target's folder and tries again.
     (errors.NotReady, grpc.StatusCode.UNAVAILABLE),
+    (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.Overloaded, grpc.StatusCode.UNAVAILABLE),
     (recovery.Hung, grpc.StatusCode.UNAVAILABLE),
     (recovery.Crowded, grpc.StatusCode.UNAVAILABLE),

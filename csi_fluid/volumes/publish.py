@@ -66,7 +66,7 @@ class Publisher:
         wanted = replace(wanted, target=target, source=source_path)
         _refuse_overlap(wanted)
         origin = Origin(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
-        with self._claims.hold(wanted.target) as claim:
+        with self._claims.hold(wanted.target, wanted.volume_id) as claim:
             before = self._store.publication(wanted.target)
             self._refuse_others(wanted)
 

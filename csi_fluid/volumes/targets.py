@@ -159,8 +159,9 @@ def _temporary(path: str) -> Path:
 class Claim:
     """A publish under way; an unpublish of the same target revokes it."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, volume_id: str = "") -> None:
         self._target = target
+        self.volume_id = volume_id
         self.revoked = False
 
     def check(self) -> None:
@@ -183,12 +184,18 @@ class Claims:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: dict[str, Claim] = {}
+        self._leaving: set[str] = set()  # volumes
 
     @contextlib.contextmanager
-    def hold(self, target: str) -> Iterator[Claim]:
-        """Claim a target for a block; raises Busy if it is being published already."""
-        claim = Claim(target)
+    def hold(self, target: str, volume_id: str = "") -> Iterator[Claim]:
+        """Claim a target for a block.
+
+        Raises Busy if it is being published already, or if its volume is being unstaged.
+        """
+        claim = Claim(target, volume_id)
         with self._lock:
+            if volume_id in self._leaving:
+                raise Busy(f"volume {volume_id}")
             if self._held.setdefault(target, claim) is not claim:
                 raise Busy(target)
         try:
@@ -196,6 +203,19 @@ class Claims:
         finally:
             with self._lock:
                 del self._held[target]
+
+    @contextlib.contextmanager
+    def bar(self, volume_id: str) -> Iterator[None]:
+        """Keep a volume from being published for a block; raises Busy while it is."""
+        with self._lock:
+            if any(claim.volume_id == volume_id for claim in self._held.values()):
+                raise Busy(f"volume {volume_id}")
+            self._leaving.add(volume_id)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._leaving.discard(volume_id)
 
     def revoke(self, target: str) -> None:
         """End the publish of a target that is waiting, if any, before it makes anything."""

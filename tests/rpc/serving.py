@@ -24,6 +24,7 @@ from csi_fluid.volumes import (
     stats,
     targets,
     unpublish,
+    users,
 )
 from recover.linux.probe import Prober
 from recover.locks import Locks
@@ -65,7 +66,13 @@ class Serving:
         sources = readiness.Sources(self.prober, max_waiting=max_waiting)
         common = self.store, self.locks, self.prober
         volumes = node.Volumes(
-            stager=stage.Stager(self.store, kube or NoKube()),
+            stager=stage.Stager(
+                kube or NoKube(),
+                users.Users(self.store, str(folder)),
+                claims,
+                self.prober,
+                str(folder),
+            ),
             publisher=publish.Publisher(*common, sources, claims, self.changed.append),
             unpublisher=unpublish.Unpublisher(*common, claims, self.changed.append),
             stats=stats.Stats(self.store, self.prober),

@@ -14,7 +14,7 @@ import pytest
 from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
 from csi_fluid.demo.waiting import pause
-from csi_fluid.kube import Fuse
+from csi_fluid.kube import Fuse, Volume
 from tests.rpc.serving import Serving, capability, refusal, serving
 from tests.sandbox import wait_until
 
@@ -504,13 +504,17 @@ class FakeKube:
         self.labels: set[str] = set()
         self._on_demand = on_demand
 
-    def fuse_of(self, volume_id: str) -> Fuse | None:
-        return Fuse("fluid.io/f-looked-up", self._on_demand) if volume_id == "vol-1" else None
+    def label_of(self, volume: Volume, until: float) -> str:
+        return "fluid.io/f-looked-up" if volume.volume_id == "vol-1" else ""
 
-    def label_node(self, key: str) -> None:
+    def fuse_of(self, volume_id: str, until: float) -> Fuse | None:
+        policy = "OnDemand" if self._on_demand else "OnRuntimeDeleted"
+        return Fuse("fluid.io/f-looked-up", policy) if volume_id == "vol-1" else None
+
+    def label_node(self, key: str, until: float) -> None:
         self.labels.add(key)
 
-    def unlabel_node(self, key: str) -> None:
+    def unlabel_node(self, key: str, until: float) -> None:
         self.labels.discard(key)
 
 

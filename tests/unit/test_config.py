@@ -102,7 +102,7 @@ def test_every_option_with_a_flag_can_be_given():
         ((*NEEDED, "--prune-fs=fuse.a,b c"), "expected words without blank"),
         ((*NEEDED, '--prune-path=/a"b'), "expected words without blank"),
         ((*NEEDED, "--strategy=magic"), "--strategy=magic: expected auto or namespace or"),
-        ((*NEEDED, "--kube=in-cluster"), "--kube=in-cluster: expected none"),
+        ((*NEEDED, "--kube=in-cluster"), "--kube=in-cluster: expected auto or account or"),
         ((*NEEDED, "--metrics-addr=8080"), "expected host:port or :port, or 0 for off"),
         ((*NEEDED, "--metrics-addr=:70000"), "expected host:port"),
         ((*NEEDED, "--probe-timeout=5"), "--probe-timeout=5: expected a duration"),

@@ -14,6 +14,7 @@ CODES = {
     errors.Occupied("x"): grpc.StatusCode.FAILED_PRECONDITION,
     errors.InUse("x"): grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotReady("FuseHung", "x"): grpc.StatusCode.UNAVAILABLE,
+    errors.Unavailable("x"): grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded("x"): grpc.StatusCode.UNAVAILABLE,
     errors.Withdrawn("x"): grpc.StatusCode.ABORTED,
     recovery.Hung("/x", 3): grpc.StatusCode.UNAVAILABLE,

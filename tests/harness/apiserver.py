@@ -1,0 +1,405 @@
+"""A small API server over real TLS: the verbs that the plugin uses, with real status bodies.
+
+It knows two users, by client certificate (kubelet's) or by token (the ServiceAccount's), and allows
+each what csi_fluid.kube.calls says that it needs and no more, so that a call which RBAC would
+refuse is refused here too.  The cluster tests make the same calls to a real API server.
+"""
+
+import contextlib
+import copy
+import datetime
+import http.server
+import ipaddress
+import json
+import re
+import ssl
+import threading
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from csi_fluid.kube import calls
+
+NODE = "node1"
+KUBELET = f"system:node:{NODE}"
+ACCOUNT = "system:serviceaccount:fluid-system:fluid-csi"
+_PATH = re.compile(
+    r"/(?:api|apis/(?P<group>[^/]+))/v[^/]+/(?:namespaces/(?P<ns>[^/]+)/)?(?P<resource>[a-z]+)"
+    r"(?:/(?P<name>[^/]+))?"
+)
+_VERBS = {"GET": "get", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
+
+Json = dict[str, Any]
+Fault = Callable[[http.server.BaseHTTPRequestHandler], bool]
+"""Does something other than answering; True if it did."""
+
+
+class Authority:
+    """A certificate authority, and the files of what it signs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test-ca")])
+        self._serial = 0
+        self.certificate = folder / "ca.crt"
+        self.certificate.write_bytes(_pem(self._sign(self._name, self._key, is_authority=True)))
+
+    def issue(self, common_name: str, path: Path) -> Path:
+        """Write key and certificate of a user or server into one file, as kubelet does."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)])
+        text = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        path.write_bytes(_pem(self._sign(name, key, is_authority=False)) + text)
+        return path
+
+    def _sign(
+        self, name: x509.Name, key: ec.EllipticCurvePrivateKey, *, is_authority: bool
+    ) -> x509.Certificate:
+        now = datetime.datetime.now(datetime.UTC)
+        address = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
+        usage = x509.KeyUsage(
+            digital_signature=True,
+            key_cert_sign=is_authority,
+            crl_sign=is_authority,
+            **dict.fromkeys(
+                (
+                    "content_commitment",
+                    "key_encipherment",
+                    "data_encipherment",
+                    "key_agreement",
+                    "encipher_only",
+                    "decipher_only",
+                ),
+                False,
+            ),
+        )
+        own = x509.SubjectKeyIdentifier.from_public_key(self._key.public_key())
+        return (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(hours=1))
+            .not_valid_after(now + datetime.timedelta(hours=1))
+            .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
+            .add_extension(x509.SubjectAlternativeName([address]), critical=False)
+            .add_extension(usage, critical=True)
+            .add_extension(
+                x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False
+            )
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own), critical=False
+            )
+            .sign(self._key, hashes.SHA256())
+        )
+
+
+def _pem(certificate: x509.Certificate) -> bytes:
+    return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+class ApiServer:
+    """The server: its objects by path, what it was asked, and what it does wrong on purpose."""
+
+    def __init__(self, folder: Path, port: int = 0) -> None:
+        self.folder = folder
+        self.authority = Authority(folder)
+        self.token = "first-token"
+        self.objects: dict[str, Json] = {}
+        self.asked: list[tuple[str, str, str]] = []  # user, method, path
+        self.fault: Fault | None = None
+        self.rules: dict[str, tuple[calls.Rule, ...]] = {
+            KUBELET: calls.NODE + calls.NODE_EXTRA,
+            ACCOUNT: calls.ACCOUNT,
+        }
+        self.lock = threading.Lock()
+        self._port = port
+        self._server: _Http | None = None
+        self._thread: threading.Thread | None = None
+        self.put("/api/v1/nodes/" + NODE, "v1", "Node")
+
+    def start(self) -> None:
+        """Listen; again at the same port after a stop."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.authority.issue("server", self.folder / "server.pem"))
+        context.load_verify_locations(self.authority.certificate)
+        context.verify_mode = ssl.CERT_OPTIONAL
+        self._server = _Http(("127.0.0.1", self._port), _Handler)
+        self._server.api, self._server.context = self, context
+        self._port = self._server.server_address[1]
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every connection."""
+        if self._server is not None and self._thread is not None:
+            self._server.shutdown()
+            self._thread.join()
+            self._server.server_close()
+            self._server.end_connections()
+        self._server = self._thread = None
+
+    def put(self, path: str, api_version: str, kind: str, **fields: Any) -> Json:
+        """Store an object at a path; its metadata is completed."""
+        parts = path.split("/")
+        metadata: Json = {"name": parts[-1], "uid": f"uid-{parts[-1]}", "resourceVersion": "1"}
+        if "namespaces" in parts:
+            metadata["namespace"] = parts[parts.index("namespaces") + 1]
+        metadata |= fields.pop("metadata", {})
+        found = {"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}
+        self.objects[path] = found
+        return found
+
+    @property
+    def labels(self) -> Mapping[str, str]:
+        """Return the node's labels."""
+        found: Mapping[str, str] = self.objects[f"/api/v1/nodes/{NODE}"]["metadata"].get(
+            "labels", {}
+        )
+        return found
+
+    @property
+    def events(self) -> list[Json]:
+        """Return the events that are stored."""
+        with self.lock:
+            return [found for path, found in self.objects.items() if "/events/" in path]
+
+    def kubelet_config(self) -> Path:
+        """Write a kubeconfig with a rotating client certificate, as kubelet has it."""
+        path = self.folder / "kubelet.conf"
+        pem = self.authority.issue(KUBELET, self.folder / "kubelet-client-1.pem")
+        current = self.folder / "kubelet-client-current.pem"
+        if not current.is_symlink():
+            current.symlink_to(pem)
+        self._write(path, {"client-certificate": str(current), "client-key": str(current)})
+        return path
+
+    def account_config(self, token: str = "") -> Path:
+        """Write a kubeconfig with a token."""
+        path = self.folder / "account.conf"
+        self._write(path, {"token": token or self.token})
+        return path
+
+    def _write(self, path: Path, user: Mapping[str, str]) -> None:
+        cluster = {
+            "server": f"https://127.0.0.1:{self._port}",
+            "certificate-authority": str(self.authority.certificate),
+        }
+        text = yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "clusters": [{"name": "c", "cluster": cluster}],
+                "users": [{"name": "u", "user": dict(user)}],
+                "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+                "current-context": "x",
+            }
+        )
+        new = path.with_suffix(".new")
+        new.write_text(text)
+        new.rename(path)
+
+
+@contextlib.contextmanager
+def running(folder: Path) -> Iterator[ApiServer]:
+    """Serve for a block."""
+    server = ApiServer(folder)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+class _Http(http.server.ThreadingHTTPServer):
+    api: ApiServer
+    context: ssl.SSLContext
+    daemon_threads = False
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self._open: set[Any] = set()
+
+    def get_request(self) -> tuple[Any, Any]:
+        plain, address = super().get_request()
+        plain.settimeout(10)
+        wrapped = self.context.wrap_socket(plain, server_side=True, do_handshake_on_connect=False)
+        self._open.add(wrapped)
+        return wrapped, address
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def end_connections(self) -> None:
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(2)
+
+    def server_close(self) -> None:
+        self.socket.close()
+        self.end_connections()
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing: clients go away in the tests on purpose."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: _Http
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+    def do_GET(self) -> None:
+        self._serve()
+
+    do_PATCH = do_POST = do_DELETE = do_GET  # noqa: N815  names of http.server
+
+    def _serve(self) -> None:
+        api = self.server.api
+        size = int(self.headers.get("Content-Length") or 0)
+        body = json.loads(self.rfile.read(size)) if size else {}
+        user = self._user()
+        api.asked.append((user, self.command, self.path))
+        if api.fault is not None and api.fault(self):
+            return
+        if not user:
+            self.answer(*_status(401, "Unauthorized", "Unauthorized"))
+            return
+        with api.lock:
+            self.answer(*_Call(api, user, self.command, self.path).run(body))
+
+    def _user(self) -> str:
+        given = self.headers.get("Authorization", "").split()
+        if len(given) == 2 and given[0].lower() == "bearer":
+            return ACCOUNT if given[1] == self.server.api.token else ""
+        certificate = self.connection.getpeercert() or {}
+        names = dict(pair for part in certificate.get("subject", ()) for pair in part)
+        return str(names.get("commonName", ""))
+
+    def answer(self, status: int, found: Json) -> None:
+        text = json.dumps(found).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+class _Call:
+    """One call by a known user."""
+
+    def __init__(self, api: ApiServer, user: str, method: str, target: str) -> None:
+        self._api = api
+        self._user = user
+        self._url = urllib.parse.urlsplit(target)
+        found = _PATH.fullmatch(self._url.path)
+        self._parts = found.groupdict("") if found else {}
+        is_list = method == "GET" and not self._parts.get("name")
+        self._verb = "list" if is_list else _VERBS[method]
+
+    def run(self, body: Json) -> tuple[int, Json]:
+        if not self._parts:
+            return _status(404, "NotFound", "the server could not find the requested resource")
+        if not self._allowed():
+            return _status(403, "Forbidden", f'User "{self._user}" cannot {self._verb} this')
+        return getattr(self, f"_{self._verb}")(body)  # type: ignore[no-any-return]
+
+    def _allowed(self) -> bool:
+        is_node = self._parts["resource"] == "nodes"
+        if self._user == KUBELET and is_node and self._parts["name"] != NODE:
+            return False  # NodeRestriction
+        return any(
+            self._parts["group"] == rule.group
+            and self._parts["resource"] in rule.resources
+            and self._verb in rule.verbs
+            for rule in self._api.rules.get(self._user, ())
+        )
+
+    def _missing(self) -> tuple[int, Json]:
+        text = f'{self._parts["resource"]} "{self._parts["name"]}" not found'
+        return _status(404, "NotFound", text)
+
+    def _get(self, _: Json) -> tuple[int, Json]:
+        found = self._api.objects.get(self._url.path)
+        return (200, found) if found else self._missing()
+
+    def _list(self, _: Json) -> tuple[int, Json]:
+        query = dict(urllib.parse.parse_qsl(self._url.query))
+        wanted = [
+            pair.split("=") for pair in filter(None, query.get("labelSelector", "").split(","))
+        ]
+        node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
+        found = [
+            each
+            for each in self._api.objects.values()
+            if each["kind"] == "Pod"
+            and (not self._parts["ns"] or each["metadata"]["namespace"] == self._parts["ns"])
+            and all(each["metadata"].get("labels", {}).get(k) == v for k, v in wanted)
+            and each.get("spec", {}).get("nodeName") == node
+        ]
+        return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found}
+
+    def _create(self, body: Json) -> tuple[int, Json]:
+        namespace, about = self._parts["ns"], body["involvedObject"]
+        if about["namespace"] != namespace or body["metadata"]["namespace"] != namespace:
+            return _status(422, "Invalid", "involvedObject.namespace: does not match")
+        path = f"{self._url.path}/{body['metadata']['name']}"
+        if path in self._api.objects:
+            return _status(409, "AlreadyExists", "it exists already")
+        self._api.objects[path] = body
+        return 201, body
+
+    def _patch(self, body: Json) -> tuple[int, Json]:
+        found = self._api.objects.get(self._url.path)
+        if found is None:
+            return self._missing()
+        _merge(found, body)
+        return 200, copy.deepcopy(found)
+
+    def _delete(self, body: Json) -> tuple[int, Json]:
+        found = self._api.objects.get(self._url.path)
+        if found is None:
+            return self._missing()
+        wanted = body.get("preconditions", {})
+        if any(found["metadata"].get(key) != value for key, value in wanted.items()):
+            return _status(409, "Conflict", "Precondition failed")
+        del self._api.objects[self._url.path]
+        return 200, found
+
+
+def _merge(found: Json, changes: Json) -> None:
+    for key, value in changes.items():
+        if value is None:
+            found.pop(key, None)
+        elif isinstance(value, dict):
+            _merge(found.setdefault(key, {}), value)
+        else:
+            found[key] = value
+
+
+def _status(code: int, reason: str, message: str) -> tuple[int, Json]:
+    return code, {
+        "kind": "Status",
+        "apiVersion": "v1",
+        "metadata": {},
+        "status": "Failure",
+        "message": message,
+        "reason": reason,
+        "code": code,
+    }
