@@ -238,6 +238,37 @@ def test_the_role_allows_exactly_the_calls_that_the_plugin_makes():
     assert granted(manifests.base("clusterrole")) == called(calls.ACCOUNT)
 
 
+@pytest.mark.parametrize(
+    ("name", "rules"),
+    [("reset-backoff", calls.RESET_BACKOFF), ("service-account", calls.NODE)],
+)
+def test_a_component_adds_the_calls_of_its_feature_for_the_same_account(
+    name: str, rules: tuple[calls.Rule, ...]
+):
+    (role,) = manifests.read(FOLDER / "components" / name / "clusterrole.yaml")
+    (binding,) = manifests.read(FOLDER / "components" / name / "clusterrolebinding.yaml")
+
+    assert granted(role) == called(rules)
+    assert binding["roleRef"]["name"] == role["metadata"]["name"]
+    assert binding["subjects"] == manifests.base("clusterrolebinding")["subjects"]
+
+
+def test_back_off_is_reset_only_where_the_overlay_says_so():
+    base = started(manifests.base("daemonset"))
+    overlay = started(manifests.one(manifests.rendered("overlays/reset-backoff"), "DaemonSet"))
+
+    assert base.reset_backoff_s is None
+    assert overlay.reset_backoff_s
+    assert overlay.recovery
+
+
+def test_without_kubelets_credential_nothing_of_it_is_mounted():
+    daemonset = manifests.one(manifests.rendered("overlays/service-account"), "DaemonSet")
+
+    assert "kubelet.conf" not in str(daemonset)
+    assert started(daemonset).kube == started(manifests.base("daemonset")).kube
+
+
 def test_every_component_is_explained_where_people_install():
     text = (DOCS / "install.md").read_text(encoding="utf-8")
     components = {folder.name for folder in (FOLDER / "components").iterdir()}
