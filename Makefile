@@ -1,25 +1,29 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench unit rpc privileged sanity fmt proto install clean _python _tools
+.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image
+.PHONY: fmt proto install clean _python _tools _cluster
 
 DAEMON ?= bindfs
 PYTHON ?= python3
 export PYTHON
+export PATH := $(CURDIR)/.cache/bin:$(PATH)
+# Which cluster, of several side by side
+NAME ?= default
 
 py := .venv/bin/python
 # What a test run may be told: make privileged ARGS="-k subpath -x"
 pytest = $(py) -m pytest $(ARGS)
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):[^#]*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
 
 demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclone)
 	@.ci/setup tools $(DAEMON)
 	@.venv/bin/csi-fluid demo --daemon=$(DAEMON)
 
 test: export REQUIRE_ALL = 1
-test: _python _tools ## Run every test; a missing tool is a failure
+test: _python _tools _cluster ## Run every test; a missing tool is a failure
 	@.ci/setup csi-sanity
 	@$(pytest) tests
 
@@ -44,13 +48,28 @@ sanity: _python _tools ## Run csi-sanity against the running plugin
 	@.ci/setup csi-sanity
 	@$(pytest) tests/sanity
 
+cluster-up: _python _cluster ## Start a Kubernetes of one node here (NAME=other for one more)
+	@$(py) -m tests.cluster --name=$(NAME) up
+
+cluster-down: _python ## End it and remove everything of it
+	@$(py) -m tests.cluster --name=$(NAME) down
+
+kubectl: _python ## Ask it (ARGS="get pods -A")
+	@$(py) -m tests.cluster --name=$(NAME) kubectl $(ARGS)
+
+test-cluster: _python _cluster ## Run the tests on a Kubernetes of their own
+	@$(pytest) tests/cluster
+
+image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar
+	@$(py) -m tests.images
+
 fmt: _python ## Format the code and repair what can be repaired
 	@$(py) -m ruff format --quiet . && $(py) -m ruff check --fix --quiet .
 
 proto: _python ## Write csi_fluid/_pb again from proto/
 	@.ci/generate
 
-install: _python _tools ## Do the whole set-up and nothing else
+install: _python _tools _cluster ## Do the whole set-up and nothing else
 	@.ci/setup csi-sanity
 
 clean: ## Remove everything that was made here, .venv and .cache included
@@ -62,3 +81,6 @@ _python:
 
 _tools:
 	@.ci/setup tools
+
+_cluster:
+	@.ci/setup cluster

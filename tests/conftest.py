@@ -14,7 +14,8 @@ from tests import sandbox
 
 FOLDER = Path(__file__).parent
 SANDBOXED = ("privileged", "sanity")
-KINDS = ("unit", "rpc", *SANDBOXED)
+KINDS = ("unit", "rpc", "cluster", *SANDBOXED)
+CLUSTER_TIMEOUT_S = 180  # the first test of a session waits for the cluster, and its images
 
 BEFORE = pytest.StashKey[sandbox.Traces]()
 FAILED = pytest.StashKey[bool]()
@@ -34,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         kind = item.path.relative_to(FOLDER).parts[0]
         if kind in KINDS:
             item.add_marker(kind)
+        if kind == "cluster" and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
         if kind in SANDBOXED and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root, for namespaces of its own"))
 

@@ -88,7 +88,7 @@ def test_every_make_target_is_explained_by_make_help():
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
 
-    targets = re.findall(r"^([a-z]+):", makefile, re.MULTILINE)
+    targets = re.findall(r"^([a-z-]+):", makefile, re.MULTILINE)
 
     assert set(targets) == {line.split()[0] for line in explained.splitlines()}
 
@@ -96,7 +96,7 @@ def test_every_make_target_is_explained_by_make_help():
 def test_every_make_target_is_short():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
 
-    recipes = re.findall(r"^(\w+):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE)
+    recipes = re.findall(r"^([\w-]+):.*\n((?:\t.*\n)*)", makefile, re.MULTILINE)
 
     assert [name for name, recipe in recipes if recipe.count("\n") > 3] == []
 
