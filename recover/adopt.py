@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from recover import anchor
 from recover.linux.mountinfo import Mount, MountTable
 from recover.store import Publication, Store
 
@@ -182,7 +183,13 @@ class _Evidence:
             self._sources.setdefault(row.volume_id, set()).add(row.source)
         self._below = mount_root.rstrip("/") + "/"
         pods = None if kubelet_root is None else f"{kubelet_root.rstrip('/')}/pods/"
-        self._elsewhere = tuple(m for m in table if m.is_fuse and not _in_pods(m.mount_point, pods))
+        self._elsewhere = tuple(
+            m
+            for m in table
+            if m.is_fuse
+            and not _in_pods(m.mount_point, pods)
+            and not anchor.is_anchor(m.mount_point)
+        )
         self._by_dev: dict[str, list[Mount]] = {}
         for mount in self._elsewhere:
             self._by_dev.setdefault(mount.dev, []).append(mount)

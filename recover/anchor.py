@@ -94,6 +94,15 @@ def is_anchor(mount_point: str) -> bool:
     return f"/{FOLDER}/" in mount_point
 
 
+def is_guarded(mount_point: str) -> bool:
+    """Tell whether an agent of some pod guards a mount point; asks the directory around it."""
+    path = Path(mount_point)
+    try:
+        return any((pod / path.name).is_dir() for pod in (path.parent / FOLDER).iterdir())
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class Anchor:
     """One anchor: the mounts at its path, bottom first; the lowest is the member of the group."""

@@ -7,6 +7,7 @@ standing at the target of a publication; nothing is concluded from names in path
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from recover import anchor
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
 from recover.store import Generation, Publication
@@ -67,6 +68,7 @@ def broken_copies(
     live is the source's present superblock ("" for none).
     """
     points = {mount.mount_point for mount in table.of_superblocks(dead)} - limits.spared
+    points = {point for point in points if not anchor.is_anchor(point)}
     found = (_copy(namespace, table, point, dead, live) for point in sorted(points))
     return tuple(
         copy

@@ -54,7 +54,7 @@ class Lease:
         if self._path is None:
             return None
         try:
-            fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            fd = _open(self._path)
         except OSError:  # no place for a state file either: then nobody else finds it
             return None
         deadline = time.monotonic() + self._wait_s
@@ -68,3 +68,55 @@ class Lease:
                 self._pause.wait(_POLL_S)
             else:
                 return fd
+
+
+class Claim:
+    """A lock file held for a long time: what another process then meets with `Lease`."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the file to lock; nothing is locked yet."""
+        self._path = path
+        self._fd: int | None = None
+
+    def take(self) -> bool:
+        """Lock it, at once or not at all; True if it is held already.
+
+        False too where there is no directory for it.
+        """
+        if self._fd is not None:
+            return True
+        try:
+            fd = _open(self._path)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return False
+        self._fd = fd
+        return True
+
+    @property
+    def is_held(self) -> bool:
+        """Tell whether it is locked, and the file is still the one at the path."""
+        return self._fd is not None and self.is_valid
+
+    @property
+    def is_valid(self) -> bool:
+        """Tell whether what is held is still the file at the path, not one removed meanwhile."""
+        try:
+            there = self._path.stat()
+        except OSError:
+            return self._fd is None
+        return self._fd is None or os.path.samestat(os.fstat(self._fd), there)
+
+    def close(self) -> None:
+        """Release it."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)

@@ -5,10 +5,10 @@ hang.  `detect` then says what is broken.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from recover import detect, plan
+from recover import anchor, detect, plan
 from recover.detect import Copy
 from recover.linux import fuse, mountinfo, mounts, namespaces, probe, syscalls
 from recover.linux.mountinfo import Mount, MountTable
@@ -100,7 +100,7 @@ class Looker:
         tables = [(self.home, table)]
         if older and inside and self._strategy is Strategy.NAMESPACE:
             tables += tables_with(older, generations)
-        seen = frozenset(m.dev for _, found in tables for m in found if m.dev in older)
+        seen = frozenset(m.dev for _, found in tables for m in found if _uses(m, older))
         gone = frozenset(g.dev for g in generations if g.dead_at is not None)
         verdicts = {
             dev: self._verdict(dev, tables, source, reply, was_dead=dev in gone)
@@ -207,6 +207,11 @@ class Looker:
             return Answer.HUNG
         except Exception:  # noqa: BLE001  it changed or ended meanwhile: the next look will tell
             return Answer.ABSENT
+
+
+def _uses(mount: Mount, devs: Collection[str]) -> bool:
+    """Tell whether a mount of these superblocks is one that is used: an agent's anchor is not."""
+    return mount.dev in devs and not anchor.is_anchor(mount.mount_point)
 
 
 def _same(top: Mount, dev: str) -> bool:

@@ -23,6 +23,7 @@ from recover.locks import Locks
 from recover.look import Looker
 from recover.observer import Observer
 from recover.plan import Strategy
+from recover.sidecars import Sidecars
 from recover.store import Store
 
 log = logging.getLogger(__name__)
@@ -178,6 +179,9 @@ class Recovery:
         self._reconciler = reconcile.Reconciler(
             store, locks, observer, settings.kubelet_root, settings.mount_root
         )
+        inside = strategy is Strategy.NAMESPACE
+        self._sidecars = Sidecars(store, settings.mount_root) if inside else None
+        self._sidecars_at = 0  # version of the mount table when they were last looked for
         self._riddles = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try
         self._wakeups = wake_ups()
@@ -223,6 +227,8 @@ class Recovery:
             return False
         for worker in self._workers.values():
             worker.healer.close()
+        if self._sidecars is not None:
+            self._sidecars.close()
         self._wakeups.close()
         self._own.close()
         return True
@@ -230,6 +236,7 @@ class Recovery:
     def _run(self) -> None:
         context = self._context
         self._reconcile(self._reconciler.run)
+        self._find_sidecars()
         self.reconciled.set()
         self._kick(context.store.sources())
         next_tick = time.monotonic() + self._settings.period_s
@@ -250,6 +257,14 @@ class Recovery:
             self._riddles = bring_together(self._own.current())
         except Exception:  # the kernel is the truth: rows that disagree must not keep pods waiting
             log.exception("the state file could not be reconciled with the mounts of this node")
+
+    def _find_sidecars(self) -> None:
+        """Heal in the place of the agents of serverless pods, whose mounts nobody publishes."""
+        version = self._own.version
+        if self._sidecars is None or (version == self._sidecars_at and self._sidecars.is_settled):
+            return
+        self._sidecars_at = version
+        self._sidecars.update(self._own.current())
 
     def _until(self, next_tick: float) -> float:
         dues = [worker.due for worker in self._workers.values() if worker.due is not None]
@@ -282,6 +297,7 @@ class Recovery:
         if self._riddles and self._own.version != self._adopted_at:
             self._adopted_at = self._own.version
             self._reconcile(self._reconciler.adopt)
+        self._find_sidecars()
         sources = set(context.store.sources())
         for source in self._workers.keys() - sources:
             if self._workers[source].join(0):

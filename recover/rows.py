@@ -9,8 +9,9 @@ class Publication:
     """What was mounted, where, from what and how; the target is the key.
 
     target and source are canonical absolute paths, sub_path lies below source and has no leading
-    slash, method is "bind" or "symlink", published_at is in Unix seconds.  adopted tells that
-    another plugin, or an earlier life of this one, had made the mount.
+    slash, method is "bind", "symlink" or "sidecar" (not published by us, see `sidecars`: the target
+    is then the source), published_at is in Unix seconds.  adopted tells that another plugin, or an
+    earlier life of this one, had made the mount.
     """
 
     target: str

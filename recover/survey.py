@@ -6,7 +6,7 @@ Read-only: it looks at the kernel and at the state file, beside a running plugin
 import enum
 from dataclasses import dataclass
 
-from recover import look, plan
+from recover import anchor, look, plan
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
@@ -86,7 +86,7 @@ def _healthy_copies(
     elsewhere = [(m, table) for _, table in tables for m in table.of_superblocks(lives)]
     shown = [(m, home) for m in home.of_superblocks(lives) if m.mount_point not in sources]
     shown += [(m, t) for m, t in elsewhere if m.mount_point not in ours]
-    stacks = [(m, t.stack(m.mount_point)) for m, t in shown]
+    stacks = [(m, t.stack(m.mount_point)) for m, t in shown if not anchor.is_anchor(m.mount_point)]
     return {
         dev: tuple(len(stack) for m, stack in stacks if m.dev == dev and stack[-1:] == (m,))
         for dev in lives

@@ -16,6 +16,7 @@ from recover.anchor import FOLDER
 from recover.linux import mountinfo
 from tests.harness import Node, Propagation, View, VolumeMount, until
 from tests.harness.node import Container
+from tests.privileged.healing import Healing
 
 
 class ServerlessPod:
@@ -104,6 +105,12 @@ class ServerlessPod:
             f"{number} layers: {app.sees.layers(f'/data{n}')}, {self.agent.said[-8:]}",
         )
         self.await_whole(app, n)
+
+    def await_claimed(self, heal: Healing) -> None:
+        """Wait until the node plugin heals this pod in the place of its agent."""
+        source = str(self.data[0].host_path)
+        until(lambda: heal.store.publications(source), "the plugin to find the pod")
+        heal.await_ticks(2)  # and its healer to look at it
 
     def said(self, words: str) -> bool:
         """Tell whether a line of the agent's log has these words."""

@@ -7,8 +7,10 @@ import time
 import pytest
 
 from csi_fluid.demo.serverless import Client
+from recover import observer as told
 from recover.anchor import FOLDER
 from tests.harness import Node, until
+from tests.privileged.healing import healing
 from tests.privileged.serverless import serverless
 from tests.privileged.watching import GONE, Watch
 
@@ -208,3 +210,71 @@ def test_the_end_of_the_agent_alone_takes_nothing_from_the_applications(node: No
 
         assert app.sees.error("/data0") == 0
         assert len(pod.anchors()) == 2
+
+
+# ---- With the node plugin on the same node: one of them heals.
+
+
+def test_the_node_plugin_heals_and_the_agent_stands_back(node: Node):
+    with healing(node, period_s=0.1) as heal, serverless(node, Client.REFUSES) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.await_claimed(heal)
+
+        for number in range(1, 4):
+            pod.crash()
+            pod.await_whole(app)
+            pod.await_anchors(number + 1)
+        until(lambda: len(heal.ear.of(told.Healed)) == 3, f"three heals: {heal.ear.events}")
+
+        assert len(app.sees.layers("/data0")) == 1
+        assert app.sees.layers("/data0")[0].read_only
+        assert pod.heals == 0
+
+
+def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_back(node: Node):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        with healing(node, period_s=0.1) as heal:
+            pod.await_claimed(heal)
+            pod.crash()
+            pod.await_whole(app)
+            pod.await_anchors(2)
+            assert (len(heal.ear.of(told.Healed)), pod.heals) == (1, 0)
+
+        pod.crash()
+        pod.await_whole(app)
+        until(lambda: pod.heals, "the agent heals")
+        pod.await_anchors(3)
+        by_agent = pod.heals
+
+        with healing(node, period_s=0.1) as heal:
+            pod.await_claimed(heal)
+            pod.crash()
+            pod.await_whole(app)
+            until(lambda: heal.ear.of(told.Healed), "the plugin heals")
+            assert pod.heals == by_agent
+
+
+def test_the_plugin_forgets_a_pod_that_was_deleted(node: Node):
+    with healing(node, period_s=0.1) as heal, serverless(node, Client.UNMOUNTS) as pod:
+        pod.start()
+        pod.await_claimed(heal)
+
+        pod.delete()
+
+        until(lambda: not heal.store.publications(), "the row is dropped")
+        assert not pod.left_on_the_node
+
+
+def test_the_plugin_leaves_a_sidecar_alone_whose_pod_did_not_ask(node: Node):
+    with healing(node, period_s=0.05) as heal, serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start(agent=False)
+        heal.await_ticks(3)
+
+        pod.crash()
+        heal.await_ticks(3)
+
+        assert app.sees.error("/data0") == errno.ENOTCONN
+        assert not heal.store.publications()
