@@ -35,7 +35,7 @@ class Settings:
     pod: str
     recover_writable: bool = False
     probe_timeout_s: float = 3.0
-    period_s: float = 0.5
+    period_s: float = 1.0
     health_file: Path | None = None
     metrics_addr: tuple[str, int] | None = None
     log_format: str = "text"

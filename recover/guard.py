@@ -101,7 +101,7 @@ class Guard:
         observer: Observer,
         *,
         recover_writable: bool = False,
-        period_s: float = 0.5,
+        period_s: float = 1.0,
     ) -> None:
         """Take what to guard; pod names the anchors, so that a restarted agent finds them."""
         self.target = target

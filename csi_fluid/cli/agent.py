@@ -13,7 +13,7 @@ from recover.guard import Target
 
 _SETTINGS = ("recover-writable", "probe-timeout", "metrics-addr", "log-format", "log-level")
 _READ_ONLY = ":ro"
-_PERIOD = "500ms"
+_PERIOD = "1s"
 
 _EXAMPLES = """\
   csi-fluid agent --mount=/jfs/jindofs-fuse=/runtime-mnt/jindo/default/demo/jindofs-fuse

@@ -30,7 +30,7 @@ class ServerlessPod:
         datasets: int = 1,
         read_only: bool = True,
         name: str = "demo-app",
-        options: Sequence[str] = (),
+        options: Sequence[str] = ("--period=200ms",),
         suffix: str = "",
     ) -> None:
         self.node = node
