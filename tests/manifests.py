@@ -1,13 +1,14 @@
 """The manifests as objects: as the files say, and as `kubectl apply -k` renders them."""
 
 import functools
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
+
+from tests import sandbox
+from tests.cluster.settings import BIN
 
 FOLDER = Path(__file__).parents[1] / "manifests"
 Object = dict[str, Any]
@@ -31,9 +32,9 @@ def base(name: str) -> Object:
 
 @functools.cache
 def _render(folder: str) -> str:
-    kubectl = shutil.which("kubectl")
-    if kubectl is None:
-        pytest.skip("needs kubectl, which has kustomize in it")
+    ours = BIN / "kubectl"  # has kustomize in it
+    kubectl = str(ours) if ours.exists() else "kubectl"
+    sandbox.require(kubectl)
     command = (kubectl, "kustomize", str(FOLDER / folder))
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stderr

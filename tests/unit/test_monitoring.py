@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 
 from csi_fluid import metrics
-from tests import manifests
+from tests import manifests, sandbox
 from tests.manifests import FOLDER, Object
 
 MONITORING = FOLDER / "components/monitoring"
@@ -163,9 +162,7 @@ def test_every_alert_has_a_case():
 
 def promtool(folder: Path, alert: str, at_minute: int, *, fires: bool) -> None:
     """Have promtool evaluate the rules on an alert's samples, and compare."""
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("needs promtool: run '.ci/setup tools promtool'")
+    sandbox.require("promtool")
     (rule,) = (rule for rule in rules() if rule["alert"] == alert)
     bare = {k: v for k, v in rule.items() if k != "annotations"}  # their texts are not the point
     samples, _ = CASES[alert]
@@ -189,7 +186,7 @@ def promtool(folder: Path, alert: str, at_minute: int, *, fires: bool) -> None:
     }
     (folder / "rules.yaml").write_text(json.dumps({"groups": [{"name": "g", "rules": [bare]}]}))
     (folder / "case.yaml").write_text(json.dumps(case))
-    command = (tool, "test", "rules", folder / "case.yaml")
+    command = ("promtool", "test", "rules", folder / "case.yaml")
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -211,12 +208,10 @@ def test_an_alert_comes_when_its_case_says_and_not_before(tmp_path: Path, alert:
 
 
 def test_the_rules_are_sound_for_promtool(tmp_path: Path):
-    tool = shutil.which("promtool")
-    if tool is None:
-        pytest.skip("needs promtool: run '.ci/setup tools promtool'")
+    sandbox.require("promtool")
     (document,) = manifests.read(MONITORING / "prometheusrule.yaml")
     (tmp_path / "rules.yaml").write_text(json.dumps(document["spec"]))
-    command = (tool, "check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
+    command = ("promtool", "check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
 
     assert done.returncode == 0, done.stdout + done.stderr
