@@ -8,6 +8,7 @@ memory as the whole plugin, and no call is made while all is well.
 """
 
 import json
+import logging
 import signal
 import socket
 import sys
@@ -61,9 +62,20 @@ class Door:
             return self._client
 
 
+class _Said(logging.Handler):
+    """Remembers the last thing that a library said."""
+
+    last = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.last = record.getMessage()
+
+
 def _load(credential: str) -> tuple[Configuration, tuple[str, ...]]:
     """Read a credential; return it with the files that it is made of."""
     configuration = Configuration()
+    said = _Said()
+    logging.getLogger().addHandler(said)  # what a command of the kubeconfig died of is only logged
     try:
         if credential == IN_CLUSTER:
             load_incluster_config(  # type: ignore[no-untyped-call]
@@ -80,8 +92,12 @@ def _load(credential: str) -> tuple[Configuration, tuple[str, ...]]:
             )
             parts = configuration.cert_file, configuration.key_file, configuration.ssl_ca_cert
             files = (credential, *filter(None, parts))
+            if not configuration.cert_file and not configuration.auth_settings():
+                raise ValueError(said.last or "it holds no token and no client certificate")  # noqa: TRY301
     except Exception as error:
         raise ValueError(f"cannot use the credential {credential}: {_reason(error)}") from error
+    finally:
+        logging.getLogger().removeHandler(said)
     configuration.retries = False  # each call has a time limit of its own
     return configuration, tuple(files)
 

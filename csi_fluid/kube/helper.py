@@ -106,6 +106,7 @@ class _Life:
         except OSError as error:
             self.kill()
             if isinstance(error, TimeoutError):
+                _log.warning("the helper for the API server is replaced: it keeps no time limit")
                 raise
             raise _Ended from error
         finally:
@@ -131,8 +132,10 @@ class _Life:
     def _run(self) -> None:
         try:
             self._read()
-        except (OSError, wire.Garbled) as error:
-            _log.warning("lost the helper for the API server: %s; a new one is started", error)
+        except OSError:
+            _log.debug("the helper for the API server went away", exc_info=True)
+        except wire.Garbled as error:
+            _log.warning("the helper for the API server is replaced: it sent %s", error)
         finally:
             self._finish()
 

@@ -5,6 +5,7 @@ each what csi_fluid.kube.calls says that it needs and no more, so that a call wh
 refuse is refused here too.  The cluster tests make the same calls to a real API server.
 """
 
+import base64
 import contextlib
 import copy
 import datetime
@@ -35,6 +36,8 @@ _PATH = re.compile(
     r"(?:/(?P<name>[^/]+))?"
 )
 _VERBS = {"GET": "get", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
+
+FLUID_PATH = calls.FLUID_API
 
 Json = dict[str, Any]
 Fault = Callable[[http.server.BaseHTTPRequestHandler], bool]
@@ -163,6 +166,59 @@ class ApiServer:
         self.objects[path] = found
         return found
 
+    def dataset(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        kind: str = "jindo",
+        policy: str = "",
+        shows: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Store what Fluid makes of a dataset; shows: it refers to the dataset of that name."""
+        runtime_ns, runtime_name = shows[0] or namespace, shows[1] or name
+        handle, fluid = f"{runtime_ns}-{runtime_name}", "data.fluid.io/v1alpha1"
+        attributes = {
+            "fluid_path": f"/runtime-mnt/{kind}/{runtime_ns}/{runtime_name}/{kind}-fuse",
+            "mount_pod_node_selector_key": f"fluid.io/f-{handle}",
+            "runtime_namespace": runtime_ns,
+            "runtime_name": runtime_name,
+        }
+        volume = {
+            "claimRef": {"namespace": namespace, "name": name},
+            "csi": {"volumeHandle": handle, "volumeAttributes": attributes},
+        }
+        self.put(
+            f"/api/v1/persistentvolumes/{namespace}-{name}", "v1", "PersistentVolume", spec=volume
+        )
+        self.put(
+            f"/api/v1/namespaces/{namespace}/persistentvolumeclaims/{name}",
+            "v1",
+            "PersistentVolumeClaim",
+            metadata={"labels": {f"fluid.io/s-{namespace}-{name}": "true"}},
+        )
+        described = {"namespace": runtime_ns, "name": runtime_name, "type": kind}
+        self.put(
+            f"{FLUID_PATH}/namespaces/{namespace}/datasets/{name}",
+            fluid,
+            "Dataset",
+            status={"runtimes": [described]},
+        )
+        section = {"client" if kind == "cache" else "fuse": {"cleanPolicy": policy}}
+        self.put(
+            f"{FLUID_PATH}/namespaces/{namespace}/{kind}runtimes/{name}", fluid, "R", spec=section
+        )
+
+    def pod(self, namespace: str, name: str, uid: str) -> None:
+        """Store a pod of the node."""
+        self.put(
+            f"/api/v1/namespaces/{namespace}/pods/{name}",
+            "v1",
+            "Pod",
+            metadata={"uid": uid},
+            spec={"nodeName": NODE},
+        )
+
     @property
     def labels(self) -> Mapping[str, str]:
         """Return the node's labels."""
@@ -193,7 +249,22 @@ class ApiServer:
         self._write(path, {"token": token or self.token})
         return path
 
-    def _write(self, path: Path, user: Mapping[str, str]) -> None:
+    def inline_config(self) -> Path:
+        """Write a kubeconfig that holds kubelet's certificate itself."""
+        pem = self.authority.issue(KUBELET, self.folder / "inline.pem").read_bytes()
+        data = base64.b64encode(pem).decode()
+        path = self.folder / "inline.conf"
+        self._write(path, {"client-certificate-data": data, "client-key-data": data})
+        return path
+
+    def exec_config(self, command: str) -> Path:
+        """Write a kubeconfig whose token a command is to make."""
+        path = self.folder / "exec.conf"
+        api = "client.authentication.k8s.io/v1"
+        self._write(path, {"exec": {"apiVersion": api, "command": command}})
+        return path
+
+    def _write(self, path: Path, user: Mapping[str, object]) -> None:
         cluster = {
             "server": f"https://127.0.0.1:{self._port}",
             "certificate-authority": str(self.authority.certificate),
