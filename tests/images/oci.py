@@ -43,7 +43,7 @@ class Layer:
         if not packed.exists() or packed.stat().st_mtime < self.path.stat().st_mtime:
             with (
                 atomic(packed) as out,
-                gzip.GzipFile("", "wb", 9, out, mtime=0) as stream,
+                gzip.GzipFile("", "wb", 6, out, mtime=0) as stream,
                 self.path.open("rb") as source,
             ):
                 shutil.copyfileobj(source, stream, _CHUNK)
@@ -104,6 +104,10 @@ class Files:
             if not f"{name}/".endswith(f"{suffix}/") and f"{suffix}/" not in name
         }
         return self
+
+    def has(self, target: str) -> bool:
+        """Say whether a path is in it."""
+        return target.strip("/") in self._entries
 
     def _put(self, target: str, content: Path | bytes | None, mode: int, link: str = "") -> None:
         self._entries[target.strip("/")] = (content, mode, link)
