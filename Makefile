@@ -18,9 +18,9 @@ pytest = $(py) -m pytest $(ARGS)
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
 
-demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclone)
+demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclone, ARGS=--serverless)
 	@.ci/setup tools $(DAEMON)
-	@.venv/bin/csi-fluid demo --daemon=$(DAEMON)
+	@.venv/bin/csi-fluid demo --daemon=$(DAEMON) $(ARGS)
 
 test: export REQUIRE_ALL = 1
 test: _python _tools _cluster ## Run every test; a missing tool is a failure

@@ -13,9 +13,16 @@ def main() -> int:
     """Tell the story and return the exit code."""
     try:
         signal.signal(signal.SIGTERM, _interrupt)
-        from csi_fluid.demo import options, story
+        from csi_fluid.demo import options
 
-        return story.tell(options.parse(sys.argv[1:]))
+        given = options.parse(sys.argv[1:])
+        if given.serverless:
+            from csi_fluid.demo import sidecars
+
+            return sidecars.tell(given)
+        from csi_fluid.demo import story
+
+        return story.tell(given)
     except KeyboardInterrupt:
         print(
             "\ninterrupted: all that was started is ended, nothing is left behind", file=sys.stderr

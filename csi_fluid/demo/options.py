@@ -17,14 +17,19 @@ _EXAMPLES = """\
 examples:
   csi-fluid demo
   csi-fluid demo --daemon=s3fs
+  csi-fluid demo --serverless
   csi-fluid demo --svg=heal.svg"""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Which FUSE daemon dies, and where a picture of the screen is written (None: nowhere)."""
+    """Which FUSE daemon dies, and where a picture of the screen is written (None: nowhere).
+
+    serverless: it is the sidecar of the application's pod, and there is no node plugin.
+    """
 
     daemon: str
+    serverless: bool
     svg: Path | None
 
 
@@ -44,6 +49,14 @@ def parse(words: Sequence[str]) -> Options:
         help="bindfs shows a folder (default), s3fs and rclone a bucket of a local S3 server",
     )
     parser.add_argument(
+        "--serverless",
+        action="store_true",
+        help="the daemon is a sidecar of the pod, healed by the agent beside it (bindfs only)",
+    )
+    parser.add_argument(
         "--svg", type=Path, metavar="FILE", help="write what the screen shows as a picture, too"
     )
-    return Options(**vars(parser.parse_args(words)))
+    options = Options(**vars(parser.parse_args(words)))
+    if options.serverless and options.daemon != "bindfs":
+        parser.error("--serverless shows bindfs only; leave --daemon out")
+    return options

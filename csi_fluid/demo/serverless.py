@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ PARENT = "/jfs"
 LEAF = "jindofs-fuse"
 MOUNT_POINT = f"{PARENT}/{LEAF}"
 _PACKAGE = Path(csi_fluid.__file__).parents[1]
-_PYTHON = os.path.realpath(sys.executable)  # the container has the interpreter, not the environment
+PYTHON = os.path.realpath(sys.executable)  # the container has the interpreter, not the environment
 
 # $1 is the mount point, the rest bindfs's options; mkdir fails where a dead mount stands.
 _DEVICE = "[ -e /dev/fuse ] || mknod /dev/fuse c 10 229\n"
@@ -87,8 +88,11 @@ class Sidecar:
         assert self._container is not None, "never started"
         return self._container
 
-    def start(self, timeout_s: float = 20.0) -> None:
-        """Start the container, again where it ends as kubelet would, until its mount answers."""
+    def start(self, timeout_s: float = 20.0) -> float:
+        """Start the container, again where it ends as kubelet would, until its mount answers.
+
+        Returns the monotonic time in s of that answer.
+        """
         self.parent.mkdir(parents=True, exist_ok=True)
         before = set(mountinfo.read())
 
@@ -103,6 +107,7 @@ class Sidecar:
             )
 
         until(answers, "the FUSE sidecar to mount", timeout_s=timeout_s, every_s=0.01)
+        return time.monotonic()
 
     def _run(self) -> None:
         if self._container is not None:
@@ -119,6 +124,10 @@ class Sidecar:
         os.kill(self.container.pid, number)
         if number in {signal.SIGSTOP, signal.SIGCONT}:
             return
+        self.await_end()
+
+    def await_end(self) -> None:
+        """Wait until the container has ended."""
         until(lambda: not self.container.alive, "the FUSE sidecar to end")
         self.container.close()
 
@@ -163,7 +172,7 @@ class Agent:
             f"--mount={inside}/{LEAF}={parent}/{LEAF}{self._suffix}"
             for parent, inside in self._places.items()
         ]
-        program = ["env", "PYTHONPATH=/app", "PYTHONDONTWRITEBYTECODE=1", _PYTHON]
+        program = ["env", "PYTHONPATH=/app", "PYTHONDONTWRITEBYTECODE=1", PYTHON]
         return [*program, "-m", "csi_fluid", "agent", *mounts, *self._options, *more]
 
     def start(self) -> None:

@@ -64,6 +64,20 @@ def test_the_pod_lists_fails_and_lists_again(daemon: str):
     assert done.stderr == ""
 
 
+def test_the_pod_of_a_killed_sidecar_lists_again():
+    before = traces()
+
+    done = demo("--serverless")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    story = r"config\.json.*kill 1.*Transport endpoint.*restarted.*model-00003.*healed after"
+    assert re.search(story, done.stdout, re.DOTALL)
+    assert re.search(r"layers at /data\W+2\b", done.stdout)
+    assert "never an empty directory" in done.stdout
+    assert done.stderr == ""
+    assert left_since(before) == set()
+
+
 def test_twice_in_a_row_works_and_leaves_only_the_picture(workdir: Path):
     picture = workdir / "heal.svg"
     before = traces()
@@ -117,11 +131,15 @@ def test_an_end_at_any_moment_leaves_nothing(number: signal.Signals):
     assert left_since(before) == set(), f"seed {seed}"
 
 
-def test_without_a_heal_it_fails_and_says_why():
-    script = (
-        "import sys; from csi_fluid.demo import options, story; "
-        "sys.exit(story.tell(options.parse([]), '--feature-gates=FuseRecovery=false'))"
-    )
+@pytest.mark.parametrize(
+    ("tell", "who"),
+    [
+        ("story.tell(options.parse([]), '--feature-gates=FuseRecovery=false')", "plugin"),
+        ("sidecars.tell(options.parse(['--serverless']), read_only=False)", "agent"),
+    ],
+)
+def test_without_a_heal_it_fails_and_says_why(tell: str, who: str):
+    script = f"import sys; from csi_fluid.demo import options, sidecars, story; sys.exit({tell})"
     alone = ("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 
     done = subprocess.run(
@@ -130,7 +148,7 @@ def test_without_a_heal_it_fails_and_says_why():
 
     assert done.returncode == 1
     assert "waited 10 s for the pod to read again" in done.stdout
-    assert "the plugin's last words" in done.stdout
+    assert f"the {who}'s last words" in done.stdout
     assert "healed after" not in done.stdout
 
 
@@ -153,7 +171,7 @@ def test_a_picture_that_cannot_be_kept_is_refused_before_anything_is_done(workdi
 
 
 def test_an_unknown_daemon_is_misuse():
-    done = demo("--daemon=ext4")
+    done, both = demo("--daemon=ext4"), demo("--serverless", "--daemon=s3fs")
 
-    assert done.returncode == 2
+    assert (done.returncode, both.returncode) == (2, 2)
     assert "invalid choice: 'ext4'" in done.stderr
