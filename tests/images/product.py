@@ -73,8 +73,14 @@ def _libraries() -> oci.Layer:
         target = Path(folder, "lib")
         command = [
             *(sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"),
-            *("--target", target, "--python-version=3.11", "--only-binary=:all:", "--no-compile"),
-            *("--constraint", constraints, *wanted),
+            *(
+                "--target",
+                str(target),
+                "--python-version=3.11",
+                "--only-binary=:all:",
+                "--no-compile",
+            ),
+            *("--constraint", str(constraints), *wanted),
         ]
         subprocess.run(command, check=True, timeout=600, stdin=subprocess.DEVNULL)
         files = oci.Files().add(target, LIBRARY)
