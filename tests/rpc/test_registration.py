@@ -114,6 +114,18 @@ def test_the_socket_goes_when_the_plugin_stops(folder: Path):
     assert os.listdir(folder) == []
 
 
+def test_a_socket_that_a_sidecar_put_in_its_place_outlives_the_plugin(folder: Path):
+    registrar = Registrar(folder, ENDPOINT)
+    registrar.start()
+    Kubelet(folder).appears()
+    (folder / SOCKET).unlink()  # node-driver-registrar begins so
+    with socket.socket(socket.AF_UNIX) as sidecar:
+        sidecar.bind(str(folder / SOCKET))
+        registrar.stop()
+
+        assert os.listdir(folder) == [SOCKET]
+
+
 def test_a_socket_that_an_earlier_life_left_is_replaced(folder: Path, request):
     folder.mkdir()
     with socket.socket(socket.AF_UNIX) as dead:
