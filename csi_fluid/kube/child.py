@@ -21,6 +21,7 @@ from kubernetes.client import ApiClient, Configuration
 from kubernetes.config import load_incluster_config, load_kube_config
 from urllib3 import exceptions
 
+from csi_fluid import __version__
 from csi_fluid.kube import wire
 from csi_fluid.kube.access import IN_CLUSTER, Access
 from csi_fluid.kube.wire import Answer, Request
@@ -117,7 +118,11 @@ def _look(files: Iterable[str]) -> _Look:
 
 def _ask(client: ApiClient, request: Request, timeout_s: float) -> Answer:
     configuration = client.configuration
-    headers = {"Accept": request.accept, "Content-Type": request.content}
+    headers = {
+        "Accept": request.accept,
+        "Content-Type": request.content,
+        "User-Agent": f"csi-fluid/{__version__}",  # what the API server's audit log shows
+    }
     for setting in configuration.auth_settings().values():
         if setting["in"] == "header" and setting["value"]:
             headers[setting["key"]] = setting["value"]
