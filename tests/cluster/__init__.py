@@ -22,7 +22,11 @@ used and left up: that saves 8 s a run while a test is written. See the class Cl
 - ``waiting.wait_for(CONDITION, WHAT)`` is the one way to wait.
 - ``fluid.Fluid`` does what Fluid's controllers would do with a Dataset and its runtime;
   ``objectstore.Store`` is an S3 server that pods reach.
+- ``plugin.Plugin(cluster).install()`` brings the plugin of this checkout, by image and manifests.
+
+    spec = Fluid(cluster).dataset(Spec(namespace, "demo", source="/var/lib/data"))
+    cluster.apply(fluid.application("app", "demo"), namespace=namespace)
 
 The node sees the checkout, the cache and /tmp of the machine under their own paths; its /etc, /var,
-/run and /runtime-mnt are its own and live in memory. Tests here need root; each test has 120 s.
+/run and /runtime-mnt are its own and live in memory. Tests here need root; each test has 180 s.
 """

@@ -55,6 +55,11 @@ def mount(name: str, path: str, propagation: str | None = None, **more: Any) -> 
     return entry if propagation is None else entry | {"mountPropagation": propagation}
 
 
+def secret(name: str, texts: dict[str, str]) -> Object:
+    """Return a Secret."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": texts}
+
+
 def fuse_container(name: str, mount_point: str, environment: dict[str, str]) -> Object:
     """Return a container with a FUSE client; it still lacks its mounts."""
     variables = {"FLUID_FUSE_MOUNTPOINT": mount_point} | environment

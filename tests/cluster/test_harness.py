@@ -6,7 +6,10 @@ import pytest
 
 from tests.cluster import objects
 from tests.cluster.cluster import Cluster
-from tests.cluster.settings import KubeletSettings
+from tests.cluster.fluid import Fluid
+from tests.cluster.fluidobjects import Spec
+from tests.cluster.objectstore import ACCESS_KEY, SECRET_KEY, Store
+from tests.cluster.settings import NODE_NAME, KubeletSettings
 from tests.cluster.traces import Traces
 from tests.cluster.waiting import ClusterError, wait_for
 
@@ -188,6 +191,29 @@ def test_the_audit_log_tells_who_asked_what(cluster: Cluster, namespace: str):
         )
 
     wait_for(asked, "the entry")
+
+
+def test_a_dataset_is_bound_and_its_client_runs_where_the_label_is(
+    cluster: Cluster, namespace: str
+):
+    """Do the plugin's part, the label, by hand, and read an object of the bucket on the node."""
+    fluid = Fluid(cluster)
+    with Store(cluster.node) as store:
+        store.make_bucket("bucket")
+        store.put("bucket", "dir/hello", b"hello\n")
+        told = {"FUSE_KIND": "s3fs", "FUSE_SOURCE": "bucket:/dir", "FUSE_ENDPOINT": store.url}
+        keys = {"fs.oss.accessKeyId": ACCESS_KEY, "fs.oss.accessKeySecret": SECRET_KEY}
+        cluster.apply(objects.secret("keys", keys), namespace=namespace)
+        spec = fluid.dataset(Spec(namespace, "demo", secret="keys", environment=told))
+
+        cluster.kubectl("label", "node", NODE_NAME, f"{spec.fuse_label}=true")
+        cluster.wait_ready(fluid.fuse_pod(spec), namespace)
+
+        path = f"{spec.fluid_path}/hello"
+        wait_for(lambda: cluster.enter("cat", path, check=False) == "hello\n", "the object")
+        assert cluster.get("dataset", "demo", namespace)["status"]["phase"] == "Bound"
+        assert cluster.get("pvc", "demo", namespace)["status"]["phase"] == "Bound"
+        fluid.remove(spec)
 
 
 def test_a_cluster_that_was_taken_down_leaves_nothing():

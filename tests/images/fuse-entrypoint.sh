@@ -46,7 +46,7 @@ serve() {
       fi
       export AWSACCESSKEYID AWSSECRETACCESSKEY
       s3fs "$FUSE_SOURCE" "$1" -f -o "$options,url=$FUSE_ENDPOINT,use_path_request_style,nonempty" \
-        -o compat_dir,stat_cache_expire=1,retries=2 &
+        -o stat_cache_expire=1,retries=2 &
       ;;
     *)
       say "FUSE_KIND is bindfs or s3fs, not $kind"

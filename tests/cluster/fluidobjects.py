@@ -1,0 +1,252 @@
+"""The objects that Fluid's controllers make for a dataset, as plain data.
+
+Only what a node plugin, kubelet or the scheduler reads is in them.
+"""
+
+import dataclasses
+from typing import Any
+
+from tests.cluster import objects
+from tests.cluster.fluidruntimes import KINDS, Kind
+
+GROUP = "data.fluid.io"
+DRIVER = "fuse.csi.fluid.io"
+MOUNT_ROOT = "/runtime-mnt"
+Object = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Spec:
+    """What the double is told of a dataset; runtime is a key of KINDS.
+
+    environment: what the FUSE client is told (tests/images/fuse-entrypoint.sh).
+    """
+
+    namespace: str
+    name: str
+    runtime: str = "jindo"
+    uid: str = ""
+    access_mode: str = "ReadOnlyMany"
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    symlink: bool = False
+    source: str | None = None  # a directory of the node, for bindfs
+    secret: str | None = None  # keys for a bucket
+
+    @property
+    def kind(self) -> Kind:
+        """Return the kind of runtime."""
+        return KINDS[self.runtime]
+
+    @property
+    def identity(self) -> str:
+        """Return the name of the PV, of labels, of everything cluster-wide."""
+        return f"{self.namespace}-{self.name}"
+
+    @property
+    def fluid_path(self) -> str:
+        """Return the FUSE mount on the node."""
+        return self.kind.fluid_path(MOUNT_ROOT, self.namespace, self.name)
+
+    def label(self, prefix: str) -> str:
+        """Return a label key; one that is too long for the API has the Dataset's uid instead."""
+        key = f"{prefix}{self.identity}"
+        return key if len(key) < 63 else f"{prefix}{self.uid}"
+
+    @property
+    def fuse_label(self) -> str:
+        """Return the key of the label that brings the FUSE pod to a node."""
+        return self.label("fluid.io/f-")
+
+
+def _of_group(kind: str, namespace: str, name: str, spec: Object) -> Object:
+    metadata = {"name": name, "namespace": namespace}
+    return {"apiVersion": f"{GROUP}/v1alpha1", "kind": kind, "metadata": metadata, "spec": spec}
+
+
+def crds() -> list[Object]:
+    """Return the definitions of Dataset and of every kind of runtime; they take any field."""
+    names = [("Dataset", "datasets"), *((k.resource, k.plural) for k in KINDS.values())]
+    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    version = {
+        "name": "v1alpha1",
+        "served": True,
+        "storage": True,
+        "subresources": {"status": {}},
+        "schema": {"openAPIV3Schema": schema},
+    }
+    return [
+        {
+            "apiVersion": "apiextensions.k8s.io/v1",
+            "kind": "CustomResourceDefinition",
+            "metadata": {"name": f"{plural}.{GROUP}"},
+            "spec": {
+                "group": GROUP,
+                "names": {"kind": kind, "plural": plural, "singular": kind.lower()},
+                "scope": "Namespaced",
+                "versions": [version],
+            },
+        }
+        for kind, plural in names
+    ]
+
+
+def dataset(spec: Spec, mount_point: str = "oss://demo-bucket/dir") -> Object:
+    """Return the Dataset as a user writes it."""
+    return _of_group(
+        "Dataset", spec.namespace, spec.name, {"mounts": [{"mountPoint": mount_point, "path": "/"}]}
+    )
+
+
+def runtime(spec: Spec, clean_policy: str = "") -> Object:
+    """Return the runtime as a user writes it."""
+    part = "client" if spec.runtime == "cache" else "fuse"
+    body = {part: {"cleanPolicy": clean_policy}} if clean_policy else {}
+    return _of_group(spec.kind.resource, spec.namespace, spec.name, body)
+
+
+def status(spec: Spec) -> Object:
+    """Return the status of a Dataset whose runtime is ready."""
+    entry = {
+        "category": "Accelerate",
+        "name": spec.name,
+        "namespace": spec.namespace,
+        "type": spec.runtime,
+    }
+    return {"phase": "Bound", "runtimes": [entry]}
+
+
+def volume_attributes(spec: Spec) -> dict[str, str]:
+    """Return what the PV tells the plugin."""
+    attributes = {
+        "fluid_path": spec.fluid_path,
+        "mount_type": spec.kind.mount_type,
+        "runtime_namespace": spec.namespace,
+        "runtime_name": spec.name,
+    }
+    if spec.runtime == "efc":
+        return attributes | {"efc_sessmgr_workdir": f"{MOUNT_ROOT}/efc-sock"}
+    attributes["mount_pod_node_selector_key"] = spec.fuse_label
+    return attributes | ({"node_publish_method": "symlink"} if spec.symlink else {})
+
+
+def volume(spec: Spec) -> Object:
+    """Return the PV."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": _marked(spec, spec.identity),
+        "spec": {
+            "accessModes": [spec.access_mode],
+            "capacity": {"storage": "100Pi"},
+            "claimRef": _reference(spec),
+            "csi": {
+                "driver": DRIVER,
+                "volumeHandle": spec.identity,
+                "volumeAttributes": volume_attributes(spec),
+            },
+            "persistentVolumeReclaimPolicy": "Retain",
+            "storageClassName": "fluid",
+        },
+    }
+
+
+def claim(spec: Spec) -> Object:
+    """Return the PVC, which has the Dataset's name."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": _marked(spec, spec.name) | {"namespace": spec.namespace},
+        "spec": {
+            "accessModes": [spec.access_mode],
+            "resources": {"requests": {"storage": "100Pi"}},
+            "storageClassName": "fluid",
+            "volumeName": spec.identity,
+        },
+    }
+
+
+def reference(physical: Spec, virtual: Spec, sub_path: str = "") -> tuple[Object, Object]:
+    """Return PV and PVC of a dataset that refers to another one, maybe to a part of it.
+
+    Handle and attributes stay those of the physical dataset, so both share one stage.
+    """
+    pv, pvc = volume(virtual), claim(virtual)
+    pv["spec"]["csi"] = volume(physical)["spec"]["csi"]
+    if sub_path:
+        pv["spec"]["csi"]["volumeAttributes"]["fluid_sub_path"] = sub_path
+    referring = {
+        "fluid.io/dataset.referring-name": physical.name,
+        "fluid.io/dataset.referring-namespace": physical.namespace,
+    }
+    pvc["metadata"]["labels"] |= referring
+    return pv, pvc
+
+
+def _marked(spec: Spec, name: str) -> Object:
+    labels = {spec.label("fluid.io/s-"): "true", "fluid.io/dataset-id": spec.label("")}
+    return {"name": name, "annotations": {"CreatedBy": "fluid"}, "labels": labels}
+
+
+def _reference(spec: Spec) -> Object:
+    target = {"name": spec.name, "namespace": spec.namespace}
+    return {"apiVersion": "v1", "kind": "PersistentVolumeClaim", **target}
+
+
+def pod_labels(spec: Spec) -> dict[str, str]:
+    """Return the labels of the FUSE pods."""
+    engine = spec.kind.engine
+    return {
+        "app": engine,
+        "release": spec.name,
+        "heritage": "Helm",
+        "role": f"{engine}-fuse",
+        "fluid.io/managed-by": "fluid",
+        "fluid.io/dataset-id": spec.label(""),
+    }
+
+
+def fuse_daemonset(spec: Spec) -> Object:
+    """Return the DaemonSet of the FUSE client."""
+    kind = spec.kind
+    directory = kind.directory(MOUNT_ROOT, spec.namespace, spec.name)
+    inside = kind.inside or directory
+    told = {
+        "FLUID_RUNTIME_TYPE": kind.engine,
+        "FLUID_RUNTIME_NS": spec.namespace,
+        "FLUID_RUNTIME_NAME": spec.name,
+        "FUSE_MODE": "ro" if spec.access_mode == "ReadOnlyMany" else "rw",
+    }
+    container = objects.fuse_container(
+        f"{kind.engine}-fuse", f"{inside}/{kind.leaf}", told | spec.environment
+    )
+    container["lifecycle"] = {"preStop": {"exec": {"command": ["/prestop.sh"]}}}
+    parts: list[tuple[str, str, str, str | None]] = [
+        ("fuse-mount", directory, inside, "Bidirectional")
+    ]
+    if spec.source:
+        parts.append(("source", spec.source, "/source", None))
+    container["volumeMounts"] = [objects.mount(n, inner, p) for n, _, inner, p in parts]
+    volumes = [objects.host_path(name, path) for name, path, _, _ in parts]
+    if spec.secret:
+        volumes.append(_token(spec.secret))
+        container["volumeMounts"].append(objects.mount("token", "/token", readOnly=True))
+    pod = {
+        "containers": [container],
+        "volumes": volumes,
+        "hostNetwork": True,
+        "dnsPolicy": "Default",
+        "nodeSelector": {spec.fuse_label: "true"},
+        "tolerations": [{"operator": "Exists"}],
+        "terminationGracePeriodSeconds": 5,
+        "priorityClassName": "system-node-critical",
+    }
+    made = objects.daemonset(kind.daemonset(spec.name), pod_labels(spec), pod)
+    made["metadata"]["namespace"] = spec.namespace
+    return made
+
+
+def _token(secret: str) -> Object:
+    names = {"fs.oss.accessKeyId": "AccessKeyId", "fs.oss.accessKeySecret": "AccessKeySecret"}
+    items = [{"key": key, "path": f"bucket/{path}"} for key, path in names.items()]
+    source = {"secret": {"name": secret, "items": items}}
+    return {"name": "token", "projected": {"sources": [source]}}
