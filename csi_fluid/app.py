@@ -124,7 +124,7 @@ class Plugin:
 
     def _build_observer(self) -> telling.FanOut:
         settings, events = self._settings, self._api.events
-        sink = telling.Sinks(telling.LogSink(), *([events] if events else []))
+        sink = telling.Sinks(telling.LogSink(), *(() if events is None else (events,)))
         observers: list[observer.Observer] = [
             *(self._meter.observer, telling.EventObserver(sink), telling.LogObserver())
         ]

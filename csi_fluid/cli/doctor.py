@@ -15,6 +15,7 @@ from csi_fluid.cli import facilities, screen, usage
 from csi_fluid.cli.facilities import Finding
 from csi_fluid.cli.status import absence
 from csi_fluid.demo.plugin import Client
+from csi_fluid.kube import access
 from recover.errors import StateError
 from recover.linux import namespaces
 from recover.linux.probe import Prober
@@ -37,7 +38,13 @@ def run(words: Sequence[str]) -> int:
         "doctor", "[OPTIONS]", "Check what this machine offers to the plugin.", _EXAMPLES
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    usage.add_options(parser, usage.named("endpoint", "state", "probe-timeout"))
+    usage.add_options(
+        parser,
+        usage.named(
+            *("endpoint", "state", "probe-timeout"),
+            *("kube", "kubelet-kube-config", "kubeconfig"),
+        ),
+    )
     settings, given = usage.parse(parser, words)
     findings = tuple(_findings(settings))
     if given.json:
@@ -56,6 +63,7 @@ def _findings(settings: config.Settings) -> Iterator[Finding]:
     yield _mount_root(settings.mount_root)
     yield _state_file(settings.state)
     yield _socket(settings.endpoint)
+    yield _api_server(settings)
 
 
 def _capabilities() -> Iterator[Finding]:
@@ -162,6 +170,18 @@ def _socket(endpoint: str) -> Finding:
         if client.ready():
             return Finding(what, "ok", "answers, and is ready")
     return Finding(what, "limited", "listens, but does not say that it is ready", "look at its log")
+
+
+def _api_server(settings: config.Settings) -> Finding:
+    what = "API server"
+    if settings.kube == "none":
+        return Finding(what, "ok", "not used: --kube=none")
+    found = access.find(settings.kube, settings.kubelet_kube_config, settings.kubeconfig)
+    if found:
+        return Finding(what, "ok", found.described())
+    return Finding(
+        what, "limited", found.described(), "no node is labelled, events go to the log alone"
+    )
 
 
 def _print(findings: Sequence[Finding]) -> None:

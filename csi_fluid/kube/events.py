@@ -74,7 +74,9 @@ class EventSender:
         self._retry_s = _FIRST_RETRY_S
         self._thread = threading.Thread(target=self._run, name="events", daemon=True)
 
-    def __len__(self) -> int:
+    @property
+    def waiting(self) -> int:
+        """Return how many events wait to be sent."""
         with self._changed:
             return len(self._queue)
 
@@ -101,7 +103,7 @@ class EventSender:
             self._changed.notify()
         if self._thread.is_alive():
             self._thread.join(grace_s)
-        left = len(self)
+        left = self.waiting
         if left:
             _log.warning("%d events were not sent: %s", left, self._problem or "no time was left")
 
@@ -142,7 +144,7 @@ class EventSender:
         self._dropping = False
         self._trouble("")
         self._retry_s = _FIRST_RETRY_S
-        if len(self):
+        if self.waiting:
             self._pause(_TICK_S)
 
     def _pause(self, seconds: float) -> None:

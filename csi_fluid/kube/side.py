@@ -68,7 +68,7 @@ class ApiSide:
     @property
     def waiting(self) -> int:
         """Return how many events wait to be sent."""
-        return len(self.events) if self.events else 0
+        return self.events.waiting if self.events else 0
 
     def reset_backoff(self, store: Store, sink: EventSink, reset: Reset) -> Observer | None:
         """Have waiting FUSE pods deleted; return who must be told of what breaks and heals."""

@@ -458,14 +458,14 @@ def test_events_wait_for_a_server_that_does_not_take_them(world: World, how: str
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
     sandbox.wait_until(lambda: len(world.calls) > 0, "it was tried")
-    assert len(world.sender) == 1
+    assert world.sender.waiting == 1
 
     world.server.rules[ACCOUNT] = rules
     if how == "down":
         world.server.start()
 
     sandbox.wait_until(lambda: len(world.server.events) == 2, "both events are there")
-    sandbox.wait_until(lambda: len(world.sender) == 0, "nothing waits")
+    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
 
 
 @pytest.mark.expects_log("the oldest are dropped", "were not sent")
@@ -475,7 +475,7 @@ def test_what_is_dropped_is_counted_and_told_once(world: World):
         world.sender.record(telling.BROKEN, ROW, f"message {number}")
     world.sender.record(telling.BROKEN, ROW, "message 8")
 
-    assert (world.results["dropped"], world.results["merged"], len(world.sender)) == (4, 1, 5)
+    assert (world.results["dropped"], world.results["merged"], world.sender.waiting) == (4, 1, 5)
     world.sender.stop(0)
 
 
@@ -490,7 +490,7 @@ def test_an_event_that_the_server_will_never_take_keeps_no_other(world: World):
     world.server.fault = invalid
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
-    sandbox.wait_until(lambda: len(world.sender) == 0, "nothing waits")
+    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
 
     assert [event["involvedObject"]["kind"] for event in world.server.events] == ["Pod"]
     assert world.results == {"refused": 1, "sent": 1}
@@ -505,7 +505,7 @@ def test_recording_never_waits_for_the_server(world: World):
         world.sender.record(telling.BROKEN, ROW, f"message {number}")
     took = time.monotonic() - started
     gate.set()
-    sandbox.wait_until(lambda: len(world.sender) == 0, "nothing waits")
+    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
 
     assert took < 0.5
 
@@ -533,7 +533,7 @@ def test_an_event_that_arrived_twice_is_one(world: World):
     world.server.fault = lose
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
-    sandbox.wait_until(lambda: len(world.sender) == 0, "nothing waits")
+    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
 
     assert len(world.server.events) == 2
 

@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -359,6 +360,20 @@ def test_doctor_looks_at_everything_and_leaves_nothing(folder, tmp_path):
     assert findings[f"state file {folder.state}"]["verdict"] == "ok"
     assert findings[f"plugin at unix:{folder.socket}"]["verdict"] == "ok"
     assert "statmount" in folder.run("doctor", folder.at_state).stdout
+
+
+def test_doctor_names_the_credential_and_nothing_in_it(folder, tmp_path):
+    config = tmp_path / "kubelet.conf"
+    config.write_text("users: [{name: u, user: {token: s3cret}}]")
+    run = partial(folder.run, "doctor", "--json", folder.at_state)
+    found = [
+        next(f for f in json.loads(done.stdout) if f["what"] == "API server")
+        for done in (run(f"--kubelet-kube-config={config}"), run("--kube=none"))
+    ]
+
+    assert [f["verdict"] for f in found] == ["ok", "ok"]
+    assert found[0]["seen"].startswith(f"node labels with {config}")
+    assert "s3cret" not in json.dumps(found)
 
 
 def test_doctor_finds_what_is_missing_and_says_what_follows(folder):
