@@ -20,6 +20,9 @@ used and left up: that saves 8 s a run while a test is written. See the class Cl
   a first process without handler obeys.
 - ``cluster.restart_kubelet(max_restart_period=None)``, ``stop_apiserver``, ``freeze_apiserver``.
 - ``waiting.wait_for(CONDITION, WHAT)`` is the one way to wait.
+- The fixture ``plugin`` is the plugin as a user deploys it, recovery on: kill(), replace(),
+  upgrade(TAG), deploy(OVERLAY), status(), metrics(NAME), log(), calls() to the API server. The
+  fixture ``dataset`` makes datasets of directories on the node, and ends their pods afterwards.
 - ``fluid.Fluid`` does what Fluid's controllers would do with a Dataset and its runtime;
   ``objectstore.Store`` is an S3 server that pods reach.
 - ``plugin.Plugin(cluster).install()`` brings the plugin of this checkout, by image and manifests.

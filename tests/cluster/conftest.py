@@ -3,11 +3,15 @@
 import itertools
 import os
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import pytest
 
 from tests import sandbox
 from tests.cluster.cluster import Cluster
+from tests.cluster.fluid import Datasets, Fluid
+from tests.cluster.fluidobjects import Spec
+from tests.cluster.plugin import Plugin
 from tests.cluster.settings import BIN
 
 NAME = os.environ.get("CLUSTER_NAME", "test")
@@ -45,6 +49,55 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.await_service_account(name)
     yield name
     cluster.delete_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def fluid(cluster: Cluster) -> Fluid:
+    """Define Fluid's kinds."""
+    return Fluid(cluster)
+
+
+@pytest.fixture(scope="session")
+def image(cluster: Cluster, fluid: Fluid) -> Plugin:
+    """Load the plugin's image, for a test that deploys it in its own way."""
+    plugin = Plugin(cluster)
+    plugin.load()
+    return plugin
+
+
+@pytest.fixture
+def plugin(image: Plugin) -> Plugin:
+    """Deploy the plugin with recovery on; a test before may have left it otherwise, or down.
+
+    Ask for it before ``namespace``: pods cannot end without it.
+    """
+    image.deploy()
+    return image
+
+
+@pytest.fixture
+def dataset(cluster: Cluster, fluid: Fluid, plugin: Plugin, namespace: str) -> Iterator[Datasets]:
+    """Return what makes a dataset, of a directory on the node that holds the file ``hello``.
+
+    dataset(NAME) and any field of Spec. When the test is over, its pods go first.
+    """
+    made: list[Spec] = []
+
+    def make(name: str = "demo", **fields: Any) -> Spec:
+        source = f"/var/lib/data/{namespace}/{name}"
+        cluster.enter("mkdir", "-p", f"{source}/sub")
+        for path in ("hello", "sub/deep"):
+            cluster.write(f"{source}/{path}", f"{path} of {name}\n")
+        spec = Spec(**{"namespace": namespace, "name": name, "source": source} | fields)
+        made.append(fluid.dataset(spec))
+        return made[-1]
+
+    yield make
+    plugin.await_rollout()  # without it no pod ends
+    where = ("-n", namespace, "--timeout=60s")
+    cluster.kubectl("delete", "pods", "--all", *where, timeout_s=70)
+    for spec in made:
+        fluid.remove(spec)
 
 
 @pytest.hookimpl(wrapper=True)

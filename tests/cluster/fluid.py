@@ -4,11 +4,14 @@ It acts once for each call and watches nothing. What it leaves out: caches, work
 """
 
 import json
+from collections.abc import Callable
 
 from tests.cluster import fluidobjects, objects
 from tests.cluster.cluster import Cluster, Object
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.waiting import wait_for
+
+Datasets = Callable[..., Spec]  # the fixture ``dataset``
 
 
 class Fluid:
