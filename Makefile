@@ -73,6 +73,7 @@ install: _python _tools _cluster ## Do the whole set-up and nothing else
 	@.ci/setup csi-sanity
 
 clean: ## Remove everything that was made here, .venv and .cache included
+	@[ ! -d .cache/cluster ] || $(py) -m tests.cluster --all down
 	@rm -rf .venv .cache .*_cache .hypothesis .coverage* build dist *.egg-info
 	@find . -name __pycache__ -prune -exec rm -rf {} +
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 
 from tests.cluster.cluster import DEFAULT_NAME, Cluster
+from tests.cluster.settings import CLUSTERS
 from tests.cluster.waiting import ClusterError
 
 
@@ -14,12 +15,15 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.cluster", description=__doc__)
     parser.add_argument("--name", default=DEFAULT_NAME, help="one of several clusters")
+    parser.add_argument("--all", action="store_true", help="for down: every one of this checkout")
     parser.add_argument("command", choices=("up", "down", "kubectl", "enter"))
     parser.add_argument("rest", nargs=argparse.REMAINDER, help="for kubectl and enter")
     options = parser.parse_args(arguments)
-    cluster = Cluster(options.name)
+    names = [options.name]
+    if options.all and options.command == "down":
+        names = [folder.name for folder in CLUSTERS.glob("*")]
     try:
-        return _run(cluster, options.command, options.rest)
+        return max((_run(Cluster(n), options.command, options.rest) for n in names), default=0)
     except ClusterError as error:
         print(error, file=sys.stderr)
         return 1

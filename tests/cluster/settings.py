@@ -1,12 +1,14 @@
 """What a cluster is made of: its names, its folders and what a test may set."""
 
 import dataclasses
+import hashlib
 import os
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FILES = Path(__file__).parent / "files"
 BIN = ROOT / ".cache/bin"
+CLUSTERS = ROOT / ".cache/cluster"
 NODE_NAME = "node1"
 
 
@@ -40,7 +42,7 @@ class Place:
     @property
     def folder(self) -> Path:
         """Return the folder of everything below."""
-        return ROOT / ".cache/cluster" / self.name
+        return CLUSTERS / self.name
 
     @property
     def logs(self) -> Path:
@@ -59,5 +61,9 @@ class Place:
 
     @property
     def cgroup(self) -> str:
-        """Return the name of the cgroup, in each hierarchy, that holds all pods."""
-        return f"csi-fluid-cluster-{self.name}"
+        """Return the name of the cgroup, in each hierarchy, that holds all pods.
+
+        Another checkout may have a cluster of the same name; cgroups have no namespace here.
+        """
+        checkout = hashlib.sha256(str(self.folder).encode()).hexdigest()[:6]
+        return f"csi-fluid-{self.name}-{checkout}"

@@ -5,13 +5,13 @@ import os
 import subprocess
 from pathlib import Path
 
-from tests.cluster.settings import ROOT
+from tests.cluster.settings import CLUSTERS
 
 # Where something of a cluster would be, if it wrote outside its folder.
 _FOLDERS = (
     *("/runtime-mnt", "/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/var/log/pods"),
     *("/etc/cni", "/etc/kubernetes", "/run/containerd", "/run/netns", "/var/lib/etcd"),
-    *("/etc/updatedb.conf", "/mnt", str(ROOT / ".cache/cluster")),
+    *("/etc/updatedb.conf", "/mnt", str(CLUSTERS)),
 )
 
 

@@ -41,12 +41,17 @@ def fuse() -> Path:
     archive = FOLDER / "fuse.oci.tar"
     if _is_newer(archive, _ENTRYPOINT, Path(__file__), Path(debian.__file__)):
         return archive
-    base = debian.base("bash", "bindfs", "ca-certificates", "fuse3", "procps", "s3fs")
+    base = fuse_base()
     files = oci.Files().add(_ENTRYPOINT, "entrypoint.sh", 0o755)
     files.text("prestop.sh", '#!/bin/sh\numount -l "$FLUID_FUSE_MOUNTPOINT" || true\n', 0o755)
     layer = files.layer(FOLDER / "fuse.tar")
     oci.write(archive, FUSE, [base, layer], Env=[_PATH], Cmd=["/entrypoint.sh"])
     return archive
+
+
+def fuse_base() -> oci.Layer:
+    """Return the Debian below the FUSE client."""
+    return debian.base("bash", "bindfs", "ca-certificates", "fuse3", "procps", "s3fs")
 
 
 def _is_newer(path: Path, *sources: Path) -> bool:

@@ -34,7 +34,7 @@ def build(archive: Path = ARCHIVE, *, compress: bool = True) -> Path:
 
     Compressed is for people; the cluster's tests take it as it is, which is quicker.
     """
-    layers = [debian.base(*PACKAGES), _libraries()]
+    layers = bases()
     if compress:
         layers = [layer.compressed() for layer in layers]
     layers.append(_project())
@@ -47,6 +47,11 @@ def build(archive: Path = ARCHIVE, *, compress: bool = True) -> Path:
         Labels={"org.opencontainers.image.licenses": "Apache-2.0"},
     )
     return archive
+
+
+def bases() -> list[oci.Layer]:
+    """Return the layers that do not change with the project."""
+    return [debian.base(*PACKAGES), _libraries()]
 
 
 def requirements() -> tuple[list[str], list[str]]:
