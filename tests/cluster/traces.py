@@ -1,64 +1,66 @@
 """What a cluster could leave on the machine: processes, mounts, interfaces, cgroups, files."""
 
-import dataclasses
 import os
-import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
+from tests.cluster.cluster import Cluster
 from tests.cluster.settings import CLUSTERS
 
 # Where something of a cluster would be, if it wrote outside its folder.
 _FOLDERS = (
     *("/runtime-mnt", "/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/var/log/pods"),
     *("/etc/cni", "/etc/kubernetes", "/run/containerd", "/run/netns", "/var/lib/etcd"),
-    *("/etc/updatedb.conf", "/mnt", str(CLUSTERS)),
+    *("/etc/updatedb.conf", "/etc/updatedb.conf.backup", "/mnt", str(CLUSTERS)),
 )
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
 class Traces:
-    """What is there at one moment; each entry is text for a person."""
+    """Finds what there is of one cluster, also after its end; others may run beside it.
 
-    entries: frozenset[str]
+    Made before the cluster is up; ``follow`` it once it is.
+    """
 
-    @classmethod
-    def of_machine(cls) -> "Traces":
-        """Look at all of it; other clusters of this machine are seen too."""
-        return cls(
-            frozenset(
-                [f"process {line}" for line in _processes()]
-                + [
-                    f"mount {line}"
-                    for line in Path("/proc/self/mountinfo").read_text().splitlines()
-                ]
-                + [f"interface {name}" for name in os.listdir("/sys/class/net")]
-                + [f"route {line}" for line in Path("/proc/net/route").read_text().splitlines()]
-                + [f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob("*/csi-fluid*")]
-                + [f"file {path}" for path in _files()]
-            )
-        )
+    def __init__(self) -> None:
+        self._mounts = _mounts()
+        self._files = set(_files())
+        self._namespace = self._link = self._cgroup = ""
 
-    def left_since(self, before: "Traces") -> list[str]:
-        """List what is there now and was not there before."""
-        return sorted(self.entries - before.entries)
+    def follow(self, cluster: Cluster) -> None:
+        """Learn by what the processes, the link and the cgroups of the cluster are known."""
+        inside = cluster.enter("readlink", "/proc/1/ns/pid")
+        self._namespace = inside.strip()
+        self._link = f"csif{cluster.node.number}"
+        self._cgroup = cluster.place.cgroup
 
-
-def _processes() -> list[str]:
-    """List what is a part of a cluster by its command line; other processes come and go."""
-    said = subprocess.run(
-        ("ps", "-eo", "pid=,args="), capture_output=True, text=True, check=True, timeout=10
-    ).stdout
-    marks = ("node.sh", "containerd", "kube", "etcd", "bindfs", "/entrypoint.sh")
-    return [line for line in said.splitlines() if any(mark in line for mark in marks)]
+    def found(self) -> list[str]:
+        """List what is there now; each entry is text for a person."""
+        routes = Path("/proc/net/route").read_text().splitlines()
+        return [
+            *(f"process {line}" for line in _processes(self._namespace)),
+            *(f"mount {line}" for line in _mounts() - self._mounts),
+            *(f"interface {n}" for n in os.listdir("/sys/class/net") if n == self._link),
+            *(f"route {line}" for line in routes if line.split()[0] == self._link),
+            *(f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}")),
+            *(f"file {path}" for path in _files() if path not in self._files),
+        ]
 
 
-def _files() -> list[str]:
-    found = []
-    for folder in _FOLDERS:
-        if os.path.exists(folder):
-            found += [folder, *(os.path.join(folder, name) for name in _names(folder))]
-    return found
+def _mounts() -> set[str]:
+    return set(Path("/proc/self/mountinfo").read_text("utf-8", "replace").splitlines())
 
 
-def _names(folder: str) -> list[str]:
-    return os.listdir(folder) if os.path.isdir(folder) else []
+def _processes(namespace: str) -> Iterator[str]:
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            if os.readlink(f"/proc/{name}/ns/pid") == namespace:
+                yield f"{name} {Path('/proc', name, 'comm').read_text().strip()}"
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+
+
+def _files() -> Iterator[str]:
+    for folder in filter(os.path.exists, _FOLDERS):
+        yield folder
+        if os.path.isdir(folder):
+            yield from (os.path.join(folder, name) for name in os.listdir(folder))
