@@ -37,6 +37,8 @@ _LOGGED = {
 }
 # What kubelet asks every minute, or before every other call.
 _ROUTINE = frozenset({"Probe", "NodeGetCapabilities", "NodeGetVolumeStats", "NodeGetVolumeHealth"})
+# It asks so each time about a volume that is staged and still waits for its FUSE mount.
+_UNPUBLISHED = ("NodeGetVolumeHealth", grpc.StatusCode.NOT_FOUND)
 
 Observe = Callable[[str, str, float], None]  # method, code, seconds
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # generic for the type checker alone
@@ -196,6 +198,8 @@ def _parse(method: str, handler: Handler, data: bytes) -> object:
 def _level(method: str, code: grpc.StatusCode, *, unexpected: bool) -> int:
     if unexpected:
         return logging.ERROR
+    if (method, code) == _UNPUBLISHED:
+        return logging.DEBUG
     if code is not grpc.StatusCode.OK:
         return logging.WARNING
     return logging.DEBUG if method in _ROUTINE else logging.INFO
