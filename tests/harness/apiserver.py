@@ -257,6 +257,13 @@ class ApiServer:
         self._write(path, {"client-certificate-data": data, "client-key-data": data})
         return path
 
+    def token_file_config(self) -> tuple[Path, Path]:
+        """Write a kubeconfig that names a file with the token; return both."""
+        path, token = self.folder / "token.conf", self.folder / "token"
+        token.write_text(self.token)
+        self._write(path, {"tokenFile": str(token)})
+        return path, token
+
     def exec_config(self, command: str) -> Path:
         """Write a kubeconfig whose token a command is to make."""
         path = self.folder / "exec.conf"

@@ -62,7 +62,7 @@ class Serving:
         self.ready: Callable[[], bool] = lambda: True
         self.changed: list[str] = []
         self.calls: list[tuple[str, str, float]] = []
-        claims = targets.Claims()
+        claims = self.claims = targets.Claims()
         sources = readiness.Sources(self.prober, max_waiting=max_waiting)
         common = self.store, self.locks, self.prober
         volumes = node.Volumes(

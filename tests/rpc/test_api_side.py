@@ -287,6 +287,18 @@ def test_a_token_that_was_rotated_is_read_again(world: World):
     assert world.starts == 1
 
 
+def test_a_token_that_the_server_takes_no_more_is_read_again(world: World):
+    config, token = world.server.token_file_config()
+    own = Helper(Access(account=str(config)), lambda *_: None, lambda: None)
+    try:
+        assert Cluster(own, NODE).volume("ns-demo", soon()) is not None
+        world.server.token = "second-token"
+        token.write_text(world.server.token)
+        assert Cluster(own, NODE).volume("ns-demo", soon()) is not None
+    finally:
+        own.close()
+
+
 def test_a_certificate_that_was_rotated_is_used(world: World):
     world.cluster.label_node("a/b", soon())
     new = world.server.authority.issue("system:node:other", world.server.folder / "new.pem")

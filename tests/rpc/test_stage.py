@@ -220,3 +220,31 @@ def test_a_session_manager_that_does_not_come_is_told_before_the_caller_gives_up
     )
     with refusal(grpc.StatusCode.UNAVAILABLE):
         world.client.node.NodeStageVolume(request, timeout=3)
+
+
+@pytest.mark.expects_log("NodeUnstageVolume ABORTED: .*volume ns-demo", "NodePublishVolume")
+def test_a_volume_that_is_being_published_keeps_its_label(world: World):
+    world.stage()
+    request = csi_pb2.NodePublishVolumeRequest(
+        volume_id="ns-demo",
+        target_path=str(world.folder / "target"),
+        volume_capability=capability(),
+        volume_context={"fluid_path": str(world.folder / "not-mounted-yet")},
+    )
+    publish = world.client.node.NodePublishVolume.future(request, timeout=30)
+    sandbox.wait_until(lambda: _is_published(world.plugin), "the publish waits")
+    with refusal(grpc.StatusCode.ABORTED):
+        world.unstage()
+    publish.cancel()
+
+    assert world.server.labels == {LABEL: "true"}
+    sandbox.wait_until(lambda: not _is_published(world.plugin), "the publish ends")
+
+
+def _is_published(plugin: Serving) -> bool:
+    """Tell whether a publish of the volume is under way."""
+    try:
+        with plugin.claims.bar("ns-demo"):
+            return False
+    except Busy:
+        return True
