@@ -9,12 +9,13 @@ import time
 from collections.abc import Callable, Iterable
 
 from recover import observer as told
-from recover.errors import Error
+from recover.errors import Covered, Error
 from recover.guard import Guard
 from recover.linux.wakeups import WakeUps
 from recover.observer import Observer
 
 _FAULT_S = 5.0
+_AGAIN_S = 0.02
 _STUCK_S = 60.0  # a pass takes milliseconds, and some probe timeouts where daemons hang
 
 _log = logging.getLogger(__name__)
@@ -72,6 +73,9 @@ class _Watch:
                 self._watched = guard.live
                 self._wakeups.forget(())
                 self._wakeups.watch(guard.live)
+        except Covered as change:  # another agent, or the client, was faster
+            _log.debug("%s", change)
+            return _AGAIN_S
         except Exception as error:  # noqa: BLE001  told, and tried again
             _log.warning("%s: %s; trying again", guard.target.mount_point, error, exc_info=True)
             return _FAULT_S

@@ -106,7 +106,12 @@ class Sidecar:
                 and self._prober.ask(str(self.host_path)).alive
             )
 
-        until(answers, "the FUSE sidecar to mount", timeout_s=timeout_s, every_s=0.01)
+        until(
+            answers,
+            f"the FUSE sidecar to mount at {self.host_path}",
+            timeout_s=timeout_s,
+            every_s=0.01,
+        )
         return time.monotonic()
 
     def _run(self) -> None:
@@ -153,12 +158,14 @@ class Agent:
         suffix: str = "",
     ) -> None:
         self.said: list[str] = []
+        self.propagation = Propagation.BIDIRECTIONAL
         self._image = image
         self._pod = pod
         self._options = options
         self._places = {parent: f"{PARENT}{n or ''}" for n, parent in enumerate(parents)}
         self._suffix = suffix
         self._container: Container | None = None
+        self._follower = threading.Thread(target=self._follow)
 
     @property
     def container(self) -> Container:
@@ -180,13 +187,13 @@ class Agent:
         for parent in self._places:
             parent.mkdir(parents=True, exist_ok=True)
         volumes = [
-            VolumeMount(parent, inside, Propagation.BIDIRECTIONAL)
-            for parent, inside in self._places.items()
+            VolumeMount(parent, inside, self.propagation) for parent, inside in self._places.items()
         ]
         volumes.append(VolumeMount(_PACKAGE, "/app", Propagation.NONE))
         told = len(self.said)
         self._container = Container(self._image, self._pod, volumes, self.command()).ready()
-        threading.Thread(target=self._follow, args=[self._container], daemon=True).start()
+        self._follower = threading.Thread(target=self._follow, args=[self._container], daemon=True)
+        self._follower.start()
         until(
             lambda: any("guarding" in line for line in self.said[told:]),
             f"the agent to begin: {self.said}",
@@ -200,9 +207,10 @@ class Agent:
         """Send the agent a signal and wait for the end of its container."""
         os.kill(self.container.pid, number)
         until(lambda: not self.container.alive, f"the agent to end: {self.said[-5:]}", timeout_s=30)
+        self._follower.join(5)
         self.container.close()
 
     def close(self) -> None:
         """Kill the agent; its anchors stay on the host."""
-        if self._container is not None:
-            self._container.close()
+        if self._container is not None and self._container.alive:
+            self.end(signal.SIGKILL)

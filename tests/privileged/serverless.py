@@ -32,14 +32,16 @@ class ServerlessPod:
         name: str = "demo-app",
         options: Sequence[str] = ("--period=200ms",),
         suffix: str = "",
+        random_suffix: str = "",
     ) -> None:
         self.node = node
+        self.name = name
         image = node.machine.image
         root = node.machine.mount_root
         self.data = [
             Sidecar(
                 image,
-                root / "jindo" / "default" / f"demo{n}",
+                root / "jindo" / "default" / f"demo{n}" / random_suffix,
                 node.machine.folder(f"source{n}"),
                 client,
                 read_only=read_only,
@@ -80,7 +82,7 @@ class ServerlessPod:
 
     def anchors(self, n: int = 0) -> set[str]:
         """Return where the host has anchors of a dataset."""
-        prefix = f"{self.data[n].parent / FOLDER}/"
+        prefix = f"{self.data[n].parent / FOLDER / self.name}/"
         return {m.mount_point for m in mountinfo.read() if m.mount_point.startswith(prefix)}
 
     def await_whole(self, app: Container, n: int = 0) -> None:
@@ -116,10 +118,14 @@ class ServerlessPod:
         """Tell whether a line of the agent's log has these words."""
         return any(words in line for line in self.agent.said)
 
-    def delete(self) -> None:
-        """End the pod as kubelet does: the agent's preStop hook, then SIGTERM for everybody."""
+    def leave(self) -> None:
+        """Run the agent's preStop hook."""
         enter = ["nsenter", f"--target={self.agent.container.pid}", "--all"]
         programs.run(*enter, *self.agent.command("--leave"))
+
+    def delete(self) -> None:
+        """End the pod as kubelet does: the agent's preStop hook, then SIGTERM for everybody."""
+        self.leave()
         for container in (self.agent.container, *(data.container for data in self.data)):
             os.kill(container.pid, signal.SIGTERM)
         for app in self.apps:
@@ -132,6 +138,11 @@ class ServerlessPod:
         """Return the mounts below the directories that the pod had from the host."""
         parents = tuple(f"{data.parent}/" for data in self.data)
         return [m.mount_point for m in mountinfo.read() if m.mount_point.startswith(parents)]
+
+    def await_settled(self) -> None:
+        """Wait until only the other pod's live mount is left at the shared host path."""
+        path = self.data[0].host_path
+        until(lambda: len(self.node.sees.layers(path)) == 1, f"settled: {self.agent.said[-8:]}")
 
     def crash(self, n: int = 0) -> None:
         """Kill a sidecar and start it again, as kubelet does."""

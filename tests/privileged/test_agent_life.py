@@ -1,0 +1,100 @@
+"""The agent begins, is looked at by kubelet, ends; and what stays on the node afterwards."""
+
+import signal
+import time
+
+import pytest
+
+from csi_fluid.demo.serverless import Client
+from recover.anchor import FOLDER
+from tests.harness import Node, Propagation, until
+from tests.privileged.serverless import serverless
+
+
+def test_the_deletion_of_the_pod_leaves_no_mount_on_the_node(node: Node):
+    with serverless(node, Client.UNMOUNTS, datasets=2) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(app)
+        pod.await_anchors(2)
+        before = time.monotonic()
+
+        pod.delete()
+
+        assert time.monotonic() - before < 10
+        assert not pod.left_on_the_node
+        assert not (pod.data[0].parent / FOLDER).exists()
+
+
+def test_the_end_of_the_agent_alone_takes_nothing_from_the_applications(node: Node):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(app)
+
+        pod.agent.end()
+
+        assert app.sees.error("/data0") == 0
+        assert len(pod.anchors()) == 2
+
+
+def test_the_deletion_of_a_pod_whose_daemon_hangs_ends_in_time(node: Node):
+    with serverless(node, Client.UNMOUNTS, options=["--probe-timeout=1s"]) as pod:
+        pod.start()
+        pod.await_anchors(1)
+        pod.data[0].kill(signal.SIGSTOP)
+        before = time.monotonic()
+
+        pod.leave()
+        pod.agent.end()
+
+        assert time.monotonic() - before < 10
+        assert not pod.anchors()
+        pod.data[0].kill(signal.SIGKILL)
+
+
+def test_what_the_last_pod_of_the_name_left_is_no_deletion_of_the_next(node: Node):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        pod.start()
+        pod.await_anchors(1)
+        pod.leave()
+        pod.agent.end(signal.SIGKILL)  # before it could do what it was told
+
+        pod.agent.start()
+        pod.agent.end()
+
+        assert len(pod.anchors()) == 1
+
+
+def test_the_health_file_is_there_while_the_agent_works(node: Node):
+    file = node.machine.image.folder / "tmp" / "healthy"
+    with serverless(node, Client.UNMOUNTS, options=["--health-file=/tmp/healthy"]) as pod:
+        pod.start()
+        until(file.exists, "the agent to say that it works")
+
+        pod.agent.end()
+
+        assert not file.exists()
+
+
+def test_an_agent_without_bidirectional_propagation_says_so(node: Node):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        pod.agent.propagation = Propagation.HOST_TO_CONTAINER
+        pod.start()
+
+        until(lambda: pod.said("mountPropagation: Bidirectional"), f"{pod.agent.said}")
+        assert not pod.anchors()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_an_agent_ends_at_once(node: Node, number: signal.Signals):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        pod.start()
+        pod.await_anchors(1)
+        before = time.monotonic()
+
+        pod.agent.end(number)
+
+        assert time.monotonic() - before < 2

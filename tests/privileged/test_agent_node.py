@@ -1,0 +1,118 @@
+"""An agent on a node where the node plugin heals too: one of them acts, whoever lives."""
+
+import errno
+
+import pytest
+
+from csi_fluid.demo.serverless import Client
+from recover import observer as told
+from tests.harness import Node, until
+from tests.privileged.healing import healing
+from tests.privileged.serverless import serverless
+
+
+@pytest.mark.parametrize("suffix", ["", "demo-app/1700000000000000-0a1b2c3d"])
+def test_the_node_plugin_heals_and_the_agent_stands_back(node: Node, suffix: str):
+    """The second host path is that of Fluid's mode random-suffix."""
+    with (
+        healing(node, period_s=0.1) as heal,
+        serverless(node, Client.REFUSES, random_suffix=suffix) as pod,
+    ):
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.await_claimed(heal)
+
+        for number in range(1, 4):
+            pod.crash()
+            pod.await_whole(app)
+            pod.await_anchors(number + 1)
+        until(lambda: len(heal.ear.of(told.Healed)) == 3, f"three heals: {heal.ear.events}")
+
+        assert len(app.sees.layers("/data0")) == 1
+        assert app.sees.layers("/data0")[0].read_only
+        assert pod.heals == 0
+
+
+def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_back(node: Node):
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        with healing(node, period_s=0.1) as heal:
+            pod.await_claimed(heal)
+            pod.crash()
+            pod.await_whole(app)
+            pod.await_anchors(2)
+            assert (len(heal.ear.of(told.Healed)), pod.heals) == (1, 0)
+
+        pod.crash()
+        pod.await_whole(app)
+        until(lambda: pod.heals, "the agent heals")
+        pod.await_anchors(3)
+        by_agent = pod.heals
+
+        with healing(node, period_s=0.1) as heal:
+            pod.await_claimed(heal)
+            pod.crash()
+            pod.await_whole(app)
+            until(lambda: heal.ear.of(told.Healed), "the plugin heals")
+            assert pod.heals == by_agent
+
+
+def test_the_plugin_forgets_a_pod_that_was_deleted(node: Node):
+    with healing(node, period_s=0.1) as heal, serverless(node, Client.UNMOUNTS) as pod:
+        pod.start()
+        pod.await_claimed(heal)
+
+        pod.delete()
+
+        until(lambda: not heal.store.publications(), "the row is dropped")
+        assert not pod.left_on_the_node
+
+
+def test_the_plugin_leaves_a_sidecar_alone_whose_pod_did_not_ask(node: Node):
+    with healing(node, period_s=0.05) as heal, serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start(agent=False)
+        heal.await_ticks(3)
+
+        pod.crash()
+        heal.await_ticks(3)
+
+        assert app.sees.error("/data0") == errno.ENOTCONN
+        assert not heal.store.publications()
+
+
+def test_a_plugin_that_is_killed_leaves_healing_to_the_agent(node: Node):
+    plugin = node.plugin(environ={"RECOVER_FUSE_PERIOD": "100ms"})
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        until(lambda: "healing the containers" in plugin.words, f"it is found: {plugin.words}")
+        pod.crash()
+        pod.await_whole(app)
+        until(lambda: pod.said("the node plugin heals"), f"it stands back: {pod.agent.said}")
+        assert pod.heals == 0
+
+        plugin.kill()
+        pod.crash()
+
+        pod.await_whole(app)
+        until(lambda: pod.heals, f"the agent heals: {pod.agent.said}")
+        assert pod.said("this agent heals again"), pod.agent.said
+
+
+def test_the_plugin_heals_what_the_agent_cannot_and_keeps_writable_copies(node: Node):
+    with (
+        healing(node, period_s=0.1) as heal,
+        serverless(node, Client.UNMOUNTS, read_only=False, suffix=":ro") as pod,
+    ):
+        writer = pod.start()
+        reader = pod.app("reader", read_only=True)
+        pod.await_anchors(1)
+        pod.await_claimed(heal)
+
+        pod.crash()
+
+        pod.await_whole(reader)
+        until(lambda: heal.ear.of(told.Skipped), "the writable copy is reported")
+        assert writer.sees.error("/data0") == errno.ENOTCONN
+        assert reader.sees.layers("/data0")[-1].read_only
