@@ -71,7 +71,7 @@ class Place:
             self.leaving.unlink(missing_ok=True)
             self.folder.rmdir()
             self.folder.parent.rmdir()
-            if not any(entry.is_dir() for entry in os.scandir(self.shared)):
+            if not any(entry.is_dir() for entry in self.shared.iterdir()):
                 for lock in (self.turn, self.node):
                     lock.unlink(missing_ok=True)
                 self.shared.rmdir()

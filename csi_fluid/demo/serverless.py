@@ -212,5 +212,8 @@ class Agent:
 
     def close(self) -> None:
         """Kill the agent; its anchors stay on the host."""
-        if self._container is not None and self._container.alive:
+        if self._container is None:
+            return
+        if self._container.alive:
             self.end(signal.SIGKILL)
+        self._container.close()

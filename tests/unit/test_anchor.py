@@ -1,0 +1,117 @@
+"""Where anchors are, which ones a mount table shows, and which of them are behind."""
+
+from pathlib import Path
+
+import pytest
+
+from recover import anchor
+from recover.anchor import Anchor, Place
+from recover.linux.mountinfo import Mount, MountTable
+from recover.linux.probe import Answer, Reply
+from recover.sight import Sight
+
+PLACE = Place("/jfs/fuse", "demo-app")
+ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")
+
+
+def fuse(number: int, path: str, dev: str, *, on: int = 1, shared: int = 0) -> Mount:
+    return Mount(number, on, dev, "/", path, frozenset({"ro"}), shared, 0, "fuse", "data")
+
+
+def at(name: str) -> str:
+    return f"{PLACE.folder}/{name}"
+
+
+def test_anchors_are_kept_beside_the_mount_point_for_each_pod():
+    assert str(PLACE.folder) == "/jfs/.csi-fluid/demo-app/fuse"
+    assert PLACE.node == anchor.node_of("/jfs/fuse")
+    assert PLACE.turn != PLACE.node
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("/jfs/.csi-fluid/demo-app/fuse/1", True),
+        ("/runtime-mnt/jindo/a/b/.csi-fluid/other/fuse/7", True),
+        ("/jfs/fuse", False),
+        ("/data/csi-fluid/x", False),
+    ],
+)
+def test_an_anchor_is_known_by_its_path_in_any_namespace(path: str, is_one: bool):
+    assert anchor.is_anchor(path) is is_one
+
+
+def test_anchors_are_found_in_their_order_with_all_that_is_on_them():
+    table = MountTable(
+        [
+            ROOT,
+            fuse(5, at("10"), "0:10"),
+            fuse(2, at("2"), "0:2"),
+            fuse(3, at("2"), "0:10", on=2),
+            fuse(4, at("view"), "0:2"),
+            fuse(6, "/jfs/.csi-fluid/other-pod/fuse/1", "0:2"),
+        ]
+    )
+
+    found = anchor.find(table, PLACE)
+
+    assert [(a.path, a.base.dev, a.top.dev) for a in found] == [
+        (at("2"), "0:2", "0:10"),
+        (at("10"), "0:10", "0:10"),
+    ]
+
+
+def sight(*anchors: Anchor, lower: tuple[Mount, ...] = ()) -> Sight:
+    live = fuse(9, "/jfs/fuse", "0:9", shared=9)
+    return Sight(Reply(Answer.ALIVE, "0:9"), live, lower, anchors, 0.0)
+
+
+def test_an_anchor_is_behind_until_the_live_mount_is_on_top():
+    behind = Anchor(at("1"), (fuse(2, at("1"), "0:2", shared=2),))
+    brought = Anchor(at("2"), (*behind.stack, fuse(3, at("2"), "0:9", on=2)))
+    seen = sight(behind, brought)
+    assert seen.live is not None
+
+    assert seen.behind(seen.live) == (behind,)
+
+
+def test_an_anchor_whose_upper_mount_hangs_off_a_peer_of_the_source_is_left():
+    """To unmount there would unmount the live mount, which stands on a member of the same group."""
+    stack = (fuse(2, at("1"), "0:2", shared=2), fuse(3, at("1"), "0:3", on=2, shared=3))
+    stacked = Anchor(at("1"), (*stack, fuse(4, at("1"), "0:4", on=3)))
+    seen = sight(stacked, lower=(fuse(8, "/jfs/fuse", "0:3", shared=3),))
+    assert seen.live is not None
+
+    assert seen.behind(seen.live) == ()
+
+
+def test_another_superblock_than_the_one_that_answered_is_not_live():
+    other = fuse(9, "/jfs/fuse", "0:8")
+
+    assert Sight(Reply(Answer.ALIVE, "0:9"), other, (), (), 0.0).live is None
+    assert Sight(Reply(Answer.DEAD), other, (), (), 0.0).live is None
+
+
+def test_a_mount_point_is_guarded_while_a_pod_has_a_folder_for_it(tmp_path: Path):
+    place = Place(str(tmp_path / "fuse"), "demo-app")
+    assert not anchor.is_guarded(place.mount_point)
+
+    place.make()
+    assert anchor.is_guarded(place.mount_point)
+    assert not anchor.is_guarded(str(tmp_path / "other"))
+
+    place.remove()
+    assert not anchor.is_guarded(place.mount_point)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_folder_of_another_pod_keeps_the_lock_files(tmp_path: Path):
+    one, other = (Place(str(tmp_path / "fuse"), pod) for pod in ("one", "other"))
+    for place in (one, other):
+        place.make()
+    one.node.touch()
+
+    one.remove()
+
+    assert one.node.exists()
+    assert anchor.is_guarded(one.mount_point)
