@@ -61,7 +61,7 @@ class Carrier:
         read_only = read_only or anchor.base.read_only
         try:
             layers = anchors.bring(anchor, live, self._view, root_fd, read_only=read_only)
-            _verify(self._view, anchor, live, root_fd)
+            _verify(self._view, live, root_fd)
         except _ERRORS as error:
             delivery.failed[anchor.path] = str(error)
         else:
@@ -77,9 +77,9 @@ class Carrier:
             self._view = ""
 
 
-def _verify(view: str, anchor: Anchor, live: Mount, root_fd: int) -> None:
+def _verify(view: str, live: Mount, root_fd: int) -> None:
     with mounts.closing(mounts.open_path(view, root_fd)) as fd:
         reply = probe.ask(fd)
     if not reply.alive or reply.dev != live.dev:
-        found = f"superblock {reply.dev}" if reply.alive else reply.answer.value
-        raise Unverified(f"{anchor.path}: an application's copy shows {found}, not {live.dev}")
+        found = f"shows superblock {reply.dev}" if reply.alive else reply.answer.value
+        raise Unverified(f"a copy as applications have it {found}; it should show {live.dev}")

@@ -98,8 +98,10 @@ def _target(text: str) -> Target:
             raise usage.Misuse(f'agent: --mount={text}: {path} is no absolute path without ".."')
     if not inside:
         raise usage.Misuse(f"agent: --mount={text}: expected PATH or PATH=HOST_PATH")
-    normal = os.path.normpath(inside), os.path.normpath(host) if host else ""
-    return Target(*normal, read_only=paths != text)
+    # As the mount table has it.  Of the mount point itself nothing may be asked: it may be dead.
+    folder, name = os.path.split(os.path.normpath(inside))
+    here = str(Path(os.path.realpath(folder)) / name)
+    return Target(here, os.path.normpath(host) if host else "", read_only=paths != text)
 
 
 def _period(text: str) -> float:

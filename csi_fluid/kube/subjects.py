@@ -61,6 +61,8 @@ class Subjects:
 
     def _named_by(self, volume: str, until: float, *, own: bool) -> Name:
         """Return the dataset of a PersistentVolume: the one it shows, or the one it is bound to."""
+        if not volume:  # a sidecar's mount is no volume
+            return Name("", "")
         key = ("shown by" if own else "bound to", volume)
         if key not in self._fresh():
             found = self._cluster.volume(volume, until)

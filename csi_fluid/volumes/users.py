@@ -31,6 +31,8 @@ class Users:
         the same id and source, so that their users count.
         """
         for publication in self._store.publications():
+            if publication.method == "sidecar":  # it has a daemon of its own
+                continue
             if publication.volume_id == volume_id or (source and publication.source == source):
                 return publication.target
         table = mountinfo.read()

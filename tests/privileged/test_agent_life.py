@@ -1,5 +1,6 @@
 """The agent begins, is looked at by kubelet, ends; and what stays on the node afterwards."""
 
+import os
 import signal
 import time
 
@@ -7,7 +8,7 @@ import pytest
 
 from csi_fluid.demo.serverless import Client
 from recover.anchor import FOLDER
-from tests.harness import Node, Propagation, until
+from tests.harness import Node, Propagation, pause, until
 from tests.privileged.serverless import serverless
 
 
@@ -38,6 +39,25 @@ def test_the_end_of_the_agent_alone_takes_nothing_from_the_applications(node: No
 
         assert app.sees.error("/data0") == 0
         assert len(pod.anchors()) == 2
+
+
+def test_while_the_daemon_serves_the_deletion_of_the_pod_takes_nothing(node: Node):
+    """Healed once, the application sees its data through an anchor's group, and may be at work."""
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(app)
+        pod.leave()
+
+        os.kill(pod.agent.container.pid, signal.SIGTERM)
+        until(lambda: pod.said("stopping on SIGTERM"), "the agent is ending")
+        pause(0.5)
+        assert app.sees.error("/data0") == 0
+        pod.data[0].kill(signal.SIGTERM)
+        until(lambda: not pod.agent.container.alive, "the agent to end")
+
+        assert not pod.anchors()
 
 
 def test_the_deletion_of_a_pod_whose_daemon_hangs_ends_in_time(node: Node):

@@ -6,7 +6,7 @@ import pytest
 
 from csi_fluid.demo.serverless import Client
 from recover import observer as told
-from tests.harness import Node, until
+from tests.harness import Node, pause, until
 from tests.privileged.healing import healing
 from tests.privileged.serverless import serverless
 
@@ -28,9 +28,13 @@ def test_the_node_plugin_heals_and_the_agent_stands_back(node: Node, suffix: str
             pod.await_anchors(number + 1)
         until(lambda: len(heal.ear.of(told.Healed)) == 3, f"three heals: {heal.ear.events}")
 
+        until(lambda: pod.said("the node plugin heals"), "the agent to stand back")
+        pause(1.5)  # it asks each second whether it is to act
         assert len(app.sees.layers("/data0")) == 1
         assert app.sees.layers("/data0")[0].read_only
         assert pod.heals == 0
+        known = heal.store.generations  # the anchors still show the dead ones, and do not count
+        until(lambda: not any(g.dead_at for g in known()), f"only the live one: {known()}")
 
 
 def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_back(node: Node):

@@ -422,6 +422,14 @@ def test_an_event_is_told_of_the_dataset_and_of_the_pod(world: World):
         assert event["count"] == 1
 
 
+def test_about_the_mount_of_a_sidecar_no_volume_is_asked_for(world: World):
+    source = "/runtime-mnt/jindo/ns/app/jindofs-fuse"
+    row = Publication(target=source, volume_id="", source=source, method="sidecar")
+
+    assert Subjects(world.helper, world.cluster, NODE).of(row, soon()) == ()
+    assert world.server.asked == []
+
+
 def _has_sent(world: World, number: int) -> bool:
     return world.results["sent"] == number
 

@@ -40,6 +40,13 @@ def test_a_mount_is_a_path_here_and_perhaps_one_on_the_node(text: str, target: T
     assert command._target(text) == target
 
 
+def test_links_on_the_way_to_a_mount_point_are_followed(tmp_path: Path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+
+    assert command._target(f"{tmp_path}/link/fuse").mount_point == f"{tmp_path}/real/fuse"
+
+
 @pytest.mark.parametrize("text", ["", "jfs", "/", "/a/../b", f"{MOUNT}=host", "=/a", ":ro"])
 def test_a_mount_without_a_usable_path_is_misuse(text: str):
     with pytest.raises(Misuse, match="--mount="):

@@ -1,0 +1,20 @@
+"""Who uses a volume: a FUSE sidecar at the same place on the node has a daemon of its own."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from csi_fluid.volumes.users import Users
+from recover.store import Publication, Store
+
+SOURCE = "/runtime-mnt/jindo/default/demo/jindofs-fuse"
+
+
+def test_a_sidecar_on_the_source_of_a_volume_is_no_user_of_it(tmp_path: Path):
+    store = Store()
+    sidecar = Publication(target=SOURCE, volume_id="", source=SOURCE, method="sidecar")
+    store.put_publication(sidecar)
+    users = Users(store, str(tmp_path))
+    assert users.of("default-demo", SOURCE) == ""
+
+    store.put_publication(replace(sidecar, target="/target", method="bind"))
+    assert users.of("default-demo", SOURCE) == "/target"
