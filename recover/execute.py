@@ -86,9 +86,10 @@ class Executor:
         def inside(group: list[Act]) -> list[Result]:
             if stopping():
                 return []
+            namespace = group[0].namespace
             if len(group) > _MANY:
                 group = _still_there(group)
-            return list(self._inside(group[0].namespace, group, table, verify=True))
+            return list(self._inside(namespace, group, table, verify=True))
 
         for results in _by_visitors(inside, groups) if len(groups) > 1 else map(inside, groups):
             yield from results

@@ -3,6 +3,7 @@
 It acts once for each call and watches nothing. What it leaves out: caches, workers, the webhook.
 """
 
+import copy
 import json
 from collections.abc import Callable
 
@@ -129,3 +130,20 @@ def application(
         volumes=[objects.claim("data-vol", claim)],
         mounts=[objects.mount("data-vol", "/data", chosen, **more)],
     )
+
+
+def injected(pod: Object) -> Object:
+    """Return a pod with what Fluid's webhook adds for fuse.serverful.fluid.io/inject: "true".
+
+    Its mounts of claims get HostToContainer where they say nothing; other objects stay as they are.
+    """
+    label = pod["metadata"].get("labels", {}).get("fuse.serverful.fluid.io/inject")
+    if pod["kind"] != "Pod" or label != "true":
+        return pod
+    made = copy.deepcopy(pod)
+    claims = {v["name"] for v in made["spec"]["volumes"] if "persistentVolumeClaim" in v}
+    for container in made["spec"]["containers"]:
+        for mount in container.get("volumeMounts", []):
+            if mount["name"] in claims:
+                mount.setdefault("mountPropagation", "HostToContainer")
+    return made

@@ -30,6 +30,7 @@ class Store:
 
     def __init__(self, node: Node) -> None:
         self._host = node.host_ip
+        self._folders: set[str] = set()
         self._server = subprocess.Popen(
             (sys.executable, "-c", _PROGRAM, self._host),
             stdin=subprocess.PIPE,
@@ -57,7 +58,10 @@ class Store:
         """Write an object, and before it the directories in its name, which s3fs wants to exist."""
         parents = name.split("/")[:-1]
         for depth in range(1, len(parents) + 1):
-            self._put(f"/{bucket}/{quote('/'.join(parents[:depth]))}/")
+            folder = f"/{bucket}/{quote('/'.join(parents[:depth]))}/"
+            if folder not in self._folders:  # nobody may write an object a second time
+                self._put(folder)
+                self._folders.add(folder)
         self._put(f"/{bucket}/{quote(name)}", data)
 
     def _put(self, path: str, data: bytes = b"") -> None:

@@ -1,0 +1,30 @@
+"""What is executed of a plan when the world has moved on meanwhile."""
+
+import os
+
+from recover.detect import Copy
+from recover.execute import Executor
+from recover.linux.mountinfo import Mount, MountTable
+from recover.linux.mounts import Attributes
+from recover.linux.namespaces import Namespace
+from recover.linux.probe import Prober
+from recover.locks import Locks
+from recover.plan import Swap
+from recover.store import Store
+
+ELSEWHERE = Namespace(inode=1, pid=os.getpid())  # whose table has none of the mounts below
+EMPTY = MountTable(())
+
+
+def swap(number: int) -> Swap:
+    path = f"/targets/{number}"
+    dead = Mount(10**9 + number, 1, "0:50", "/", path, frozenset({"ro"}), 0, 0, "fuse.x", "x")
+    return Swap(Copy(ELSEWHERE, (dead,)), "/source", "", Attributes.of(dead))
+
+
+def test_a_namespace_that_the_kernel_brought_every_swap_to_needs_no_visit():
+    """As the host, for a plugin whose pod has kubelet's directory with Bidirectional propagation."""
+    steps = [swap(number) for number in range(20)]
+    executor = Executor(Store(), Locks(), Prober(timeout_s=1), "/source", "0:60")
+
+    assert list(executor.run(steps, lambda: EMPTY, lambda: False)) == []
