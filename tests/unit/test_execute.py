@@ -23,7 +23,7 @@ def swap(number: int) -> Swap:
 
 
 def test_a_namespace_that_the_kernel_brought_every_swap_to_needs_no_visit():
-    """As the host, for a plugin whose pod has kubelet's directory with Bidirectional propagation."""
+    """So it is with the host's, for a plugin whose pod shares kubelet's directory with it."""
     steps = [swap(number) for number in range(20)]
     executor = Executor(Store(), Locks(), Prober(timeout_s=1), "/source", "0:60")
 

@@ -1,0 +1,137 @@
+"""docs/walkthrough.md, typed command by command, and the same crash for pods of other shapes."""
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.cluster import fluid as double
+from tests.cluster.cluster import Cluster, scratch
+from tests.cluster.fluid import Fluid
+from tests.cluster.fluidobjects import Spec
+from tests.cluster.objectstore import Store
+from tests.cluster.page import Page
+from tests.cluster.plugin import Plugin
+from tests.cluster.settings import NODE_NAME, ROOT
+from tests.cluster.waiting import wait_for
+from tests.cluster.walk import Walk
+from tests.images.clients import BUSYBOX
+
+PAGE = ROOT / "docs/walkthrough.md"
+NOT_CONNECTED = "Transport endpoint is not connected"
+
+
+def as_on_this_cluster(text: str) -> str:
+    """Name our image, do without a DNS server, and do to a pod what Fluid's webhook would do."""
+    documents = list(yaml.safe_load_all(text.replace("busybox:1", BUSYBOX)))
+    for document in documents:
+        if document["kind"] == "Pod":
+            document["spec"]["dnsPolicy"] = "Default"
+    return yaml.safe_dump_all(double.injected(document) for document in documents)
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    made = scratch()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def bucket(cluster: Cluster) -> Iterator[Store]:
+    """Serve the bucket that the page's dataset names."""
+    with Store(cluster.node) as store:
+        store.make_bucket("demo-bucket")
+        for name in ("hello.txt", "model.bin", "sub/readme.txt"):
+            store.put("demo-bucket", f"dir/{name}", b"some bytes\n" * 100)
+        yield store
+
+
+@pytest.fixture
+def spec(cluster: Cluster, fluid: Fluid, bucket: Store) -> Iterator[Spec]:
+    """Return what the stand-in for Fluid is to make of the page's dataset."""
+    told = {"FUSE_KIND": "s3fs", "FUSE_SOURCE": "demo-bucket:/dir", "FUSE_ENDPOINT": bucket.url}
+    made = Spec("default", "demo-dataset", secret="mysecret", environment=told)
+    yield made
+    gone = ("-n", "default", "--ignore-not-found", "--timeout=60s")
+    cluster.kubectl("delete", "pod/demo-app", "secret/mysecret", *gone, timeout_s=70)
+    fluid.remove(made)
+
+
+def test_the_walk_through_goes_as_its_page_says(
+    cluster: Cluster, image: Plugin, fluid: Fluid, spec: Spec, folder: Path
+):
+    image.deploy("base")
+    page = Page(PAGE)
+    walk = Walk(cluster, page, folder, as_on_this_cluster)
+
+    turn_recovery_on(walk, image)
+    walk.type("create -f secret.yaml")
+    walk.type("create -f dataset.yaml")
+    fluid.reconcile(spec)
+    walk.type("wait dataset/demo-dataset")
+    walk.type("create -f app.yaml")
+    walk.type("wait po/demo-app")
+    crash_while_it_lists(walk, image)
+    wait_for(lambda: "FuseRecoverSucceed" in events(cluster), "the events")
+    read_the_story(walk)
+    for name in ("app", "dataset", "secret"):
+        walk.type(f"delete -f {name}.yaml")
+
+    assert walk.left == []
+    if os.environ.get("WRITE_WALKTHROUGH"):
+        page.write([(command, excerpt(said)) for command, said in walk.told])
+
+
+def turn_recovery_on(walk: Walk, plugin: Plugin) -> None:
+    assert walk.type("sed 's/Fuse") == "daemonset.apps/csi-nodeplugin-fluid configured\n"
+    walk.type("rollout status")
+    plugin.await_rollout()
+    gate = walk.type("grep FuseRecovery")
+    assert [line.strip() for line in gate.splitlines()] == ["- --feature-gates=FuseRecovery=true"]
+
+
+def crash_while_it_lists(walk: Walk, plugin: Plugin) -> None:
+    def heals() -> float:
+        return plugin.metrics("csi_fluid_heals_total", result="healed")
+
+    with walk.terminal("while true; do ls -l /data; sleep 1; done") as loop:
+        wait_for(lambda: loop.lines_with("hello.txt") >= 2, "the listing")
+        assert f"nodeName: {NODE_NAME}" in walk.type("grep nodeName")
+        walk.find_pod("role=jindofs-fuse", "demo-dataset-jindofs-fuse")
+        before = heals()
+        walk.type("kill 1")
+        wait_for(lambda: heals() > before, "the heal", 60)
+        listed = loop.lines_with("hello.txt")
+        wait_for(lambda: loop.lines_with("hello.txt") >= listed + 2, "the listing's return", 60)
+
+
+def read_the_story(walk: Walk) -> None:
+    assert re.search(r"^demo-app +1/1 +Running +0 ", walk.type("get po demo-app"), re.MULTILINE)
+    assert re.search(r" 1/1 +Running +1 ", walk.type("get po -l role"))
+    for command in ("describe dataset", "describe po"):
+        said = walk.type(command)
+        assert re.search(r"Normal +FuseRecoverSucceed .* Fuse recover /\S+ succeed", said)
+        assert re.search(r"Warning +FuseBroken .* Fuse mount \S+ is broken", said)
+    walk.find_pod("app=csi-nodeplugin-fluid --field", "csi-nodeplugin-fluid")
+    said = walk.type("csi-fluid status")
+    assert re.search(r"default/demo-dataset +healthy .* (\d)/\1 +1 +[\d.]+ m?s, ", said)
+
+
+def events(cluster: Cluster) -> str:
+    return cluster.kubectl("describe", "po", "demo-app", "-n", "default")
+
+
+def excerpt(said: str) -> str:
+    """Return what of an output is worth its place on the page."""
+    if "\nEvents:" in said:
+        return "...\n" + said[said.index("\nEvents:") + 1 :]
+    lines = said.splitlines()
+    broken = [number for number, line in enumerate(lines) if NOT_CONNECTED in line]
+    if not broken:
+        return said
+    return "\n".join(lines[max(0, broken[0] - 4) : broken[-1] + 9])

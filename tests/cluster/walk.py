@@ -1,0 +1,102 @@
+"""A user at a terminal, who types the commands of a page one after the other."""
+
+import re
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.cluster.cluster import Cluster
+from tests.cluster.page import Page
+from tests.cluster.waiting import wait_for
+
+_GENERATED = r"-[a-z0-9]{5}\b"  # what a DaemonSet adds to the names of its pods
+
+
+class Walk:
+    """Types the commands of a page on the node, in a folder with the page's files.
+
+    change: what is done to a file of the page before it is written.
+    """
+
+    def __init__(
+        self, cluster: Cluster, page: Page, folder: Path, change: Callable[[str], str]
+    ) -> None:
+        self._cluster = cluster
+        self._page = page
+        self._folder = folder
+        self._pods: dict[str, str] = {}
+        self.told: list[tuple[str, str]] = []  # each command and its output
+        for name, text in page.files.items():
+            (folder / name).write_text(change(text))
+
+    @property
+    def left(self) -> list[str]:
+        """Return the commands that were not typed yet."""
+        return self._page.commands[len(self.told) :]
+
+    def type(self, part: str) -> str:
+        """Type the page's next command, which must have this in it; return its output."""
+        command = self._next(part)
+        said = self._cluster.enter(*self._in_shell(command))
+        self.told.append((command, said))
+        return said
+
+    def find_pod(self, part: str, daemonset: str) -> str:
+        """Type a command that lists a DaemonSet's only pod; later commands mean that pod."""
+        said = self.type(part)
+        found = re.search(rf"^{daemonset}{_GENERATED}", said, re.MULTILINE)
+        assert found, said
+        self._pods[daemonset] = found[0]
+        return said
+
+    def _next(self, part: str) -> str:
+        command = self.left[0]
+        assert part in command, f"the page's next command is: {command}"
+        for daemonset, pod in self._pods.items():
+            command = re.sub(daemonset + _GENERATED, pod, command)
+        return command
+
+    def _in_shell(self, command: str) -> tuple[str, ...]:
+        config = self._cluster.place.secrets / "admin.conf"
+        where = ("env", f"--chdir={self._folder}", f"KUBECONFIG={config}")
+        return (*where, "sh", "-c", command)
+
+    @contextmanager
+    def terminal(self, part: str) -> Iterator["Terminal"]:
+        """Type a command that goes on, in a terminal of its own, which is closed at the end."""
+        command, place = self._next(part), len(self.told)
+        terminal = Terminal(self._cluster, self._in_shell(command), self._folder / "terminal")
+        self.told.append((command, ""))
+        try:
+            yield terminal
+        finally:
+            terminal.close()
+            self.told[place] = (command, terminal.shown())
+
+
+class Terminal:
+    """A command that runs on, and what it has said."""
+
+    def __init__(self, cluster: Cluster, command: tuple[str, ...], log: Path) -> None:
+        self._log = log
+        with log.open("wb") as out:
+            self._process = subprocess.Popen(
+                cluster.node.command(*command),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+            )
+
+    def shown(self) -> str:
+        """Return all that it said."""
+        return self._log.read_text()
+
+    def lines_with(self, text: str) -> int:
+        """Count its lines that have this text."""
+        return sum(text in line for line in self.shown().splitlines())
+
+    def close(self) -> None:
+        """End it, as Ctrl-C does."""
+        self._process.terminate()
+        wait_for(lambda: self._process.poll() is not None, "the end of the terminal")
