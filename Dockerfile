@@ -10,7 +10,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY csi_fluid csi_fluid
 COPY recover recover
 RUN pip install --no-cache-dir --no-compile --only-binary=grpcio,protobuf,cryptography \
-      --target=/libraries . \
+      --target=/libraries '.[webhook]' \
  && find /libraries -depth \( -name tests -o -name test -o -name '*.pyi' -o -name bin \) -exec rm -rf {} + \
  && python3 -m compileall -q -s /libraries -p /usr/local/lib/python3.11/dist-packages \
       --invalidation-mode=unchecked-hash /libraries

@@ -1,0 +1,91 @@
+"""The agent's container and its volume.  Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+from csi_fluid.webhook import AGENT
+from csi_fluid.webhook.pod import Container, Place
+from csi_fluid.webhook.sidecars import Guarded
+
+SCRATCH = f"{AGENT}-tmp"
+"""The agent's own volume, in memory: its health file, and where it looks at what it mounted."""
+
+_HEALTH_FILE = "/tmp/healthy"  # noqa: S108  a volume of its own
+_SHARES = PurePosixPath("/fluid")
+_PROGRAM = ("csi-fluid", "agent")
+# Requests and limits for both, because a namespace's quota may demand either.
+_RESOURCES = {
+    "requests": {"cpu": "10m", "memory": "32Mi"},
+    "limits": {"cpu": "500m", "memory": "96Mi"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where the agent goes in the pod: the list, and the index in it."""
+
+    place: Place
+    index: int
+
+
+def position(sidecars: Sequence[Container]) -> Position:
+    """Return the place right behind the last sidecar: after the FUSE mounts, before their users.
+
+    A native sidecar only where all of them are: an ordinary one starts after every native one.
+    """
+    is_native = all(each.is_native_sidecar for each in sidecars)
+    place: Place = "initContainers" if is_native else "containers"
+    return Position(place, 1 + max(each.index for each in sidecars if each.place == place))
+
+
+def build(image: str, guarded: Sequence[Guarded], place: Place) -> Mapping[str, Any]:
+    """Return the agent's container."""
+    mounts = [f"--mount={_argument(each)}" for each in guarded]
+    shares = {each.share.mount.volume: each.share.mount for each in guarded}
+    security = guarded[0].share.sidecar.security
+    container: dict[str, Any] = {
+        "name": AGENT,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "command": list(_PROGRAM),
+        "args": [*mounts, f"--health-file={_HEALTH_FILE}"],
+        "resources": _RESOURCES,
+        "securityContext": {**security, "readOnlyRootFilesystem": True},
+        "livenessProbe": {
+            "exec": {"command": ["test", "-e", _HEALTH_FILE]},
+            "initialDelaySeconds": 30,
+            "periodSeconds": 30,
+            "timeoutSeconds": 10,
+            "failureThreshold": 4,
+        },
+        "lifecycle": {"preStop": {"exec": {"command": [*_PROGRAM, *mounts, "--leave"]}}},
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": SCRATCH, "mountPath": "/tmp"},  # noqa: S108
+            *(
+                {
+                    "name": volume,
+                    "mountPath": str(_SHARES / volume),
+                    "mountPropagation": "Bidirectional",
+                }
+                for volume in shares
+            ),
+        ],
+    }
+    if place == "initContainers":
+        container["restartPolicy"] = "Always"
+    return container
+
+
+def scratch() -> Mapping[str, Any]:
+    """Return the agent's volume."""
+    return {"name": SCRATCH, "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}
+
+
+def _argument(guarded: Guarded) -> str:
+    share = guarded.share.mount
+    below = PurePosixPath(guarded.point).relative_to(share.host_path)
+    inside = _SHARES / share.volume / below
+    return f"{inside}={guarded.point}" + (":ro" if guarded.read_only else "")

@@ -1,0 +1,33 @@
+"""Changes of a pod as JSON Patch (RFC 6902)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from csi_fluid.kube import objects
+
+Operation = Mapping[str, Any]
+
+
+def add_label(pod: object, key: str, value: str) -> Operation:
+    """Return the operation that gives a pod a label."""
+    if isinstance(objects.at(pod, "metadata", "labels"), Mapping):
+        return _add(value, "metadata", "labels", key)
+    return _add({key: value}, "metadata", "labels")
+
+
+def insert(place: str, index: int, item: Mapping[str, Any]) -> Operation:
+    """Return the operation that inserts an item into a list of the pod's spec."""
+    return _add(item, "spec", place, str(index))
+
+
+def append(place: str, item: Mapping[str, Any]) -> Operation:
+    """Return the operation that adds an item at the end of a list of the pod's spec."""
+    return _add(item, "spec", place, "-")
+
+
+def _add(value: object, *path: str) -> Operation:
+    return {"op": "add", "path": "".join(f"/{_escape(part)}" for part in path), "value": value}
+
+
+def _escape(part: str) -> str:
+    return part.replace("~", "~0").replace("/", "~1")

@@ -1,0 +1,129 @@
+"""A pod as the rules see it: read from any JSON, where what has another form reads as missing."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from csi_fluid.kube import objects
+
+Place = Literal["initContainers", "containers"]
+PLACES: tuple[Place, ...] = ("initContainers", "containers")
+_ALWAYS = "Always"
+
+
+@dataclass(frozen=True, slots=True)
+class Mount:
+    """A volume in a container; host_path is "" unless the volume is a directory of the node."""
+
+    volume: str
+    path: str
+    host_path: str
+    propagation: str
+    read_only: bool
+    has_sub_path: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container; index is its place in its list, security its securityContext as given.
+
+    user is the user id that container or pod demand, None where they leave it to the image.
+    """
+
+    name: str
+    place: Place
+    index: int
+    is_native_sidecar: bool
+    security: Mapping[str, Any]
+    user: int | None
+    env: Mapping[str, str]
+    mounts: tuple[Mount, ...]
+
+    @property
+    def is_privileged(self) -> bool:
+        """Tell whether it may mount for the node."""
+        return self.security.get("privileged") is True
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """What is read of a pod."""
+
+    annotations: Mapping[str, str]
+    labels: Mapping[str, str]
+    containers: tuple[Container, ...]
+    volumes: frozenset[str]
+
+
+def read(pod: object) -> Pod:
+    """Return what is read of a pod's JSON, whatever that is."""
+    volumes = dict(_volumes(pod))
+    found = (
+        _container(pod, place, index, each, volumes)
+        for place in PLACES
+        for index, each in enumerate(_list(pod, place))
+        if isinstance(each, Mapping)
+    )
+    return Pod(
+        annotations=_strings(objects.at(pod, "metadata", "annotations")),
+        labels=_strings(objects.at(pod, "metadata", "labels")),
+        containers=tuple(found),
+        volumes=frozenset(volumes),
+    )
+
+
+def _container(
+    pod: object, place: Place, index: int, found: objects.Object, volumes: Mapping[str, str]
+) -> Container:
+    security = objects.at(found, "securityContext")
+    users = (objects.at(each, "securityContext", "runAsUser") for each in (found, _spec(pod)))
+    return Container(
+        name=objects.text(found, "name"),
+        place=place,
+        index=index,
+        is_native_sidecar=place == "initContainers" and found.get("restartPolicy") == _ALWAYS,
+        security=security if isinstance(security, Mapping) else {},
+        user=next((user for user in users if isinstance(user, int)), None),
+        env={
+            objects.text(e, "name"): objects.text(e, "value") for e in objects.items(found, "env")
+        },
+        mounts=tuple(_mounts(found, volumes)),
+    )
+
+
+def _mounts(container: objects.Object, volumes: Mapping[str, str]) -> Iterator[Mount]:
+    for found in objects.items(container, "volumeMounts"):
+        volume = objects.text(found, "name")
+        yield Mount(
+            volume=volume,
+            path=_normal(objects.text(found, "mountPath")),
+            host_path=volumes.get(volume, ""),
+            propagation=objects.text(found, "mountPropagation") or "None",
+            read_only=found.get("readOnly") is True,
+            has_sub_path=bool(objects.text(found, "subPath") or objects.text(found, "subPathExpr")),
+        )
+
+
+def _volumes(pod: object) -> Iterator[tuple[str, str]]:
+    for found in objects.items(pod, "spec", "volumes"):
+        yield objects.text(found, "name"), _normal(objects.text(found, "hostPath", "path"))
+
+
+def _normal(path: str) -> str:
+    """Return an absolute path without doubled or trailing slashes, "" for any other."""
+    return os.path.normpath("/" + path.lstrip("/")) if path.startswith("/") else ""
+
+
+def _list(pod: object, place: Place) -> list[Any]:
+    found = objects.at(pod, "spec", place)
+    return found if isinstance(found, list) else []
+
+
+def _spec(pod: object) -> object:
+    return objects.at(pod, "spec")
+
+
+def _strings(found: object) -> Mapping[str, str]:
+    pairs = found.items() if isinstance(found, Mapping) else ()
+    return {key: value for key, value in pairs if isinstance(value, str)}

@@ -1,0 +1,156 @@
+"""Which FUSE mounts of a pod an agent can guard, and why it cannot guard the others.  Pure.
+
+Fluid gives the sidecar `fluid-fuse-N` a directory of the node (Bidirectional), in which its client
+makes the FUSE mount, and the application a hostPath volume that is this mount point itself, or a
+directory in it.  So a mount point is the first name below the shared directory on the way to what
+an application mounts, unless the sidecar names it in FLUID_FUSE_MOUNTPOINT.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from csi_fluid.webhook.pod import Container, Mount, Pod
+
+_SIDECAR = re.compile(r"fluid-fuse-\d+", re.ASCII)
+_FUSE_SIDE = re.compile(r"(?:init-)?fluid-fuse(?:-|$)")
+_NAMED = "FLUID_FUSE_MOUNTPOINT"
+_UNPASSABLE = re.compile(r"[=:$\x00-\x1f]")  # in an argument --mount=PATH=HOST_PATH:ro
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """A directory of the node in which a sidecar mounts, with the sidecar's mount of it."""
+
+    sidecar: Container
+    mount: Mount
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """An application container's mount of a FUSE mount point, or of a directory in it."""
+
+    container: Container
+    mount: Mount
+    share: Share
+    point: str
+
+    @property
+    def problem(self) -> str:
+        """Say why no agent can heal it, "" if one can."""
+        if self.mount.has_sub_path or self.mount.host_path != self.point:
+            return (
+                f"{self.mount.path} is a directory in the FUSE mount, which an agent cannot reach"
+            )
+        if self.mount.propagation == "None":
+            return f"{self.mount.path} has mountPropagation None, so no new mount reaches it"
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """A FUSE mount point for the agent: its path on the node, and the directory it lies in."""
+
+    point: str
+    share: Share
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What an agent is to guard, and what it cannot; each problem is a sentence without a stop."""
+
+    guarded: tuple[Guarded, ...]
+    problems: tuple[str, ...]
+
+
+def of(pod: Pod) -> tuple[Container, ...]:
+    """Return the FUSE sidecars of a pod; a plain init container of that name has ended."""
+    return tuple(
+        each
+        for each in pod.containers
+        if _SIDECAR.fullmatch(each.name) and (each.place == "containers" or each.is_native_sidecar)
+    )
+
+
+def find(pod: Pod) -> Finding:
+    """Return the mounts of a pod's FUSE sidecars that an agent can guard."""
+    problems: list[str] = []
+    shares: list[Share] = []
+    for sidecar in of(pod):
+        found = tuple(_shares(sidecar))
+        problem = _forbids(sidecar) or ("" if found else _NO_SHARE)
+        if problem:
+            problems.append(f"container {sidecar.name}: {problem}")
+        else:
+            shares += found
+    uses = tuple(_uses(pod, shares))
+    problems += (f"container {use.container.name}: {use.problem}" for use in uses if use.problem)
+    guarded = tuple(_guarded(uses, problems))
+    used = {use.share.sidecar.name for use in uses}
+    lonely = sorted({share.sidecar.name for share in shares} - used)
+    problems += (f"container {name}: no container mounts its FUSE mount" for name in lonely)
+    return Finding(guarded, tuple(problems))
+
+
+_NO_SHARE = "it shares no hostPath volume with mountPropagation Bidirectional"
+
+
+def _forbids(sidecar: Container) -> str:
+    if not sidecar.is_privileged:
+        return "it is not privileged, and an agent may have no more rights than its sidecar"
+    if sidecar.user:
+        return f"it runs as user {sidecar.user}, and an agent with these rights cannot mount"
+    return ""
+
+
+def _shares(sidecar: Container) -> Iterator[Share]:
+    for mount in sidecar.mounts:
+        is_whole = bool(mount.host_path) and not mount.has_sub_path and not mount.read_only
+        if is_whole and mount.propagation == "Bidirectional":
+            yield Share(sidecar, mount)
+
+
+def _uses(pod: Pod, shares: list[Share]) -> Iterator[Use]:
+    for container in pod.containers:
+        if _FUSE_SIDE.match(container.name):
+            continue
+        for mount in container.mounts:
+            around = [share for share in shares if _is_within(mount.host_path, share)]
+            if around:
+                share = max(around, key=lambda each: len(each.mount.host_path))
+                yield Use(container, mount, share, _point(mount.host_path, share))
+
+
+def _is_within(path: str, share: Share) -> bool:
+    return bool(path) and PurePosixPath(share.mount.host_path) in PurePosixPath(path).parents
+
+
+def _point(path: str, share: Share) -> str:
+    """Return the mount point, on the node, on the way to a path below the shared directory."""
+    host, inside = PurePosixPath(share.mount.host_path), PurePosixPath(share.mount.path)
+    named = PurePosixPath(share.sidecar.env.get(_NAMED, ""))
+    if inside in named.parents and ".." not in named.parts:
+        point = host / named.relative_to(inside)
+        if point == PurePosixPath(path) or point in PurePosixPath(path).parents:
+            return str(point)
+    return str(host / PurePosixPath(path).relative_to(host).parts[0])
+
+
+def _guarded(uses: tuple[Use, ...], problems: list[str]) -> Iterator[Guarded]:
+    """Yield each mount point that some container can be healed at; add what speaks against it."""
+    points = dict.fromkeys(use.point for use in uses if not use.problem)
+    for point in points:
+        here = [use for use in uses if use.point == point]
+        if _UNPASSABLE.search(point):
+            problems.append(f"the path {point[:80]!r} cannot be told to the agent")
+            continue
+        readers = [use for use in here if use.mount.read_only]
+        writers = [use for use in here if not use.mount.read_only]
+        if readers and writers:
+            problems.append(
+                f"container {readers[0].container.name} mounts the volume readOnly, so a heal "
+                f"makes it read-only for container {writers[0].container.name} too"
+            )
+        yield Guarded(point, here[0].share, read_only=bool(readers))
