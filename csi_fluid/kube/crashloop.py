@@ -2,7 +2,12 @@
 
 Whoever asks is going to delete the pod, so each of these must hold: it is on this node and in the
 dataset's namespace, carries Fluid's labels for a FUSE pod of this dataset, belongs to a DaemonSet
-that will make another, is not being deleted, and has a container in CrashLoopBackOff.
+that will make another, is not being deleted, and has a container that ended and was not started
+again.
+
+kubelet writes CrashLoopBackOff only when it looks at the pod again, which may take its sync
+frequency (1 m by default): until then the container's state is ``terminated``, and it waits all the
+same, because pods of a DaemonSet always restart (completeWork in kubelet's pod_workers.go).
 """
 
 from datetime import datetime
@@ -18,13 +23,8 @@ def waiting_since(pod: Object, dataset: Name, node: str) -> float | None:
     """Return since when (Unix seconds) a dataset's FUSE pod waits; None if it is none or runs."""
     if not _is_fuse_pod(pod, dataset, node):
         return None
-    times = [
-        since
-        for status in objects.items(pod, "status", "containerStatuses")
-        if objects.text(status, "state", "waiting", "reason") == _REASON
-        if (since := _time(objects.text(status, "lastState", "terminated", "finishedAt")))
-    ]
-    return min(times, default=None)
+    times = [_ended(status) for status in objects.items(pod, "status", "containerStatuses")]
+    return min((since for since in times if since is not None), default=None)
 
 
 def _is_fuse_pod(pod: Object, dataset: Name, node: str) -> bool:
@@ -45,6 +45,13 @@ def _is_fuse_pod(pod: Object, dataset: Name, node: str) -> bool:
         and not objects.text(pod, "metadata", "deletionTimestamp")
         and owned
     )
+
+
+def _ended(status: Object) -> float | None:
+    """Return when a container ended that is to be started again; None if it is not waiting."""
+    if objects.text(status, "state", "waiting", "reason") == _REASON:
+        return _time(objects.text(status, "lastState", "terminated", "finishedAt"))
+    return _time(objects.text(status, "state", "terminated", "finishedAt"))
 
 
 def _time(text: str) -> float | None:

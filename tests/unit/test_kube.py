@@ -269,6 +269,15 @@ def test_a_fuse_pod_waits_since_its_container_ended():
     assert crashloop.waiting_since(fuse_pod(), Name("ns", "demo"), "node1") == 1767225610
 
 
+def test_a_fuse_pod_waits_before_kubelet_calls_it_by_its_name():
+    """For up to a minute the state is what kubelet saw last: that the container ended."""
+    pod = json.loads(json.dumps(fuse_pod()))
+    ended = {"exitCode": 137, "reason": "Error", "finishedAt": "2026-01-01T00:00:20Z"}
+    pod["status"]["containerStatuses"] = [{"state": {"terminated": ended}}]
+
+    assert crashloop.waiting_since(pod, Name("ns", "demo"), "node1") == 1767225620
+
+
 @pytest.mark.parametrize(
     ("path", "value"),
     [
