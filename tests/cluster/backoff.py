@@ -10,16 +10,16 @@ crashes take about half an hour. The table goes to stdout, progress to stderr.
 
 import argparse
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from tests.cluster import objects
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid, application
 from tests.cluster.fluidobjects import Spec
-from tests.cluster.plugin import DAEMONSET, NAMESPACE, Plugin
+from tests.cluster.plugin import Plugin
 from tests.cluster.settings import KubeletSettings
 from tests.cluster.waiting import ClusterError, wait_for
 
@@ -40,18 +40,18 @@ done
 class Setting:
     """One column of the table: the arguments that the plugin gets."""
 
-    cluster: str
+    key: str
     title: str
     arguments: tuple[str, ...]
     overlay: str = "overlays/recovery"
 
 
 SETTINGS = (
-    Setting("backoff-without", "without", ()),
-    Setting("backoff-reset", "20s", (), "overlays/reset-backoff"),
+    Setting("without", "without it", ()),
+    Setting("reset", "`--reset-backoff=20s`", (), "overlays/reset-backoff"),
     Setting(
-        "backoff-often",
-        "20s, each 1m",
+        "often",
+        "the same, `--reset-backoff-interval=1m`",
         ("--reset-backoff-interval=1m",),
         "overlays/reset-backoff",
     ),
@@ -61,9 +61,9 @@ SETTINGS = (
 class Patient:
     """A dataset on a cluster of its own, and an application that notes its outages."""
 
-    def __init__(self, setting: Setting, max_period: str | None) -> None:
+    def __init__(self, setting: Setting, name: str, max_period: str | None) -> None:
         self._setting = setting
-        self._cluster = Cluster(setting.cluster)
+        self._cluster = Cluster(f"{name}-{setting.key}")
         self._settings = KubeletSettings("1m", max_period, "1m")
         self._spec = Spec("default", "demo", source=SOURCE)
 
@@ -72,7 +72,7 @@ class Patient:
         outages: list[float] = []
         for number in range(1, crashes + 1):
             outages.append(self._crash(len(outages)))
-            print(f"{self._setting.title}: {number}: {outages[-1]:.1f} s", file=sys.stderr)
+            print(f"{self._setting.key}: {number}: {outages[-1]:.1f} s", file=sys.stderr)
         restarts = self._cluster.container_status("app", "main", "default")["restartCount"]
         if restarts:
             raise ClusterError(f"the application was restarted {restarts} times")
@@ -88,13 +88,12 @@ class Patient:
         cluster.down()
         cluster.up(self._settings)
         cluster.write(f"{SOURCE}/hello", "hello\n")
-        Plugin(cluster).install(self._setting.overlay)
-        for argument in self._setting.arguments:
-            add = f'[{{"op":"add","path":"/spec/template/spec/containers/0/args/-","value":"{argument}"}}]'
-            where = ("daemonset", DAEMONSET, "-n", NAMESPACE)
-            cluster.kubectl("patch", *where, "--type=json", "-p", add)
-        Plugin(cluster).await_rollout()
-        Fluid(cluster).dataset(self._spec)
+        plugin = Plugin(cluster)
+        plugin.install(self._setting.overlay)
+        if self._setting.arguments:
+            plugin.add_arguments(*self._setting.arguments)
+        fluid = Fluid(cluster)
+        fluid.dataset(self._spec)
         pod = application("app", "demo", propagation="HostToContainer")
         pod["spec"]["containers"][0]["command"] = ["sh", "-c", NOTES]
         cluster.apply(pod, namespace="default")
@@ -119,9 +118,7 @@ class Patient:
     def _outages(self) -> list[float]:
         notes = self._notes()
         return [
-            after - at
-            for (at, what), (after, _) in zip(notes, notes[1:], strict=False)
-            if what == "fails"
+            after - at for (at, what), (after, _) in itertools.pairwise(notes) if what == "fails"
         ]
 
 
@@ -131,9 +128,9 @@ def pause(seconds: float) -> None:
     wait_for(lambda: time.monotonic() >= end, "the clock", seconds + 1)
 
 
-def table(results: Sequence[Sequence[float]]) -> str:
+def table(settings: Sequence[Setting], results: Sequence[Sequence[float]]) -> str:
     """Return the outages as a table of Markdown."""
-    titles = [f"`--reset-backoff={s.title}`" if s.overlay.endswith("off") else s.title for s in SETTINGS]
+    titles = [setting.title for setting in settings]
     lines = [f"| crash | {' | '.join(titles)} |", "|" + "---|" * (len(titles) + 1)]
     for number, row in enumerate(zip(*results, strict=True), 1):
         lines.append(f"| {number} | {' | '.join(f'{outage:.1f} s' for outage in row)} |")
@@ -143,11 +140,17 @@ def table(results: Sequence[Sequence[float]]) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Measure all settings at the same time and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    keys = [setting.key for setting in SETTINGS]
+    parser.add_argument("--only", nargs="+", choices=keys, default=keys, metavar="SETTING")
+    parser.add_argument("--name", default="backoff", help="what the clusters' names begin with")
     parser.add_argument("--crashes", type=int, default=10)
     parser.add_argument("--max-period", help="kubelet's longest back-off; default: its own, 300 s")
     options = parser.parse_args(arguments)
-    patients = [Patient(setting, options.max_period) for setting in SETTINGS]
+    settings = [setting for setting in SETTINGS if setting.key in options.only]
+    patients = [Patient(setting, options.name, options.max_period) for setting in settings]
     try:
         for patient in patients:
             patient.start()
@@ -156,7 +159,7 @@ def main(arguments: Sequence[str]) -> int:
     finally:
         for patient in patients:
             patient.stop()
-    print(table(results))
+    print(table(settings, results))
     return 0
 
 

@@ -12,6 +12,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Datasets, Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.plugin import Plugin
+from tests.cluster.scene import Scene
 from tests.cluster.settings import BIN
 
 NAME = os.environ.get("CLUSTER_NAME", "test")
@@ -98,6 +99,12 @@ def dataset(cluster: Cluster, fluid: Fluid, plugin: Plugin, namespace: str) -> I
     cluster.kubectl("delete", "pods", "--all", *where, timeout_s=70)
     for spec in made:
         fluid.remove(spec)
+
+
+@pytest.fixture
+def scene(cluster: Cluster, fluid: Fluid, dataset: Datasets) -> Scene:
+    """Return a dataset with a daemon that comes with the first application."""
+    return Scene(cluster, fluid, dataset())
 
 
 @pytest.hookimpl(wrapper=True)

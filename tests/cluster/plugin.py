@@ -44,6 +44,14 @@ class Plugin:
         self._cluster.kubectl("apply", "-k", str(ROOT / "manifests" / overlay))
         self.await_rollout()
 
+    def add_arguments(self, *arguments: str) -> None:
+        """Deploy anew with more arguments; the next ``deploy`` is without them."""
+        path = "/spec/template/spec/containers/0/args/-"
+        patch = json.dumps([{"op": "add", "path": path, "value": a} for a in arguments])
+        where = ("daemonset", DAEMONSET, "-n", NAMESPACE)
+        self._cluster.kubectl("patch", *where, "--type=json", "-p", patch)
+        self.await_rollout()
+
     def await_rollout(self, timeout_s: float = 60) -> None:
         """Return when the newest pod is ready and registered with kubelet."""
         status = ("rollout", "status", f"daemonset/{DAEMONSET}", "-n", NAMESPACE)
