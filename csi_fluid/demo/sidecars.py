@@ -4,7 +4,7 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from csi_fluid.demo import programs, watchers
+from csi_fluid.demo import watchers
 from csi_fluid.demo.errors import DemoError
 from csi_fluid.demo.node import Node
 from csi_fluid.demo.options import WORKSPACE, Options
@@ -89,7 +89,9 @@ class _Story:
     def _crash(self) -> float:
         """Do what `kubectl exec -c fluid-fuse-0 -- kill 1` does; return when it serves again."""
         self._screen.event("kill 1 in fluid-fuse-0: the FUSE daemon ends", style="bold red")
-        programs.run("nsenter", f"--target={self._sidecar.container.pid}", "--all", "kill", "1")
+        enter = ["nsenter", f"--target={self._sidecar.container.pid}", "--all"]
+        # Where the daemon ends quickly, the kernel ends this command with its PID namespace.
+        subprocess.run([*enter, "kill", "1"], check=False, capture_output=True, timeout=10)
         self._sidecar.await_end()
         (self._sidecar.source / _LATER).write_bytes(bytes(16 * 1024))
         pause(_BACK_OFF_S)
