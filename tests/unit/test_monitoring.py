@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from csi_fluid import metrics
+from csi_fluid import metrics, telling
 from tests import manifests, sandbox
+from tests.cluster.settings import ROOT
 from tests.manifests import FOLDER, Object
 
 MONITORING = FOLDER / "components/monitoring"
@@ -158,6 +159,15 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
 
 def test_every_alert_has_a_case():
     assert {rule["alert"] for rule in rules()} == CASES.keys()
+
+
+def test_operations_says_what_to_do_about_each_alert_and_each_event():
+    text = (ROOT / "docs/operations.md").read_text(encoding="utf-8")
+    severity = {rule["alert"]: rule["labels"]["severity"] for rule in rules()}
+
+    assert dict(re.findall(r"^\| `(Csi\w+)` \| (\w+) \|", text, re.MULTILINE)) == severity
+    rows = re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \|$", text, re.MULTILINE)
+    assert {reason.name for reason in telling.REASONS} == set(rows) - severity.keys()
 
 
 def promtool(folder: Path, alert: str, at_minute: int, *, fires: bool) -> None:
