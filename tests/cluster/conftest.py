@@ -95,8 +95,10 @@ def dataset(cluster: Cluster, fluid: Fluid, plugin: Plugin, namespace: str) -> I
 
     yield make
     plugin.await_rollout()  # without it no pod ends
-    where = ("-n", namespace, "--timeout=60s")
-    cluster.kubectl("delete", "pods", "--all", *where, timeout_s=70)
+    selector = "fluid.io/managed-by!=fluid"  # a client that goes first leaves dead mounts
+    for kinds in ("deployments", "pods"):
+        where = ("-n", namespace, f"--selector={selector}", "--timeout=240s")
+        cluster.kubectl("delete", kinds, *where, timeout_s=250)
     for spec in made:
         fluid.remove(spec)
 
