@@ -36,11 +36,25 @@ class Invalid(ValueError):
 
 def parse_duration(text: str) -> float:
     """Return the seconds of a Go duration such as 1m30s; raises ValueError."""
-    pieces = _DURATION.findall(text)
-    total = sum(float(number) * _SECONDS[unit] for number, unit in pieces)
-    if "".join(number + unit for number, unit in pieces) != text or not 1e-3 <= total <= 86400:
+    total = _seconds(text)
+    if total is None or not 1e-3 <= total <= 86400:
         raise ValueError("expected a duration from 1ms to 24h, such as 5s, 1m30s or 500ms")
     return total
+
+
+def parse_long_duration(text: str) -> float:
+    """Return the seconds of a Go duration of up to ten years, such as 2160h; raises ValueError."""
+    total = _seconds(text)
+    if total is None or not 1 <= total <= 87600 * 3600:
+        raise ValueError("expected a duration from 1s to 87600h, such as 2160h")
+    return total
+
+
+def _seconds(text: str) -> float | None:
+    pieces = _DURATION.findall(text)
+    if "".join(number + unit for number, unit in pieces) != text:
+        return None
+    return sum(float(number) * _SECONDS[unit] for number, unit in pieces)
 
 
 def parse_bool(text: str) -> bool:

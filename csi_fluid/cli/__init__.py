@@ -19,6 +19,7 @@ VERBS = {
     "doctor": "check whether this machine has what the plugin needs",
     "recover": "heal broken volumes now, or say what would be done",
     "agent": "heal the FUSE mounts of one serverless pod, from a container in it",
+    "webhook": "give serverless pods that ask for recovery their agent, as an admission webhook",
     "demo": "watch a FUSE daemon die and its volume heal, on this machine",
     "version": "print the version",
 }

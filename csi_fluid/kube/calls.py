@@ -20,11 +20,15 @@ RUNTIMES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One rule of RBAC: verbs on resources of an API group ("" for the core)."""
+    """One rule of RBAC: verbs on resources of an API group ("" for the core).
+
+    names: on the objects of these names alone; empty: on all.
+    """
 
     group: str
     resources: tuple[str, ...]
     verbs: tuple[str, ...]
+    names: tuple[str, ...] = ()
 
 
 ACCOUNT: tuple[Rule, ...] = (
@@ -42,3 +46,14 @@ NODE_EXTRA: tuple[Rule, ...] = (Rule("", ("pods",), ("list",)),)
 
 RESET_BACKOFF: tuple[Rule, ...] = (Rule("", ("pods",), ("list", "delete")),)
 """What the ServiceAccount needs besides for --reset-backoff."""
+
+WEBHOOK_SECRET = Rule("", ("secrets",), ("get", "update"), ("csi-fluid-webhook-certificates",))
+"""What the webhook's ServiceAccount needs in its own namespace: the Secret of its authority."""
+
+WEBHOOK_TRUST = Rule(
+    "admissionregistration.k8s.io",
+    ("mutatingwebhookconfigurations",),
+    ("get", "patch"),
+    ("csi-fluid-recovery-webhook",),
+)
+"""What it needs of the cluster: the configuration that names the authority."""

@@ -59,7 +59,7 @@ class ApiSide:
         self.kube: Kube = NoKube()
         self.events: EventSender | None = None
         if access:
-            helper = Helper(access, _teller(counts.call), counts.start)
+            helper = Helper(access, teller(counts.call), counts.start)
             cluster = Cluster(helper, node, look_first=look_first)
             self._helper, self.kube = helper, cluster
             subjects = Subjects(helper, cluster, node)
@@ -98,7 +98,9 @@ class ApiSide:
             self._helper.close()
 
 
-def _teller(count: Callable[[str, str, str], None]) -> Callable[[Request, Answer], None]:
+def teller(count: Callable[[str, str, str], None]) -> Callable[[Request, Answer], None]:
+    """Return who is told of calls: they are counted by verb, resource and code."""
+
     def tell(request: Request, answer: Answer) -> None:
         found = _RESOURCE.match(request.path)
         count(request.method, found[1] if found else "other", str(answer.status or "none"))

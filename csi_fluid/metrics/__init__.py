@@ -9,6 +9,7 @@ _HEAL_BUCKETS = (
 )
 _OUTAGE_BUCKETS = (0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 300, 1800)
 _RPC_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1, 5, 30, 120)
+_ADMISSION_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5)
 STATES = ("healthy", "broken", "hung", "failing", "skipped")
 
 
@@ -143,6 +144,29 @@ EVENTS_WAITING = Metric(
     "Events that wait to be sent to the API server.",
 )
 
+ADMISSIONS = Metric(
+    "csi_fluid_admissions_total",
+    "counter",
+    "pods",
+    "Admission reviews by result: unasked, translated, awaited, added, present, impossible, error, "
+    "malformed.",
+    ("result",),
+)
+ADMISSION_SECONDS = Metric(
+    "csi_fluid_admission_seconds",
+    "histogram",
+    "seconds",
+    "Time taken by admission reviews.",
+    (),
+    _ADMISSION_BUCKETS,
+)
+CERTIFICATE_EXPIRY = Metric(
+    "csi_fluid_certificate_expiry_timestamp_seconds",
+    "gauge",
+    "Unix time in seconds",
+    "When the certificate that the webhook serves ends; absent while it serves none.",
+)
+
 METRICS: tuple[Metric, ...] = (
     PUBLICATIONS,
     BROKEN_SINCE,
@@ -162,3 +186,13 @@ METRICS: tuple[Metric, ...] = (
     EVENTS,
     EVENTS_WAITING,
 )
+"""The metrics of the plugin and the agent."""
+
+WEBHOOK_METRICS: tuple[Metric, ...] = (
+    ADMISSIONS,
+    ADMISSION_SECONDS,
+    CERTIFICATE_EXPIRY,
+    API_CALLS,
+    API_HELPERS,
+)
+"""The metrics of the webhook."""

@@ -21,17 +21,22 @@ class Server:
     """Serves /metrics, /healthz and /readyz over HTTP, without waking up while nobody asks."""
 
     def __init__(
-        self, address: tuple[str, int], text: Callable[[], bytes], ready: Callable[[], bool]
+        self,
+        address: tuple[str, int],
+        text: Callable[[], bytes],
+        ready: Callable[[], bool],
+        unready: str = "the state is being reconciled",
     ) -> None:
         """Listen at (host, port), on every interface for an empty host; raises OSError.
 
-        Neither text nor ready may wait for a FUSE daemon: whoever asks takes silence for death.
+        unready says what is missing while ready() is False.  Neither text nor ready may wait for
+        a FUSE daemon: whoever asks takes silence for death.
         """
         host, port = address
         dual = not host and socket.has_dualstack_ipv6()
         family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
         self._socket = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
-        self._server = _HttpServer(self._socket, text, ready)
+        self._server = _HttpServer(self._socket, text, ready, unready)
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
 
@@ -63,12 +68,17 @@ class _HttpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
     block_on_close = False
 
     def __init__(
-        self, listening: socket.socket, text: Callable[[], bytes], ready: Callable[[], bool]
+        self,
+        listening: socket.socket,
+        text: Callable[[], bytes],
+        ready: Callable[[], bool],
+        unready: str,
     ) -> None:
         socketserver.BaseServer.__init__(self, listening.getsockname(), _Handler)
         self.socket = listening
         self.text = text
         self.ready = ready
+        self.unready = unready
 
     def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
         """Log what a client's connection died of, where the base class prints a traceback."""
@@ -97,7 +107,7 @@ class _Handler(socketserver.StreamRequestHandler):
         elif path == "/readyz" and self.server.ready():
             self._answer("200 OK", b"ready\n")
         elif path == "/readyz":
-            self._answer("503 Service Unavailable", b"the state is being reconciled\n")
+            self._answer("503 Service Unavailable", f"{self.server.unready}\n".encode())
         else:
             self._answer("404 Not Found", b"try /metrics, /healthz or /readyz\n")
 

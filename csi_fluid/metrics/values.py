@@ -42,11 +42,14 @@ class _Histogram:
 
 
 class Values:
-    """The present values of METRICS; safe to use from any thread."""
+    """The present values of a process's metrics; safe to use from any thread."""
 
-    def __init__(self, gauges: Callable[[], Gauges]) -> None:
+    def __init__(
+        self, gauges: Callable[[], Gauges], shown: tuple[Metric, ...] = metrics.METRICS
+    ) -> None:
         """Start at nothing; gauges is asked at each scrape."""
         self._gauges = gauges
+        self._shown = shown
         self._lock = threading.Lock()
         self._counts: dict[Metric, dict[Labels, float]] = {}
         self._histograms: dict[Metric, dict[Labels, _Histogram]] = {}
@@ -69,7 +72,7 @@ class Values:
         """Return all values in the form that CONTENT_TYPE names."""
         gauges = self._gauges()
         with self._lock:
-            lines = [line for metric in metrics.METRICS for line in self._lines(metric, gauges)]
+            lines = [line for metric in self._shown for line in self._lines(metric, gauges)]
         return "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
 
     def _lines(self, metric: Metric, gauges: Gauges) -> Iterator[str]:

@@ -21,3 +21,13 @@ AGENT = "fluid-fuse-recovery"
 Fluid's controllers take what begins with fluid-fuse for a part of the FUSE side: they do not wait
 for it when the application of a Job has ended, and run its preStop hook then.
 """
+
+NAMESPACE = "fluid-system"
+SERVICE = "csi-fluid-webhook"
+SECRET = "csi-fluid-webhook-certificates"  # noqa: S105  a name
+CONFIGURATION = "csi-fluid-recovery-webhook"
+"""Where the manifests put the webhook.
+
+The configuration's name sorts before Fluid's: API servers ask in the order of the names, and Fluid
+must be asked after the label for it was set.
+"""

@@ -35,7 +35,13 @@ _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/v[^/]+/(?:namespaces/(?P<ns>[^/]+)/)?(?P<resource>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?"
 )
-_VERBS = {"GET": "get", "PATCH": "patch", "POST": "create", "DELETE": "delete"}
+_VERBS = {
+    "GET": "get",
+    "PATCH": "patch",
+    "POST": "create",
+    "PUT": "update",
+    "DELETE": "delete",
+}
 
 FLUID_PATH = calls.FLUID_API
 
@@ -346,7 +352,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_PATCH = do_POST = do_DELETE = do_GET  # noqa: N815  names of http.server
+    do_PATCH = do_POST = do_PUT = do_DELETE = do_GET  # noqa: N815  names of http.server
 
     def _serve(self) -> None:
         api = self.server.api
@@ -406,6 +412,7 @@ class _Call:
             self._parts["group"] == rule.group
             and self._parts["resource"] in rule.resources
             and self._verb in rule.verbs
+            and (not rule.names or self._parts["name"] in rule.names)
             for rule in self._api.rules.get(self._user, ())
         )
 
@@ -447,8 +454,21 @@ class _Call:
         found = self._api.objects.get(self._url.path)
         if found is None:
             return self._missing()
+        if not _is_current(found, body):
+            return _status(409, "Conflict", "the object has been modified")
         _merge(found, body)
+        _count(found)
         return 200, copy.deepcopy(found)
+
+    def _update(self, body: Json) -> tuple[int, Json]:
+        found = self._api.objects.get(self._url.path)
+        if found is None:
+            return self._missing()
+        if not _is_current(found, body):
+            return _status(409, "Conflict", "the object has been modified")
+        self._api.objects[self._url.path] = made = copy.deepcopy(body)
+        _count(made)
+        return 200, made
 
     def _delete(self, body: Json) -> tuple[int, Json]:
         found = self._api.objects.get(self._url.path)
@@ -461,10 +481,23 @@ class _Call:
         return 200, found
 
 
+def _is_current(found: Json, body: Json) -> bool:
+    version = body["metadata"].get("resourceVersion")
+    return version in {None, found["metadata"].get("resourceVersion")}
+
+
+def _count(found: Json) -> None:
+    metadata = found["metadata"]
+    metadata["resourceVersion"] = str(int(metadata.get("resourceVersion", "0")) + 1)
+
+
 def _merge(found: Json, changes: Json) -> None:
     for key, value in changes.items():
         if value is None:
             found.pop(key, None)
+        elif key == "webhooks":  # a list whose items are told apart by their names
+            for item in value:
+                _merge(next(old for old in found[key] if old["name"] == item["name"]), item)
         elif isinstance(value, dict):
             _merge(found.setdefault(key, {}), value)
         else:
