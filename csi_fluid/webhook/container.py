@@ -43,8 +43,10 @@ def position(sidecars: Sequence[Container]) -> Position:
     return Position("containers", 1 + max(ordinary))
 
 
-def build(image: str, guarded: Sequence[Guarded], place: Place) -> Mapping[str, Any]:
-    """Return the agent's container."""
+def build(
+    image: str, guarded: Sequence[Guarded], place: Place, options: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Return the agent's container; options are added to its arguments."""
     mounts = (f"--mount={_argument(each)}" for each in guarded)
     arguments = [*mounts, f"--health-file={_HEALTH_FILE}"]
     shares = {each.share.mount.volume: each.share.mount for each in guarded}
@@ -54,7 +56,7 @@ def build(image: str, guarded: Sequence[Guarded], place: Place) -> Mapping[str, 
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": list(_PROGRAM),
-        "args": arguments,
+        "args": [*arguments, *options],
         "resources": _RESOURCES,
         "securityContext": {**security, "readOnlyRootFilesystem": True},
         "livenessProbe": {

@@ -277,6 +277,15 @@ def test_nothing_but_the_image_is_taken_from_the_webhooks_settings():
     assert one | {"image": "b"} == two
 
 
+@pytest.mark.parametrize(("value", "has_it"), [("true", True), ("false", False), ("", False)])
+def test_an_annotation_has_writable_volumes_healed_too(value: str, has_it: bool):
+    annotations = {OURS: "auto", "fuse.csi.fluid.io/recover-writable": value}
+    (agent,) = agents(admitted(pod("demo-dataset", annotations=annotations)))
+
+    assert cli._parser().parse_args(agent["args"]).mount
+    assert ("--recover-writable" in agent["args"]) is has_it
+
+
 # ---- What cannot be had
 
 
