@@ -19,7 +19,7 @@ class Copy:
 
     stack holds our layers there, bottom first.  Mostly it is one dead mount; a live one above it
     was propagated there by the kernel, a live one below it was attached by a heal that was killed.
-    nested are mounts that stand inside one of them.
+    nested are mounts that stand inside one of them, without those that show what is there anyway.
     """
 
     namespace: Namespace
@@ -97,19 +97,33 @@ def _copy(
         ours.insert(0, mount)
     if not any(mount.dev in dead for mount in ours):
         return None
-    return Copy(namespace, tuple(ours), tuple(_nested(table, ours)))
+    return Copy(namespace, tuple(ours), tuple(_nested(table, ours, dead | {live})))
 
 
-def _nested(table: MountTable, stack: Iterable[Mount]) -> Iterator[Mount]:
-    """Yield all mounts inside a stack's, each before those inside of it."""
+def _nested(table: MountTable, stack: Iterable[Mount], ours: frozenset[str]) -> Iterator[Mount]:
+    """Yield the mounts to keep inside a stack's, each before those inside of it."""
     inside = list(stack)
     seen = {mount.mnt_id for mount in inside}
     while inside:
-        for child in table.children.get(inside.pop(0).mnt_id, ()):
-            if child.mnt_id not in seen:
-                seen.add(child.mnt_id)
-                inside.append(child)
-                yield child
+        around = inside.pop(0)
+        new = [m for m in table.children.get(around.mnt_id, ()) if m.mnt_id not in seen]
+        seen.update(child.mnt_id for child in new)
+        inside += new
+        yield from (child for child in new if not _repeats(child, around, ours))
+
+
+def _repeats(child: Mount, around: Mount, ours: frozenset[str]) -> bool:
+    """Tell whether a mount shows what its place would show without it.
+
+    A subPath of a mount that Fluid's plugin bound is its peer: what that plugin laid over the
+    subPath the kernel laid into the mount too, once for each crash.
+    """
+    place = child.mount_point[len(around.mount_point.rstrip("/")) :]
+    return (
+        {child.dev, around.dev} <= ours
+        and child.options == around.options
+        and child.inner_path.rstrip("/") == around.inner_path.rstrip("/") + place
+    )
 
 
 @dataclass(frozen=True, slots=True)

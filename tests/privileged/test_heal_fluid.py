@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.demo import programs
+from recover.linux import mountinfo
+from recover.linux.mountinfo import Mount
 from tests.harness import Dataset, Node, Propagation, until
 from tests.privileged.healing import healing, only_layer
 
@@ -136,3 +138,39 @@ def test_a_plugin_run_as_fluids_chart_runs_it_heals(
     assert main.sees.names("/data") == {"a.txt", "sub"}
     assert main.sees.layers("/data")[-1].read_only
     assert node.sees.layers(target)[-1].read_only
+
+
+def laid_into(node: Node, target: Path) -> list[Mount]:
+    """Return what stands inside a target, also where it is covered."""
+    return [m for m in mountinfo.read(node.sees.pid) if m.mount_point == f"{target}/sub"]
+
+
+def test_what_fluids_recovery_laid_into_a_target_through_its_subpath_goes(
+    node: Node, data: Dataset
+):
+    """See one mount at the target of a pod with a subPath, after crashes under either plugin.
+
+    The subPath is a peer of the target: what Fluid lays on it the kernel lays into the target too.
+    """
+    pod = node.pod()
+    target = pod.target("default-demo")
+    bind_as_fluid_does(data, target)
+    place = pod.subpath(target, "sub")
+    main = pod.container("main", {"/data": place})
+    for _ in range(2):
+        crash_as_healed_by_fluid(data, target)
+        programs.run("mount", "--bind", f"{data.volume.source}/sub", place)
+
+    assert len(laid_into(node, target)) > 1
+
+    with healing(node) as heal:
+        heal.await_whole(data, node.sees, target)
+        assert laid_into(node, target) == []
+        for _ in range(2):
+            heal.crash(data, delay_s=0.1)
+            heal.await_whole(data, node.sees, target)
+            heal.await_whole(data, main.sees, "/data")
+            assert only_layer(node.sees, target).read_only
+            assert laid_into(node, target) == []
+        assert main.sees.names("/data") == {"b.txt"}
+        heal.unpublish(target)

@@ -249,6 +249,28 @@ def test_each_path_that_shows_a_dead_mount_is_exactly_one_copy(found, tidy, spar
     assert sorted(topped) == sorted(set(shown) - spared)
 
 
+@pytest.mark.parametrize(
+    ("dev", "root", "options", "kept"),
+    [
+        (DEAD, "/part", "rw", False),  # what Fluid's plugin laid over a subPath, a peer
+        (LIVE, "/part", "rw", False),
+        (DEAD, "/part", "ro", True),
+        (DEAD, "/other", "rw", True),
+        (FOREIGN, "/part", "rw", True),
+    ],
+)
+def test_a_nested_mount_that_shows_what_is_there_anyway_is_not_kept(
+    dev: str, root: str, options: str, *, kept: bool
+):
+    inside = mount(8, "/a/part", dev, on=7, root=root, options=options)
+    again = mount(9, "/a/part", dev, on=8, root=root, options=options)
+
+    found = broken(table(mount(7, "/a", DEAD), inside, again))
+
+    nested = next(copy.nested for copy in found if copy.path == "/a")
+    assert bool(nested) is kept
+
+
 @given(tables(), SOME_PATHS)
 def test_a_nested_mount_is_never_a_layer(found, tidy):
     for copy in broken(found, tidy=tidy):
