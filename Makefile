@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image
+.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image backoff
 .PHONY: fmt proto install clean _python _tools _cluster
 
 DAEMON ?= bindfs
@@ -59,6 +59,9 @@ kubectl: _python ## Ask it (ARGS="get pods -A")
 
 test-cluster: _python _cluster ## Run the tests on a Kubernetes of their own
 	@$(pytest) tests/cluster
+
+backoff: _python _cluster ## Measure outages at kubelet's own back-off, half an hour (ARGS="--crashes=3")
+	@$(py) -m tests.cluster.backoff $(ARGS)
 
 image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar
 	@$(py) -m tests.images

@@ -44,6 +44,12 @@ class Plugin:
         self._cluster.kubectl("apply", "-k", str(ROOT / "manifests" / overlay))
         self.await_rollout()
 
+    def remove(self) -> None:
+        """Take it off the node, as a user who removes its DaemonSet; return when it is gone."""
+        where = ("daemonset", DAEMONSET, "-n", NAMESPACE)
+        self._cluster.kubectl("delete", *where, "--cascade=foreground", "--timeout=60s")
+        wait_for(lambda: not self._is_registered(), "the end of the plugin's registration")
+
     def add_arguments(self, *arguments: str) -> None:
         """Deploy anew with more arguments; the next ``deploy`` is without them."""
         path = "/spec/template/spec/containers/0/args/-"
@@ -61,12 +67,6 @@ class Plugin:
     def _is_registered(self) -> bool:
         drivers = self._cluster.list("csinodes")[0]["spec"].get("drivers") or []
         return DRIVER in {driver["name"] for driver in drivers}
-
-    def remove(self) -> None:
-        """Delete the DaemonSet and return when its pod is gone; does nothing without one."""
-        what = ("daemonset", DAEMONSET, "-n", NAMESPACE)
-        self._cluster.kubectl("delete", *what, "--ignore-not-found", "--timeout=60s")
-        wait_for(lambda: not self._cluster.list("pods", NAMESPACE, f"app={DAEMONSET}"), "its end")
 
     # ---- Faults
 

@@ -118,6 +118,12 @@ class Scene:
             timeout_s,
         )
 
+    def daemon_restarts(self) -> int:
+        """Return how often the daemon's container was restarted and runs again."""
+        container = self.fluid.fuse_container(self.spec)
+        status = self.cluster.container_status(self.daemon_pod, container, self.spec.namespace)
+        return int(status["restartCount"]) if "running" in status["state"] else 0
+
     def take_down(self) -> None:
         """End the daemon's pod for now, as when its node label goes; return when it is dead.
 
