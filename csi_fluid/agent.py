@@ -7,6 +7,7 @@ no gRPC, no Kubernetes, no SQLite.
 import gc
 import logging
 import signal
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,6 +54,10 @@ class _Guarded:
     def publications(self) -> tuple[Publication, ...]:
         return tuple(row for guard in self.guards for row in guard.publications)
 
+    def are_leaving(self) -> bool:
+        """Tell whether the preStop hook ran."""
+        return any(guard.place.leaving.exists() for guard in self.guards)
+
 
 def run(settings: Settings) -> None:
     """Guard until SIGTERM or SIGINT."""
@@ -79,10 +84,10 @@ def run(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     try:
-        _serve(agent, settings.health_file)
+        _serve(agent, settings.health_file, guarded.are_leaving)
     finally:
-        is_leaving = any(guard.place.leaving.exists() for guard in guarded.guards)
-        if not agent.stop(_STOP_S, release_s=_RELEASE_S if is_leaving else None):
+        release_s = _RELEASE_S if guarded.are_leaving() else None
+        if not agent.stop(_STOP_S, release_s=release_s):
             _log.warning("a pass did not end in time; the next agent goes on from what it left")
         meter.stop()
 
@@ -98,19 +103,25 @@ def _guard(settings: Settings, target: Target, prober: Prober, observer: Observe
     )
 
 
-def _serve(agent: Agent, health_file: Path | None) -> None:
-    """Wait for the signal to end, and show in between whether the agent gets on."""
+def _serve(agent: Agent, health_file: Path | None, are_leaving: Callable[[], bool]) -> None:
+    """Wait for the signal to end, and show in between whether the agent gets on.
+
+    When the application of a Job has ended, Fluid's controller runs the preStop hooks of the FUSE
+    side and nobody sends a signal: the pod completes only if the agent ends by itself.
+    """
     is_shown = False
-    while True:
+    while not are_leaving():
         if health_file is not None and agent.is_working != is_shown:
             is_shown = not is_shown
             _show(health_file, is_working=is_shown)
         received = signal.sigtimedwait(_STOP_SIGNALS, _HEALTH_S)
         if received is not None:
             _log.info("stopping on %s", signal.Signals(received.si_signo).name)
-            if health_file is not None:
-                _show(health_file, is_working=False)
-            return
+            break
+    else:
+        _log.info("stopping: the preStop hook says that the pod is over")
+    if health_file is not None:
+        _show(health_file, is_working=False)
 
 
 def _show(path: Path, *, is_working: bool) -> None:
@@ -128,8 +139,12 @@ def _show(path: Path, *, is_working: bool) -> None:
 def leave(settings: Settings) -> None:
     """Tell the agent of this pod that the pod is being deleted; the preStop hook does it.
 
-    The agent, when it is then ended, takes its mounts off the node.  Raises OSError.
+    The agent then takes its mounts off the node and ends.  kubelet runs the hook also when the
+    health probe has failed and it replaces the container: without the health file nothing is done,
+    because the application goes on.  Raises OSError.
     """
+    if settings.health_file is not None and not settings.health_file.exists():
+        return
     for target in settings.targets:
         place = Place(target.mount_point, settings.pod)
         if place.folder.is_dir():

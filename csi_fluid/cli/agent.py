@@ -78,7 +78,8 @@ def _parser() -> usage.Parser:
     parser.add_argument(
         "--leave",
         action="store_true",
-        help="tell the running agent of this pod that the pod is being deleted, and end",
+        help="tell the running agent of this pod that the pod is being deleted, and end; with "
+        "--health-file only while that file is there",
     )
     usage.add_options(parser, usage.named(*_SETTINGS))
     return parser

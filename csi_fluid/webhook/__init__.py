@@ -10,6 +10,9 @@ POLICY = "fuse.csi.fluid.io/recover-policy"
 PLATFORM_POLICY = "alibabacloud.com/fuse-recover-policy"
 """The annotations that ask for recovery: auto or off.  Where both are given ours decides."""
 
+WRITABLE = "fuse.csi.fluid.io/recover-writable"
+"""The annotation that, as "true", has volumes healed that can be written to as well."""
+
 PLATFORM_LABEL = "alibabacloud.com/fluid-sidecar-target"
 PLATFORM_TARGET = "eci"
 INJECT_LABEL = "serverless.fluid.io/inject"

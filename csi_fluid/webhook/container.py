@@ -31,18 +31,24 @@ class Position:
 
 
 def position(sidecars: Sequence[Container]) -> Position:
-    """Return the place right behind the last sidecar: after the FUSE mounts, before their users.
+    """Return the agent's place: before the application, and right for the end of the pod.
 
-    A native sidecar only where all of them are: an ordinary one starts after every native one.
+    Ordinary containers end together, so it stands behind the last sidecar, whose postStart hook has
+    then seen the FUSE mount.  Native sidecars (only where all of them are) end one after the other,
+    the first one last, and the agent cleans up when the FUSE daemons have gone: so it is the first.
     """
-    is_native = all(each.is_native_sidecar for each in sidecars)
-    place: Place = "initContainers" if is_native else "containers"
-    return Position(place, 1 + max(each.index for each in sidecars if each.place == place))
+    if all(each.is_native_sidecar for each in sidecars):
+        return Position("initContainers", min(each.index for each in sidecars))
+    ordinary = [each.index for each in sidecars if each.place == "containers"]
+    return Position("containers", 1 + max(ordinary))
 
 
-def build(image: str, guarded: Sequence[Guarded], place: Place) -> Mapping[str, Any]:
-    """Return the agent's container."""
-    mounts = [f"--mount={_argument(each)}" for each in guarded]
+def build(
+    image: str, guarded: Sequence[Guarded], place: Place, options: Sequence[str] = ()
+) -> Mapping[str, Any]:
+    """Return the agent's container; options are added to its arguments."""
+    mounts = (f"--mount={_argument(each)}" for each in guarded)
+    arguments = [*mounts, f"--health-file={_HEALTH_FILE}"]
     shares = {each.share.mount.volume: each.share.mount for each in guarded}
     security = guarded[0].share.sidecar.security
     container: dict[str, Any] = {
@@ -50,17 +56,17 @@ def build(image: str, guarded: Sequence[Guarded], place: Place) -> Mapping[str, 
         "image": image,
         "imagePullPolicy": "IfNotPresent",
         "command": list(_PROGRAM),
-        "args": [*mounts, f"--health-file={_HEALTH_FILE}"],
+        "args": [*arguments, *options],
         "resources": _RESOURCES,
         "securityContext": {**security, "readOnlyRootFilesystem": True},
         "livenessProbe": {
             "exec": {"command": ["test", "-e", _HEALTH_FILE]},
-            "initialDelaySeconds": 30,
-            "periodSeconds": 30,
-            "timeoutSeconds": 10,
-            "failureThreshold": 4,
+            "initialDelaySeconds": 60,
+            "periodSeconds": 60,
+            "timeoutSeconds": 30,
+            "failureThreshold": 5,  # a busy node is no reason to replace an agent
         },
-        "lifecycle": {"preStop": {"exec": {"command": [*_PROGRAM, *mounts, "--leave"]}}},
+        "lifecycle": {"preStop": {"exec": {"command": [*_PROGRAM, *arguments, "--leave"]}}},
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": SCRATCH, "mountPath": "/tmp"},  # noqa: S108

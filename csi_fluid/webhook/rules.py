@@ -11,6 +11,7 @@ from csi_fluid.webhook import (
     PLATFORM_POLICY,
     PLATFORM_TARGET,
     POLICY,
+    WRITABLE,
     container,
     patch,
     pod as pods,
@@ -101,7 +102,8 @@ def _agent(pod: Pod, image: str) -> Decision:
         problems = (f"it has a volume {container.SCRATCH} of its own; name that otherwise",)
     elif finding.guarded:
         where = container.position(sidecars.of(pod))
-        agent = container.build(image, finding.guarded, where.place)
+        options = ("--recover-writable",) if pod.annotations.get(WRITABLE) == _TRUE else ()
+        agent = container.build(image, finding.guarded, where.place, options)
         operations = (
             patch.insert(where.place, where.index, agent),
             patch.append("volumes", container.scratch()),

@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from tests import sandbox
+from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Datasets, Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.plugin import Plugin
+from tests.cluster.recovery import RecoveryWebhook
 from tests.cluster.scene import Scene
+from tests.cluster.serverless import Serverless
 from tests.cluster.settings import BIN
 
 NAME = os.environ.get("CLUSTER_NAME", "test")
@@ -107,6 +110,37 @@ def dataset(cluster: Cluster, fluid: Fluid, plugin: Plugin, namespace: str) -> I
 def scene(cluster: Cluster, fluid: Fluid, dataset: Datasets) -> Scene:
     """Return a dataset with a daemon that comes with the first application."""
     return Scene(cluster, fluid, dataset())
+
+
+@pytest.fixture(scope="session")
+def injector(cluster: Cluster) -> Iterator[FluidWebhook]:
+    """Serve what Fluid's webhook does."""
+    with FluidWebhook(cluster) as webhook:
+        yield webhook
+
+
+@pytest.fixture(scope="session")
+def recovery(cluster: Cluster, image: Plugin) -> Iterator[RecoveryWebhook]:
+    """Serve the webhook that gives serverless pods their agent."""
+    with RecoveryWebhook(cluster) as webhook:
+        yield webhook
+
+
+@pytest.fixture
+def serverless(
+    cluster: Cluster,
+    fluid: Fluid,
+    image: Plugin,
+    injector: FluidWebhook,
+    recovery: RecoveryWebhook,
+    namespace: str,
+) -> Iterator[Serverless]:
+    """Return what makes datasets and pods of a namespace on a node without the node plugin."""
+    image.remove()
+    made = Serverless(cluster, fluid, injector, namespace)
+    yield made
+    injector.native = False
+    made.close()
 
 
 @pytest.hookimpl(wrapper=True)

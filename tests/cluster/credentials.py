@@ -53,6 +53,13 @@ def make(place: Place, node_ip: str) -> None:
     _kubeconfig(place, "kubelet", server, client, authority="inline")
 
 
+def serve(place: Place, name: str, ip: str) -> tuple[Path, Path]:
+    """Return certificate and key, signed by the cluster's authority, of a server at an address."""
+    extension = f"subjectAltName=IP:{ip}"
+    _certificate(place.secrets, name, f"/CN={name}", extension)
+    return place.secrets / f"{name}.crt", place.secrets / f"{name}.key"
+
+
 def _certificate(folder: Path, name: str, subject: str, extension: str) -> None:
     _key(folder, name)
     _openssl(

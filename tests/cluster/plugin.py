@@ -68,6 +68,12 @@ class Plugin:
         drivers = self._cluster.list("csinodes")[0]["spec"].get("drivers") or []
         return DRIVER in {driver["name"] for driver in drivers}
 
+    def remove(self) -> None:
+        """Delete the DaemonSet and return when its pod is gone; does nothing without one."""
+        what = ("daemonset", DAEMONSET, "-n", NAMESPACE)
+        self._cluster.kubectl("delete", *what, "--ignore-not-found", "--timeout=60s")
+        wait_for(lambda: not self._cluster.list("pods", NAMESPACE, f"app={DAEMONSET}"), "its end")
+
     # ---- Faults
 
     def kill(self) -> int:

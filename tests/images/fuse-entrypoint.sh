@@ -37,7 +37,8 @@ serve() {
     bindfs)
       # bindfs names its source directory in the mount table, whatever fsname says.
       mkdir -p "/srv$name" && mount --bind "${FUSE_SOURCE:-/source}" "/srv$name" || exit 1
-      bindfs -f -o "$options" "/srv$name" "$1" &
+      # On the mount of another pod of the same host path, which a client of its own does not refuse.
+      bindfs -f -o "$options,nonempty" "/srv$name" "$1" &
       ;;
     s3fs)
       if [ -e /token ]; then

@@ -99,6 +99,34 @@ def test_the_health_file_is_there_while_the_agent_works(node: Node):
         assert not file.exists()
 
 
+def test_an_agent_that_was_told_to_leave_ends_without_a_signal(node: Node):
+    """As in a Job, whose end is told by the preStop hook alone."""
+    with serverless(node, Client.UNMOUNTS) as pod:
+        pod.start()
+        pod.await_anchors(1)
+        pod.data[0].kill(signal.SIGTERM)
+
+        pod.leave()
+
+        until(lambda: not pod.agent.container.alive, "the agent to end", timeout_s=20)
+        assert not pod.left_on_the_node
+
+
+def test_an_agent_that_does_not_work_is_not_told_to_leave(node: Node):
+    """As when kubelet replaces it because its probe failed: the application goes on."""
+    file = node.machine.image.folder / "tmp" / "healthy"
+    with serverless(node, Client.UNMOUNTS, options=["--health-file=/tmp/healthy"]) as pod:
+        pod.start()
+        pod.await_anchors(1)
+        until(file.exists, "the agent to say that it works")
+        file.unlink()
+
+        pod.leave()
+        pod.agent.end()
+
+        assert len(pod.anchors()) == 1
+
+
 def test_an_agent_without_bidirectional_propagation_says_so(node: Node):
     with serverless(node, Client.UNMOUNTS) as pod:
         pod.agent.propagation = Propagation.HOST_TO_CONTAINER

@@ -184,26 +184,28 @@ def test_every_argument_of_the_agent_is_one_that_the_program_takes():
 
     assert agent["command"] == leaving[:2] == ["csi-fluid", "agent"]
     assert agent["livenessProbe"]["exec"]["command"] == ["test", "-e", str(given.health_file)]
-    assert cli._parser().parse_args(leaving[2:]).mount == given.mount
-    assert cli._parser().parse_args(leaving[2:]).leave
+    leaver = cli._parser().parse_args(leaving[2:])
+    assert leaver.leave
+    assert (leaver.mount, leaver.health_file) == (given.mount, given.health_file)
 
 
-def test_native_sidecars_get_a_native_agent_behind_them():
+def test_native_sidecars_get_a_native_agent_that_ends_after_them():
     made = admitted(pod("demo-dataset", "juice"), native=True)
     (agent,) = agents(made)
 
-    assert names(made, "initContainers")[-1] == "fluid-fuse-recovery"
+    assert names(made, "initContainers")[0] == "fluid-fuse-recovery"
+    assert len(names(made, "initContainers")) == 3
     assert agent["restartPolicy"] == "Always"
     assert names(made) == ["demo"]
 
 
-def test_an_init_container_that_uses_the_dataset_still_comes_after_a_native_agent():
+def test_an_init_container_that_uses_the_dataset_comes_after_a_native_agent():
     found = pod("demo-dataset")
     found["spec"]["initContainers"] = [app("demo-dataset", name="prepare")]
 
     made = admitted(found, native=True)
 
-    assert names(made, "initContainers") == ["fluid-fuse-0", "fluid-fuse-recovery", "prepare"]
+    assert names(made, "initContainers") == ["fluid-fuse-recovery", "fluid-fuse-0", "prepare"]
 
 
 def test_the_sleeping_init_container_of_fluid_is_no_sidecar():
@@ -273,6 +275,15 @@ def test_nothing_but_the_image_is_taken_from_the_webhooks_settings():
     one, two = (agents(webhooks.patched(injected(pod("juice")), image))[0] for image in "ab")
 
     assert one | {"image": "b"} == two
+
+
+@pytest.mark.parametrize(("value", "has_it"), [("true", True), ("false", False), ("", False)])
+def test_an_annotation_has_writable_volumes_healed_too(value: str, has_it: bool):
+    annotations = {OURS: "auto", "fuse.csi.fluid.io/recover-writable": value}
+    (agent,) = agents(admitted(pod("demo-dataset", annotations=annotations)))
+
+    assert cli._parser().parse_args(agent["args"]).mount
+    assert ("--recover-writable" in agent["args"]) is has_it
 
 
 # ---- What cannot be had
@@ -425,3 +436,14 @@ def test_a_pod_with_any_part_replaced_by_anything_is_decided(data):
 
     assert dataclasses.is_dataclass(decision)
     jsonpatch.apply(found, decision.operations)
+
+
+def test_ordinary_sidecars_beside_native_ones_get_an_ordinary_agent():
+    found = injected(pod("demo-dataset", "juice"))
+    native = found["spec"]["containers"].pop(0) | {"restartPolicy": "Always"}
+    found["spec"]["initContainers"] = [native]
+
+    made = webhooks.patched(found)
+
+    assert names(made, "initContainers") == [native["name"]]
+    assert names(made)[1] == "fluid-fuse-recovery"

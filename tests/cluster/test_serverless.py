@@ -1,0 +1,166 @@
+"""Serverless pods on a node without the node plugin: their agents heal them."""
+
+from typing import Any
+
+import pytest
+
+from tests.cluster.admission import RANDOM_SUFFIX, FluidWebhook
+from tests.cluster.serverless import AGENT, SIDECAR, Serverless, application
+from tests.cluster.waiting import ClusterError, wait_for
+from tests.harness.fluidwebhook import INJECT
+
+
+@pytest.mark.parametrize("dead", ["unmount", "stack", "refuse"])
+def test_an_application_reads_on_whatever_its_client_does_about_a_dead_mount(
+    serverless: Serverless, dead: str
+):
+    serverless.dataset(environment={"FUSE_DEAD": dead})
+    pod = serverless.start("app", "demo")
+    first = pod.see()
+    assert first.listing == ("hello",)
+
+    pod.crash(SIDECAR)
+    second = pod.await_heal(first)
+    pod.kill("main")  # it comes back with a copy of the second daemon's mount
+    pod.crash(AGENT)
+    pod.crash(SIDECAR)
+    third = pod.await_heal(second)
+    pod.crash(AGENT, SIDECAR)
+    pod.await_heal(third)
+
+    assert pod.restarts("main") == 1
+
+
+def test_ten_crashes_leave_no_more_than_two_layers_in_the_application(serverless: Serverless):
+    serverless.dataset(environment={"FUSE_DEAD": "stack"})
+    pod = serverless.start("app", "demo")
+    view = pod.see()
+
+    for _ in range(10):
+        pod.kill(SIDECAR)
+        view = pod.await_heal(view)
+
+    assert pod.restarts("main") == pod.restarts(AGENT) == 0
+
+
+def test_two_datasets_of_a_pod_heal_apart_from_each_other(serverless: Serverless):
+    serverless.dataset("demo")
+    serverless.dataset("more", runtime="juicefs", environment={"FUSE_FSNAME": "/JuiceFS"})
+    pod = serverless.start("app", "demo", "more")
+    demo, more = pod.see("/data"), pod.see("/data1")
+    assert (demo.listing, more.listing) == (("hello",), ("hello",))
+
+    pod.crash("fluid-fuse-1")
+    healed = pod.await_heal(more, path="/data1")
+    assert pod.see("/data") == demo
+    pod.crash("fluid-fuse-0", "fluid-fuse-1")
+
+    pod.await_heal(demo, path="/data")
+    pod.await_heal(healed, path="/data1")
+    assert pod.restarts("main") == 0
+
+
+def test_pods_with_random_host_paths_heal_one_without_the_other(serverless: Serverless):
+    serverless.dataset()
+    first = serverless.start("first", "demo", annotations=RANDOM_SUFFIX)
+    second = serverless.start("second", "demo", annotations=RANDOM_SUFFIX)
+    before, other = first.see(), second.see()
+
+    first.crash(SIDECAR)
+    first.await_heal(before)
+
+    assert second.see() == other
+
+
+def test_pods_that_share_a_host_path_all_read_on(serverless: Serverless):
+    serverless.dataset()
+    pods = [serverless.start(name, "demo") for name in ("first", "second")]
+    before = [pod.see() for pod in pods]
+
+    for pod in pods:
+        pod.crash(SIDECAR)
+
+    # A dead mount between two live ones stays where it is until one of them goes.
+    for pod, view in zip(pods, before, strict=True):
+        pod.await_heal(view, layers=4)
+        assert pod.restarts("main") == 0
+
+
+def test_native_sidecars_heal_too(serverless: Serverless, injector: FluidWebhook):
+    injector.native = True
+    serverless.dataset()
+    pod = serverless.start("app", "demo")
+    before = pod.see()
+
+    pod.crash(SIDECAR)
+    pod.await_heal(before)
+
+    pod.delete()
+    assert serverless.traces() == []
+
+
+def test_an_application_that_reads_only_is_healed_read_only(serverless: Serverless):
+    serverless.dataset(access_mode="ReadWriteMany")  # the daemon itself lets write
+    pod = serverless.start("app", "demo", read_only=True)
+    before = pod.see()
+    assert "ro" in before.flags[-1]
+
+    pod.crash(SIDECAR)
+    after = pod.await_heal(before)
+
+    assert all("ro" in flags for flags in after.flags)
+    with pytest.raises(ClusterError, match="Read-only file system"):
+        pod.execute("main", "touch", "/data/new")
+
+
+def test_a_dataset_that_can_be_written_to_is_left_alone_and_that_is_told(serverless: Serverless):
+    serverless.dataset(access_mode="ReadWriteMany")
+    pod = serverless.start("app", "demo")
+
+    pod.crash(SIDECAR)
+
+    wait_for(lambda: "--recover-writable" in pod.log(AGENT), "the agent's reason", 30)
+    assert pod.see().is_broken
+
+
+@pytest.mark.parametrize("state", ["alive", "dead"])
+def test_a_deleted_pod_ends_in_time_and_leaves_nothing_on_the_node(
+    serverless: Serverless, state: str
+):
+    serverless.dataset(environment={"FUSE_DEAD": "refuse"})
+    pod = serverless.start("app", "demo")
+    before = pod.see()
+    pod.crash(SIDECAR)
+    pod.await_heal(before)
+    if state == "dead":
+        pod.execute(SIDECAR, "sh", "-c", "kill 1")
+
+    pod.delete()
+
+    assert serverless.traces() == []
+
+
+def test_a_pod_with_its_policy_off_gets_no_agent(serverless: Serverless):
+    serverless.dataset()
+
+    pod = serverless.start("app", "demo", policy="off", labels={INJECT: "true"})
+
+    assert pod.containers() == [SIDECAR, "main"]
+
+
+@pytest.mark.parametrize(
+    ("more", "warning"),
+    [
+        ({"policy": "always"}, "is 'always', which is ignored; expected auto or off"),
+        ({"labels": {"unprivileged.sidecar.fluid.io/inject": "true"}}, "it is not privileged"),
+        ({"labels": {"fluid.io/enable-injection": "false"}}, "keeps Fluid from adding"),
+    ],
+)
+def test_kubectl_prints_why_a_pod_is_not_recovered(
+    serverless: Serverless, more: dict[str, Any], warning: str
+):
+    serverless.dataset()
+
+    said = serverless.try_out(application("app", "demo", **more))
+
+    assert warning in said
