@@ -44,12 +44,6 @@ class Plugin:
         self._cluster.kubectl("apply", "-k", str(ROOT / "manifests" / overlay))
         self.await_rollout()
 
-    def remove(self) -> None:
-        """Take it off the node, as a user who removes its DaemonSet; return when it is gone."""
-        where = ("daemonset", DAEMONSET, "-n", NAMESPACE)
-        self._cluster.kubectl("delete", *where, "--cascade=foreground", "--timeout=60s")
-        wait_for(lambda: not self._is_registered(), "the end of the plugin's registration")
-
     def add_arguments(self, *arguments: str) -> None:
         """Deploy anew with more arguments; the next ``deploy`` is without them."""
         path = "/spec/template/spec/containers/0/args/-"
@@ -69,10 +63,14 @@ class Plugin:
         return DRIVER in {driver["name"] for driver in drivers}
 
     def remove(self) -> None:
-        """Delete the DaemonSet and return when its pod is gone; does nothing without one."""
+        """Delete the DaemonSet and return when its pod, and its registration, is gone.
+
+        Does nothing without one.
+        """
         what = ("daemonset", DAEMONSET, "-n", NAMESPACE)
         self._cluster.kubectl("delete", *what, "--ignore-not-found", "--timeout=60s")
         wait_for(lambda: not self._cluster.list("pods", NAMESPACE, f"app={DAEMONSET}"), "its end")
+        wait_for(lambda: not self._is_registered(), "the end of its registration")
 
     # ---- Faults
 
