@@ -2,18 +2,21 @@
 
 import itertools
 import os
+import shutil
 from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests import sandbox
 from tests.cluster.admission import FluidWebhook
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, scratch
 from tests.cluster.fluid import Datasets, Fluid
 from tests.cluster.fluidobjects import Spec
+from tests.cluster.objectstore import Store
 from tests.cluster.plugin import Plugin
-from tests.cluster.recovery import RecoveryWebhook
+from tests.cluster.recovery import Recovery
 from tests.cluster.scene import Scene
 from tests.cluster.serverless import Serverless
 from tests.cluster.settings import BIN
@@ -112,6 +115,24 @@ def scene(cluster: Cluster, fluid: Fluid, dataset: Datasets) -> Scene:
     return Scene(cluster, fluid, dataset())
 
 
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """Return a folder that the node sees too."""
+    made = scratch()
+    yield made
+    shutil.rmtree(made)
+
+
+@pytest.fixture
+def bucket(cluster: Cluster) -> Iterator[Store]:
+    """Serve the bucket that the walk-throughs' dataset names."""
+    with Store(cluster.node) as store:
+        store.make_bucket("demo-bucket")
+        for name in ("hello.txt", "model.bin", "sub/readme.txt"):
+            store.put("demo-bucket", f"dir/{name}", b"some bytes\n" * 100)
+        yield store
+
+
 @pytest.fixture(scope="session")
 def injector(cluster: Cluster) -> Iterator[FluidWebhook]:
     """Serve what Fluid's webhook does."""
@@ -120,10 +141,11 @@ def injector(cluster: Cluster) -> Iterator[FluidWebhook]:
 
 
 @pytest.fixture(scope="session")
-def recovery(cluster: Cluster, image: Plugin) -> Iterator[RecoveryWebhook]:
-    """Serve the webhook that gives serverless pods their agent."""
-    with RecoveryWebhook(cluster) as webhook:
-        yield webhook
+def recovery(cluster: Cluster, image: Plugin) -> Recovery:
+    """Deploy the webhook that gives serverless pods their agent."""
+    made = Recovery(cluster)
+    made.deploy()
+    return made
 
 
 @pytest.fixture
@@ -132,7 +154,7 @@ def serverless(
     fluid: Fluid,
     image: Plugin,
     injector: FluidWebhook,
-    recovery: RecoveryWebhook,
+    recovery: Recovery,
     namespace: str,
 ) -> Iterator[Serverless]:
     """Return what makes datasets and pods of a namespace on a node without the node plugin."""

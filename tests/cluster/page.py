@@ -5,6 +5,7 @@ from pathlib import Path
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 _PROMPT = "$ "
+_NOT_CONNECTED = "Transport endpoint is not connected"
 
 
 class Page:
@@ -41,3 +42,14 @@ class Page:
 def _shown(command: str, output: str) -> str:
     lines = [_PROMPT + command, *output.splitlines()]
     return "\n".join(line.rstrip() for line in lines)
+
+
+def excerpt(said: str) -> str:
+    """Return what of an output is worth its place on the page."""
+    if "\nEvents:" in said:
+        return "...\n" + said[said.index("\nEvents:") + 1 :]
+    lines = said.splitlines()
+    broken = [number for number, line in enumerate(lines) if _NOT_CONNECTED in line]
+    if not broken:
+        return said
+    return "\n".join(lines[max(0, broken[0] - 4) : broken[-1] + 9])

@@ -3,8 +3,6 @@
 import dataclasses
 from typing import Any
 
-import yaml
-
 from tests.cluster import objects
 from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster, Object
@@ -235,12 +233,6 @@ class Serverless:
         hidden = ("find", MOUNT_ROOT, "-xdev", "-name", ".csi-fluid")
         found = self._cluster.enter(*hidden, check=False).splitlines()
         return mounts + [path for path in found if f"/{self.namespace}/" in path]
-
-    def try_out(self, pod: Object) -> str:
-        """Return all that kubectl says of the creation of a pod that is not made (dry run)."""
-        create = ("create", "--dry-run=server", "-f", "-", "-n", self.namespace)
-        both = ("sh", "-c", 'exec "$@" 2>&1', "sh", *self._cluster.kubectl_command(*create))
-        return self._cluster.enter(*both, input=yaml.safe_dump(pod))
 
     def close(self) -> None:
         """Delete its pods and then its datasets."""

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.admission import RANDOM_SUFFIX, FluidWebhook
+from tests.cluster.recovery import Recovery
 from tests.cluster.serverless import AGENT, SIDECAR, Serverless, application
 from tests.cluster.waiting import ClusterError, wait_for
 from tests.harness.fluidwebhook import INJECT
@@ -157,10 +158,10 @@ def test_a_pod_with_its_policy_off_gets_no_agent(serverless: Serverless):
     ],
 )
 def test_kubectl_prints_why_a_pod_is_not_recovered(
-    serverless: Serverless, more: dict[str, Any], warning: str
+    serverless: Serverless, recovery: Recovery, more: dict[str, Any], warning: str
 ):
     serverless.dataset()
 
-    said = serverless.try_out(application("app", "demo", **more))
+    said = recovery.try_out(application("app", "demo", **more), serverless.namespace)
 
     assert warning in said

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,11 +9,11 @@ import pytest
 import yaml
 
 from tests.cluster import fluid as double
-from tests.cluster.cluster import Cluster, scratch
+from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.objectstore import Store
-from tests.cluster.page import Page
+from tests.cluster.page import Page, excerpt
 from tests.cluster.plugin import Plugin
 from tests.cluster.settings import NODE_NAME, ROOT
 from tests.cluster.waiting import wait_for
@@ -22,7 +21,6 @@ from tests.cluster.walk import Walk
 from tests.images.clients import BUSYBOX
 
 PAGE = ROOT / "docs/walkthrough.md"
-NOT_CONNECTED = "Transport endpoint is not connected"
 
 
 def as_on_this_cluster(text: str) -> str:
@@ -32,23 +30,6 @@ def as_on_this_cluster(text: str) -> str:
         if document["kind"] == "Pod":
             document["spec"]["dnsPolicy"] = "Default"
     return yaml.safe_dump_all(double.injected(document) for document in documents)
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = scratch()
-    yield made
-    shutil.rmtree(made)
-
-
-@pytest.fixture
-def bucket(cluster: Cluster) -> Iterator[Store]:
-    """Serve the bucket that the page's dataset names."""
-    with Store(cluster.node) as store:
-        store.make_bucket("demo-bucket")
-        for name in ("hello.txt", "model.bin", "sub/readme.txt"):
-            store.put("demo-bucket", f"dir/{name}", b"some bytes\n" * 100)
-        yield store
 
 
 @pytest.fixture
@@ -124,14 +105,3 @@ def read_the_story(walk: Walk) -> None:
 
 def events(cluster: Cluster) -> str:
     return cluster.kubectl("describe", "po", "demo-app", "-n", "default")
-
-
-def excerpt(said: str) -> str:
-    """Return what of an output is worth its place on the page."""
-    if "\nEvents:" in said:
-        return "...\n" + said[said.index("\nEvents:") + 1 :]
-    lines = said.splitlines()
-    broken = [number for number, line in enumerate(lines) if NOT_CONNECTED in line]
-    if not broken:
-        return said
-    return "\n".join(lines[max(0, broken[0] - 4) : broken[-1] + 9])
