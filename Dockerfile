@@ -22,5 +22,5 @@ RUN apt-get update \
 COPY --from=libraries /libraries /usr/local/lib/python3.11/dist-packages
 COPY --chmod=755 manifests/image/entrypoint.sh /usr/local/bin/entrypoint.sh
 COPY --chmod=755 manifests/image/csi-fluid /usr/local/bin/csi-fluid
-ENV PYTHONUNBUFFERED=1
+ENV PYTHONUNBUFFERED=1 MALLOC_ARENA_MAX=1
 ENTRYPOINT ["/usr/local/bin/entrypoint.sh"]

@@ -35,7 +35,12 @@ def as_on_this_cluster(text: str) -> str:
 @pytest.fixture
 def spec(cluster: Cluster, fluid: Fluid, bucket: Store) -> Iterator[Spec]:
     """Return what the stand-in for Fluid is to make of the page's dataset."""
-    told = {"FUSE_KIND": "s3fs", "FUSE_SOURCE": "demo-bucket:/dir", "FUSE_ENDPOINT": bucket.url}
+    told = {
+        "FUSE_KIND": "s3fs",
+        "FUSE_SOURCE": "demo-bucket:/dir",
+        "FUSE_ENDPOINT": bucket.url,
+        "FUSE_DELAY": "1.5",  # as a client written in Java; s3fs is back before the loop sees it
+    }
     made = Spec("default", "demo-dataset", secret="mysecret", environment=told)
     yield made
     gone = ("-n", "default", "--ignore-not-found", "--timeout=60s")
@@ -86,6 +91,7 @@ def crash_while_it_lists(walk: Walk, plugin: Plugin) -> None:
         walk.find_pod("role=jindofs-fuse", "demo-dataset-jindofs-fuse")
         before = heals()
         walk.type("kill 1")
+        wait_for(lambda: loop.lines_with(NOT_CONNECTED) > 0, "the error in the application")
         wait_for(lambda: heals() > before, "the heal", 60)
         listed = loop.lines_with("hello.txt")
         wait_for(lambda: loop.lines_with("hello.txt") >= listed + 2, "the listing's return", 60)

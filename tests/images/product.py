@@ -24,6 +24,8 @@ FILES = {
     "manifests/image/csi-fluid": "/usr/local/bin/csi-fluid",
     "manifests/image/entrypoint.sh": "/usr/local/bin/entrypoint.sh",
 }
+# One heap for all threads: with one for each, a plugin that has healed much keeps 4 MiB more.
+ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "MALLOC_ARENA_MAX": "1"}
 LEFT_OUT = ("/tests", "/test", "/__pycache__", ".pyi", "/bin")
 _FOLDER = ROOT / ".cache/images"
 _PATH = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -42,7 +44,7 @@ def build(archive: Path = ARCHIVE, *, compress: bool = True) -> Path:
         archive,
         NAME,
         layers,
-        Env=[_PATH, "PYTHONUNBUFFERED=1"],
+        Env=[_PATH, *(f"{name}={value}" for name, value in ENVIRONMENT.items())],
         Entrypoint=["/usr/local/bin/entrypoint.sh"],
         Labels={"org.opencontainers.image.licenses": "Apache-2.0"},
     )

@@ -31,6 +31,12 @@ def test_docker_copies_the_same_files():
     assert dict(copied) == product.FILES
 
 
+def test_docker_sets_the_same_environment():
+    (line,) = re.findall(r"^ENV (.+)$", DOCKERFILE, re.MULTILINE)
+
+    assert dict(pair.split("=") for pair in line.split()) == product.ENVIRONMENT
+
+
 def test_docker_takes_the_same_sources_to_the_same_place():
     copied = re.findall(r"^COPY (\w+) \1$", DOCKERFILE, re.MULTILINE)
 
