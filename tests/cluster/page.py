@@ -5,7 +5,7 @@ from pathlib import Path
 
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 _PROMPT = "$ "
-_NOT_CONNECTED = "Transport endpoint is not connected"
+NOT_CONNECTED = "Transport endpoint is not connected"
 
 
 class Page:
@@ -49,7 +49,7 @@ def excerpt(said: str) -> str:
     if "\nEvents:" in said:
         return "...\n" + said[said.index("\nEvents:") + 1 :]
     lines = said.splitlines()
-    broken = [number for number, line in enumerate(lines) if _NOT_CONNECTED in line]
+    broken = [number for number, line in enumerate(lines) if NOT_CONNECTED in line]
     if not broken:
         return said
     return "\n".join(lines[max(0, broken[0] - 4) : broken[-1] + 9])

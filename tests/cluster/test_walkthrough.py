@@ -13,7 +13,7 @@ from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.objectstore import Store
-from tests.cluster.page import Page, excerpt
+from tests.cluster.page import NOT_CONNECTED, Page, excerpt
 from tests.cluster.plugin import Plugin
 from tests.cluster.settings import NODE_NAME, ROOT
 from tests.cluster.waiting import wait_for
