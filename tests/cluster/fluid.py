@@ -4,14 +4,16 @@ It acts once for each call and watches nothing. What it leaves out: caches, work
 """
 
 import copy
+import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from tests.cluster import fluidobjects, objects
 from tests.cluster.cluster import Cluster, Object
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.waiting import wait_for
 
+_SKIPPED = {"fluid.io/enable-injection": "false", "done.sidecar.fluid.io/inject": "true"}
 Datasets = Callable[..., Spec]  # the fixture ``dataset``
 
 
@@ -25,19 +27,17 @@ class Fluid:
         crds = [f"crd/{name}" for name in names]
         cluster.kubectl("wait", *crds, "--for=condition=Established", "--timeout=30s")
 
-    def dataset(self, spec: Spec, clean_policy: str = "") -> Spec:
+    def dataset(self, spec: Spec) -> Spec:
         """Create Dataset and runtime as a user does, then do the controllers' part.
 
         Returns the spec with the uid that the Dataset got.
         """
-        self._cluster.apply(fluidobjects.dataset(spec), fluidobjects.runtime(spec, clean_policy))
+        self._cluster.apply(fluidobjects.dataset(spec), fluidobjects.runtime(spec))
         return self.reconcile(spec)
 
     def reconcile(self, spec: Spec) -> Spec:
         """Do the controllers' part for a Dataset and a runtime that exist."""
-        found = self._cluster.get("dataset", spec.name, spec.namespace)
-        values = {name: getattr(spec, name) for name in spec.__slots__}
-        known = Spec(**values | {"uid": found["metadata"]["uid"]})
+        known = self._with_uid(spec)
         self._cluster.apply(
             fluidobjects.volume(known),
             fluidobjects.claim(known),
@@ -49,12 +49,21 @@ class Fluid:
     def refer(self, physical: Spec, virtual: Spec, sub_path: str = "") -> Spec:
         """Make a dataset that refers to another one, or to a directory of it."""
         mount_point = f"dataset://{physical.namespace}/{physical.name}/{sub_path}".rstrip("/")
-        self._cluster.apply(
-            fluidobjects.dataset(virtual, mount_point),
-            *fluidobjects.reference(physical, virtual, sub_path),
-        )
-        self._set_status(virtual)
-        return virtual
+        self._cluster.apply(fluidobjects.dataset(virtual, mount_point))
+        known = self._with_uid(virtual)
+        self._cluster.apply(*fluidobjects.reference(physical, known, sub_path))
+        self._set_status(known)
+        return known
+
+    def change_client(self, spec: Spec, generation: str) -> None:
+        """Number the client anew, as the JuiceFS engine does; the pod that runs stays as it is."""
+        label = f"{fluidobjects.GENERATION}={generation}"
+        where = ("-n", spec.namespace, "--overwrite")
+        self._cluster.kubectl("label", "pvc", spec.name, label, *where)
+        metadata = {"labels": {fluidobjects.GENERATION: generation}}
+        patch = json.dumps({"spec": {"template": {"metadata": metadata}}})
+        daemonset = ("daemonset", spec.kind.daemonset(spec.name))
+        self._cluster.kubectl("patch", *daemonset, "-n", spec.namespace, "-p", patch)
 
     def fuse_pod(self, spec: Spec) -> str:
         """Return the name of the dataset's FUSE pod, which comes with the first stage."""
@@ -83,6 +92,10 @@ class Fluid:
         cluster.kubectl("delete", f"{spec.kind.plural}.{fluidobjects.GROUP}", spec.name, *where)
         cluster.kubectl("delete", f"datasets.{fluidobjects.GROUP}", spec.name, *where)
         cluster.kubectl("label", "nodes", "--all", f"{spec.fuse_label}-", check=False)
+
+    def _with_uid(self, spec: Spec) -> Spec:
+        found = self._cluster.get("dataset", spec.name, spec.namespace)
+        return dataclasses.replace(spec, uid=found["metadata"]["uid"])
 
     def _owned(self, daemonset: Object, spec: Spec) -> Object:
         owner = self._cluster.get(
@@ -117,33 +130,41 @@ def application(
 ) -> Object:
     """Return a pod that lists a dataset at /data each second.
 
-    With the label fuse.serverful.fluid.io/inject Fluid's webhook sets HostToContainer where the
-    pod says nothing; here that is done at once.
+    With the label fuse.serverful.fluid.io/inject it is as Fluid's webhook leaves it.
     """
-    serverful = (labels or {}).get("fuse.serverful.fluid.io/inject") == "true"
-    chosen = propagation or ("HostToContainer" if serverful else None)
     more = {"subPath": sub_path} if sub_path else {}
-    return objects.pod(
+    made = objects.pod(
         name,
         objects.LOOP,
         labels=labels,
         volumes=[objects.claim("data-vol", claim)],
-        mounts=[objects.mount("data-vol", "/data", chosen, **more)],
+        mounts=[objects.mount("data-vol", "/data", propagation, **more)],
     )
+    return injected(made, {claim})
 
 
-def injected(pod: Object) -> Object:
+def injected(found: Object, claims: Collection[str]) -> Object:
     """Return a pod with what Fluid's webhook adds for fuse.serverful.fluid.io/inject: "true".
 
-    Its mounts of claims get HostToContainer where they say nothing; other objects stay as they are.
+    claims: the names of the PVCs that are datasets. Their mounts get HostToContainer where they
+    say nothing, except in init containers; other objects stay as they are.
     """
-    label = pod["metadata"].get("labels", {}).get("fuse.serverful.fluid.io/inject")
-    if pod["kind"] != "Pod" or label != "true":
-        return pod
-    made = copy.deepcopy(pod)
-    claims = {v["name"] for v in made["spec"]["volumes"] if "persistentVolumeClaim" in v}
+    labels = found["metadata"].get("labels", {})
+    if found["kind"] != "Pod" or labels.get("fuse.serverful.fluid.io/inject") != "true":
+        return found
+    if any(labels.get(key) == value for key, value in _SKIPPED.items()):
+        return found
+    made = copy.deepcopy(found)
+    used = {
+        volume["name"]: volume["persistentVolumeClaim"]["claimName"]
+        for volume in made["spec"].get("volumes", [])
+        if volume.get("persistentVolumeClaim", {}).get("claimName") in claims
+    }
     for container in made["spec"]["containers"]:
         for mount in container.get("volumeMounts", []):
-            if mount["name"] in claims:
+            if mount["name"] in used:
                 mount.setdefault("mountPropagation", "HostToContainer")
+    if used:
+        annotations = made["metadata"].setdefault("annotations", {})
+        annotations["fluid.io/datasets-in-use"] = ",".join(sorted(set(used.values())))
     return made

@@ -4,6 +4,7 @@ Only what a node plugin, kubelet or the scheduler reads is in them.
 """
 
 import dataclasses
+import json
 from typing import Any
 
 from tests.cluster import objects
@@ -12,6 +13,9 @@ from tests.cluster.fluidruntimes import KINDS, Kind
 GROUP = "data.fluid.io"
 DRIVER = "fuse.csi.fluid.io"
 MOUNT_ROOT = "/runtime-mnt"
+GENERATION = "fuse.runtime.fluid.io/generation"
+READ_ONLY = "ReadOnlyMany"
+_SYMLINK = {"fluid.io/node-publish-method": "symlink"}
 Object = dict[str, Any]
 
 
@@ -19,15 +23,17 @@ Object = dict[str, Any]
 class Spec:
     """What the double is told of a dataset; runtime is a key of KINDS.
 
-    environment: what the FUSE client is told (tests/images/fuse-entrypoint.sh).
+    environment: what the FUSE client is told (tests/images/fuse-entrypoint.sh).  symlink: the
+    runtime asks for it as a user does, by its annotation data.fluid.io/metadataList.
     """
 
     namespace: str
     name: str
     runtime: str = "jindo"
     uid: str = ""
-    access_mode: str = "ReadOnlyMany"
+    access_mode: str = READ_ONLY
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    clean_policy: str = ""
     symlink: bool = False
     source: str | None = None  # a directory of the node, for bindfs
     secret: str | None = None  # keys for a bucket
@@ -97,11 +103,15 @@ def dataset(spec: Spec, mount_point: str = "oss://demo-bucket/dir") -> Object:
     )
 
 
-def runtime(spec: Spec, clean_policy: str = "") -> Object:
+def runtime(spec: Spec) -> Object:
     """Return the runtime as a user writes it."""
     part = "client" if spec.runtime == "cache" else "fuse"
-    body = {part: {"cleanPolicy": clean_policy}} if clean_policy else {}
-    return _of_group(spec.kind.resource, spec.namespace, spec.name, body)
+    body = {part: {"cleanPolicy": spec.clean_policy}} if spec.clean_policy else {}
+    made = _of_group(spec.kind.resource, spec.namespace, spec.name, body)
+    if spec.symlink:
+        wanted = {"labels": _SYMLINK, "selector": {"group": "", "kind": "PersistentVolume"}}
+        made["metadata"]["annotations"] = {"data.fluid.io/metadataList": json.dumps([wanted])}
+    return made
 
 
 def status(spec: Spec) -> Object:
@@ -130,15 +140,14 @@ def volume_attributes(spec: Spec) -> dict[str, str]:
 
 
 def volume(spec: Spec) -> Object:
-    """Return the PV."""
-    return {
+    """Return the PV; Fluid's EFC engine makes its own without claimRef and metadataList."""
+    made: Object = {
         "apiVersion": "v1",
         "kind": "PersistentVolume",
         "metadata": _marked(spec, spec.identity),
         "spec": {
             "accessModes": [spec.access_mode],
             "capacity": {"storage": "100Pi"},
-            "claimRef": _reference(spec),
             "csi": {
                 "driver": DRIVER,
                 "volumeHandle": spec.identity,
@@ -148,14 +157,21 @@ def volume(spec: Spec) -> Object:
             "storageClassName": "fluid",
         },
     }
+    if spec.runtime != "efc":
+        made["spec"]["claimRef"] = _reference(spec)
+        made["metadata"]["labels"] |= _SYMLINK if spec.symlink else {}
+    return made
 
 
 def claim(spec: Spec) -> Object:
     """Return the PVC, which has the Dataset's name."""
+    metadata = _marked(spec, spec.name) | {"namespace": spec.namespace}
+    if spec.kind.has_generation:
+        metadata["labels"][GENERATION] = "1"  # of the DaemonSet when the PVC is made
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
-        "metadata": _marked(spec, spec.name) | {"namespace": spec.namespace},
+        "metadata": metadata,
         "spec": {
             "accessModes": [spec.access_mode],
             "resources": {"requests": {"storage": "100Pi"}},
@@ -168,17 +184,21 @@ def claim(spec: Spec) -> Object:
 def reference(physical: Spec, virtual: Spec, sub_path: str = "") -> tuple[Object, Object]:
     """Return PV and PVC of a dataset that refers to another one, maybe to a part of it.
 
-    Handle and attributes stay those of the physical dataset, so both share one stage.
+    Handle and attributes stay those of the physical dataset, so both share one stage. What refers
+    to a read-only dataset is read-only.
     """
-    pv, pvc = volume(virtual), claim(virtual)
-    pv["spec"]["csi"] = volume(physical)["spec"]["csi"]
+    mode = READ_ONLY if physical.access_mode == READ_ONLY else virtual.access_mode
+    pv, pvc = volume(physical), claim(virtual)
+    pv["metadata"] = _marked(virtual, virtual.identity)
+    pv["spec"] |= {"claimRef": _reference(virtual), "accessModes": [mode]}
+    pvc["spec"]["accessModes"] = [mode]
     if sub_path:
         pv["spec"]["csi"]["volumeAttributes"]["fluid_sub_path"] = sub_path
-    referring = {
+    pvc["metadata"]["labels"] |= {
         "fluid.io/dataset.referring-name": physical.name,
         "fluid.io/dataset.referring-namespace": physical.namespace,
     }
-    pvc["metadata"]["labels"] |= referring
+    pvc["metadata"]["labels"].pop(GENERATION, None)
     return pv, pvc
 
 
@@ -209,20 +229,22 @@ def fuse_daemonset(spec: Spec) -> Object:
     """Return the DaemonSet of the FUSE client."""
     kind = spec.kind
     directory = kind.directory(MOUNT_ROOT, spec.namespace, spec.name)
+    directory = spec.fluid_path if kind.mounts_leaf else directory
     inside = kind.inside or directory
     told = {
         "FLUID_RUNTIME_TYPE": kind.engine,
         "FLUID_RUNTIME_NS": spec.namespace,
         "FLUID_RUNTIME_NAME": spec.name,
-        "FUSE_MODE": "ro" if spec.access_mode == "ReadOnlyMany" else "rw",
+        "FUSE_MODE": "ro" if spec.access_mode == READ_ONLY else "rw",
     }
     container = objects.fuse_container(
-        f"{kind.engine}-fuse", f"{inside}/{kind.leaf}", told | spec.environment
+        f"{kind.engine}-fuse",
+        inside if kind.mounts_leaf else f"{inside}/{kind.leaf}",
+        told | spec.environment,
     )
     container["lifecycle"] = {"preStop": {"exec": {"command": ["/prestop.sh"]}}}
-    parts: list[tuple[str, str, str, str | None]] = [
-        ("fuse-mount", directory, inside, "Bidirectional")
-    ]
+    shared = "fluid-cache-runtime-shared-path" if kind.mounts_leaf else "fuse-mount"
+    parts: list[tuple[str, str, str, str | None]] = [(shared, directory, inside, "Bidirectional")]
     if spec.source:
         parts.append(("source", spec.source, "/source", None))
     container["volumeMounts"] = [objects.mount(n, inner, p) for n, _, inner, p in parts]
@@ -242,7 +264,22 @@ def fuse_daemonset(spec: Spec) -> Object:
     }
     made = objects.daemonset(kind.daemonset(spec.name), pod_labels(spec), pod)
     made["metadata"]["namespace"] = spec.namespace
+    if spec.runtime == "juicefs":
+        _tell_generation(made["spec"]["template"], spec)
     return made
+
+
+def _tell_generation(template: Object, spec: Spec) -> None:
+    """Number the client, and show the number on the node for the policy that compares it."""
+    template["metadata"]["labels"] = template["metadata"]["labels"] | {GENERATION: "1"}
+    if spec.clean_policy != "OnFuseChanged":
+        return
+    name = "fuse-labels-downward-api-volume"
+    item = {"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}
+    pod = template["spec"]
+    pod["volumes"].append({"name": name, "downwardAPI": {"items": [item]}})
+    path = f"{spec.kind.directory(MOUNT_ROOT, spec.namespace, spec.name)}/.meta/fuse"
+    pod["containers"][0]["volumeMounts"].append(objects.mount(name, path))
 
 
 def _token(secret: str) -> Object:

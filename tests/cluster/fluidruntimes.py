@@ -9,6 +9,8 @@ class Kind:
 
     leaf: the name of the FUSE mount in its directory. mount_type: what the PV says of it.
     engine: the name in role labels. inside: where the client's container has the directory.
+    mounts_leaf: the client's container has the FUSE mount's own directory, not the one around it.
+    has_generation: its engine counts the changes of the client, which OnFuseChanged needs.
     """
 
     resource: str  # the object's kind
@@ -17,6 +19,8 @@ class Kind:
     leaf: str
     mount_type: str
     inside: str | None = None  # None: under the path that the node has
+    mounts_leaf: bool = False
+    has_generation: bool = False
 
     @property
     def plural(self) -> str:
@@ -33,18 +37,29 @@ class Kind:
 
     def daemonset(self, name: str) -> str:
         """Return the name of the DaemonSet of a dataset."""
-        return f"{name}-jindofs-fuse" if self.type == "jindo" else f"{name}-fuse"
+        return f"{name}-{_DAEMONSETS.get(self.type, 'fuse')}"
 
 
+_DAEMONSETS = {"jindo": "jindofs-fuse", "cache": "client"}
 KINDS = {
     kind.type: kind
     for kind in (
         Kind("JindoRuntime", "jindo", "jindofs", "jindofs-fuse", "jindo", "/jfs"),
         Kind("AlluxioRuntime", "alluxio", "alluxio", "alluxio-fuse", "fuse.alluxio-fuse"),
-        Kind("JuiceFSRuntime", "juicefs", "juicefs", "juicefs-fuse", "JuiceFS"),
+        Kind(
+            "JuiceFSRuntime", "juicefs", "juicefs", "juicefs-fuse", "JuiceFS", has_generation=True
+        ),
         Kind("ThinRuntime", "thin", "thin", "thin-fuse", "fuse"),
         Kind("EFCRuntime", "efc", "efc", "efc-fuse", "alifuse.aliyun-alinas-efc", "/efc"),
         Kind("VineyardRuntime", "vineyard", "vineyard", "vineyard-fuse", "vineyard-fuse"),
-        Kind("CacheRuntime", "cache", "cache", "cache-fuse", "cache"),
+        Kind(
+            "CacheRuntime",
+            "cache",
+            "cache",
+            "cache-fuse",
+            "cache",
+            mounts_leaf=True,
+            has_generation=True,
+        ),
     )
 }

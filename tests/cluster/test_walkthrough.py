@@ -29,7 +29,7 @@ def as_on_this_cluster(text: str) -> str:
     for document in documents:
         if document["kind"] == "Pod":
             document["spec"]["dnsPolicy"] = "Default"
-    return yaml.safe_dump_all(double.injected(document) for document in documents)
+    return yaml.safe_dump_all(double.injected(document, {"demo-dataset"}) for document in documents)
 
 
 @pytest.fixture
