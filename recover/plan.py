@@ -179,7 +179,7 @@ def _for_bare(case: Case, publication: Publication) -> Step:
 
 
 def _for_copy(
-    case: Case, copy: Copy, publication: Publication | None, groups: Mapping[int, Copy]
+    case: Case, copy: Copy, publication: Publication | None, groups: Mapping[int, list[Copy]]
 ) -> Step | None:
     target = publication.target if publication is not None else ""
     lives = [index for index, mount in enumerate(copy.stack) if mount.dev == case.live]
@@ -228,21 +228,35 @@ def _to_tidy(case: Case, copy: Copy) -> bool:
     )
 
 
-def _groups(case: Case) -> dict[int, Copy]:
-    """Return the broken copies of our own namespace by the peer group they had."""
-    at_home = (c for c in case.copies if c.namespace.inode == case.home.inode)
-    return {copy.stack[-1].shared: copy for copy in at_home if copy.stack[-1].shared}
+def _groups(case: Case) -> dict[int, list[Copy]]:
+    """Return the broken copies of our own namespace by the peer groups that each had.
+
+    A stack has several: where another plugin laid its mounts on top, a container still hangs off
+    the lowest.
+    """
+    found: dict[int, list[Copy]] = {}
+    for copy in case.copies:
+        if copy.namespace.inode == case.home.inode:
+            for group in {mount.shared for mount in copy.stack} - {0}:
+                found.setdefault(group, []).append(copy)
+    return found
 
 
-def _kin(groups: Mapping[int, Copy], copy: Copy) -> tuple[str, str] | None:
-    """Return the host copy that a container's copy was a peer or slave of, and the path in it."""
-    other = groups.get(copy.stack[0].shared) or groups.get(copy.stack[0].master)
-    if other is None:
-        return None
-    base, shown = other.stack[0].inner_path, copy.stack[0].inner_path
-    if not f"{shown}/".startswith(base.rstrip("/") + "/"):
-        return None
-    return other.path, shown[len(base) :].strip("/")
+def _kin(groups: Mapping[int, list[Copy]], copy: Copy) -> tuple[str, str] | None:
+    """Return the host copy that a container's copy was a peer or slave of, and the path in it.
+
+    Of several it is the one that shows the least: the subPath rather than the target around it.
+    """
+    lowest = copy.stack[0]
+    shown = lowest.inner_path
+    others = [*groups.get(lowest.shared, ()), *groups.get(lowest.master, ())]
+    fitting = [
+        (len(base), other.path, shown[len(base) :].strip("/"))
+        for other in others
+        for base in (other.stack[0].inner_path.rstrip("/"),)
+        if f"{shown}/".startswith(f"{base}/")
+    ]
+    return max(fitting)[1:] if fitting else None
 
 
 def _inner(case: Case, copy: Copy, publication: Publication | None) -> str | None:

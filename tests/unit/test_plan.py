@@ -284,6 +284,27 @@ def test_a_container_that_was_private_is_cloned_from_the_source():
     assert (step.origin, step.attributes.propagation) == (SOURCE, "private")
 
 
+def test_a_container_under_a_stack_of_another_plugin_stays_a_slave_of_the_target():
+    """The lowest mount of the container hangs off the lowest at the target, not off the top."""
+    target = copy(mount(shared=9), mount(OLDER, shared=12, number=6))
+    inside = copy(mount(master=9), mount(OLDER, master=12, number=6), at=POD, path="/data")
+
+    _, step = plan.steps(case(target, inside))
+
+    assert isinstance(step, Swap)
+    assert (step.origin, step.attributes.propagation) == ("/t", "slave")
+
+
+def test_a_container_is_cloned_from_its_subpath_rather_than_from_the_target_around_it():
+    target, place = copy(mount(shared=9)), copy(mount(root="/sub", shared=9), path="/s")
+    inside = copy(mount(root="/sub", master=9), at=POD, path="/data")
+
+    *_, step = plan.steps(case(place, target, inside))
+
+    assert isinstance(step, Swap)
+    assert (step.origin, step.inner) == ("/s", "")
+
+
 def test_a_slave_with_slaves_of_its_own_does_not_become_a_peer_of_the_target():
     # else what is mounted inside the container would appear on the host
     step = swap_in_pod(mount(shared=9), mount(shared=12, master=9))
