@@ -39,11 +39,14 @@ class FluidPlugin:
     def __init__(self, cluster: Cluster) -> None:
         self._node = cluster.node
 
-    def start(self) -> None:
-        """Run it with the mounts that Fluid's chart gives it; return when it serves."""
+    def start(self, *, recovery: bool = True) -> None:
+        """Run it with the mounts that Fluid's chart gives it; return when it serves.
+
+        recovery: Fluid's gate FuseRecovery, which is off by default.
+        """
         shell = f'mount --make-rslave {MOUNT_ROOT} && exec "$@"'
         unshare = ("unshare", "--mount", "--propagation=unchanged", "sh", "-c", shell, "sh")
-        program = (sys.executable, "-m", "tests.cluster.fluidplugin")
+        program = (sys.executable, "-m", "tests.cluster.fluidplugin", str(recovery))
         before = self._starts()
         self._node.start(_NAME, *unshare, *program, environment={"PYTHONPATH": str(ROOT)})
         wait_for(lambda: self._starts() > before, "Fluid's plugin")
@@ -174,7 +177,8 @@ def main() -> None:
     server.start()
     registrar = Registrar(KUBELET / "plugins_registry", str(SOCKET))
     registrar.start()
-    threading.Thread(target=recover_for_ever, daemon=True).start()
+    if sys.argv[1:] == ["True"]:
+        threading.Thread(target=recover_for_ever, daemon=True).start()
     wait_for(lambda: registrar.registered, "kubelet")
     print("registered", flush=True)
     signal.sigwait({signal.SIGTERM})
