@@ -93,8 +93,9 @@ class Node:
             wait_for(
                 lambda: not Path(f"/proc/{found[2]}").exists(), "the node's first process's end"
             )
-            # One worker of the kernel takes all network namespaces of the machine apart.
-            wait_for(lambda: not _link_exists(found[1]), "the end of the node's network", 120)
+            # The kernel would do it with the namespace; its one worker for that may take minutes.
+            _run("ip", "link", "delete", f"csif{found[1]}", check=False)
+            wait_for(lambda: not _link_exists(found[1]), "the end of the node's network", 60)
         for hierarchy in _hierarchies():
             _remove_cgroups(hierarchy / self._place.cgroup)
         shutil.rmtree(self._place.folder, ignore_errors=True)
