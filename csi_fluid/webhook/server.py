@@ -229,6 +229,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
+        self.wfile.flush()  # before it counts as idle, which a stop may end
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class's name
         """Log a request where somebody looks for it; what it came to is told by the review."""
