@@ -124,6 +124,18 @@ def test_a_dataset_that_can_be_written_to_is_left_alone_and_that_is_told(serverl
     assert pod.see().is_broken
 
 
+def test_a_dataset_that_can_be_written_to_heals_where_its_pod_says_so(serverless: Serverless):
+    serverless.dataset(access_mode="ReadWriteMany")
+    wanted = {"fuse.csi.fluid.io/recover-writable": "true"}
+    pod = serverless.start("app", "demo", annotations=wanted)
+    before = pod.see()
+
+    pod.crash(SIDECAR)
+    pod.await_heal(before)
+
+    pod.execute("main", "touch", "/data/hello")
+
+
 @pytest.mark.parametrize("state", ["alive", "dead"])
 def test_a_deleted_pod_ends_in_time_and_leaves_nothing_on_the_node(
     serverless: Serverless, state: str
