@@ -24,7 +24,8 @@ class Spec:
     """What the double is told of a dataset; runtime is a key of KINDS.
 
     environment: what the FUSE client is told (tests/images/fuse-entrypoint.sh).  symlink: the
-    runtime asks for it as a user does, by its annotation data.fluid.io/metadataList.
+    runtime asks for it as a user does, by its annotation data.fluid.io/metadataList.  names_label:
+    False as in the volumes of old releases of Fluid, which did not name the node's label.
     """
 
     namespace: str
@@ -35,6 +36,7 @@ class Spec:
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
     clean_policy: str = ""
     symlink: bool = False
+    names_label: bool = True
     source: str | None = None  # a directory of the node, for bindfs
     secret: str | None = None  # keys for a bucket
 
@@ -135,7 +137,8 @@ def volume_attributes(spec: Spec) -> dict[str, str]:
     }
     if spec.runtime == "efc":
         return attributes | {"efc_sessmgr_workdir": f"{MOUNT_ROOT}/efc-sock"}
-    attributes["mount_pod_node_selector_key"] = spec.fuse_label
+    if spec.names_label:
+        attributes["mount_pod_node_selector_key"] = spec.fuse_label
     return attributes | ({"node_publish_method": "symlink"} if spec.symlink else {})
 
 
@@ -237,6 +240,8 @@ def fuse_daemonset(spec: Spec) -> Object:
         "FLUID_RUNTIME_NAME": spec.name,
         "FUSE_MODE": "ro" if spec.access_mode == READ_ONLY else "rw",
     }
+    if kind.mount_type not in spec.fluid_path:  # the plugin looks for it in the mount table
+        told["FUSE_FSNAME"] = f"/{kind.mount_type}:{spec.name}"
     container = objects.fuse_container(
         f"{kind.engine}-fuse",
         inside if kind.mounts_leaf else f"{inside}/{kind.leaf}",

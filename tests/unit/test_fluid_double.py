@@ -83,6 +83,21 @@ def test_every_kind_of_runtime_mounts_where_its_volume_says(runtime: str):
     assert point.replace(inside, on_node, 1) == spec.fluid_path
 
 
+@pytest.mark.parametrize("runtime", KINDS)
+def test_the_plugin_finds_every_mount_by_what_its_volume_says_of_it(runtime: str):
+    spec = Spec("n", "d", runtime)
+    (container,) = fluidobjects.fuse_daemonset(spec)["spec"]["template"]["spec"]["containers"]
+    told = {entry["name"]: entry["value"] for entry in container["env"]}
+
+    assert spec.kind.mount_type in f"{spec.fluid_path} {told.get('FUSE_FSNAME', '')}"
+
+
+def test_a_volume_of_an_old_release_does_not_name_its_label():
+    attributes = fluidobjects.volume_attributes(Spec("n", "d", names_label=False))
+
+    assert set(attributes) == {"fluid_path", "mount_type", "runtime_namespace", "runtime_name"}
+
+
 # Of each kind: its FUSE mount, what the PV says of its mount, and its DaemonSet.
 KNOWN = {
     "jindo": ("/runtime-mnt/jindo/n/d/jindofs-fuse", "jindo", "d-jindofs-fuse"),
