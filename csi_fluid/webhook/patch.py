@@ -3,16 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from csi_fluid.kube import objects
-
 Operation = Mapping[str, Any]
 
 
-def add_label(pod: object, key: str, value: str) -> Operation:
-    """Return the operation that gives a pod a label."""
-    if isinstance(objects.at(pod, "metadata", "labels"), Mapping):
-        return _add(value, "metadata", "labels", key)
-    return _add({key: value}, "metadata", "labels")
+def add_label(key: str, value: str) -> Operation:
+    """Return the operation that gives a label to a pod that has others."""
+    return _add(value, "metadata", "labels", key)
 
 
 def insert(place: str, index: int, item: Mapping[str, Any]) -> Operation:

@@ -48,12 +48,13 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What is read of a pod."""
+    """What is read of a pod; has_own_host_name: no other pod on its node has the same one."""
 
     annotations: Mapping[str, str]
     labels: Mapping[str, str]
     containers: tuple[Container, ...]
     volumes: frozenset[str]
+    has_own_host_name: bool
 
 
 def read(pod: object) -> Pod:
@@ -70,7 +71,15 @@ def read(pod: object) -> Pod:
         labels=_strings(objects.at(pod, "metadata", "labels")),
         containers=tuple(found),
         volumes=frozenset(volumes),
+        has_own_host_name=_has_own_host_name(pod),
     )
+
+
+def _has_own_host_name(pod: object) -> bool:
+    """Tell whether the host name is the pod's name; a StatefulSet says so itself."""
+    given = objects.text(pod, "spec", "hostname")
+    is_on_nodes_network = objects.at(pod, "spec", "hostNetwork") is True
+    return not is_on_nodes_network and given in {"", objects.text(pod, "metadata", "name")}
 
 
 def _container(

@@ -28,6 +28,7 @@ _POLICIES = ("auto", "off")
 _INJECTED = "done.sidecar.fluid.io/inject"
 _ENABLED = "fluid.io/enable-injection"
 _SERVERFUL = "fuse.serverful.fluid.io/inject"
+_PATH_MODE = ".fuse-sidecar.fluid.io/host-mount-path-mode"
 _TRUE = "true"
 
 
@@ -46,7 +47,7 @@ def decide(found: object, image: str) -> Decision:
     policy, doubts = _policy(pod.annotations)
     if policy != "auto":
         return Decision("unasked", (), doubts)
-    decision = _agent(pod, image) if sidecars.of(pod) else _sidecars(found, pod)
+    decision = _agent(pod, image) if sidecars.of(pod) else _sidecars(pod)
     return Decision(decision.outcome, decision.operations, doubts + decision.warnings)
 
 
@@ -66,7 +67,7 @@ def _policy(annotations: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
     return (valid[0] if valid else ""), tuple(doubts)
 
 
-def _sidecars(found: object, pod: Pod) -> Decision:
+def _sidecars(pod: Pod) -> Decision:
     """Decide about a pod that has no FUSE sidecar (yet)."""
     if pod.labels.get(_SERVERFUL) == _TRUE:
         return Decision("unasked")  # the node plugin heals it, without an agent
@@ -74,7 +75,7 @@ def _sidecars(found: object, pod: Pod) -> Decision:
         return _impossible(reason)
     if pod.labels.get(INJECT_LABEL) == _TRUE:
         return Decision("awaited")
-    return Decision("translated", (patch.add_label(found, INJECT_LABEL, _TRUE),))
+    return Decision("translated", (patch.add_label(INJECT_LABEL, _TRUE),))
 
 
 def _hindrance(labels: Mapping[str, str]) -> str:
@@ -96,6 +97,11 @@ def _agent(pod: Pod, image: str) -> Decision:
     """Decide about a pod with FUSE sidecars."""
     if any(each.name == AGENT for each in pod.containers):
         return Decision("present")
+    if not (pod.has_own_host_name or _has_own_directory(pod)):
+        return _impossible(
+            "its host name may be another pod's too (hostNetwork, hostname), and agents tell pods "
+            "apart by it; Fluid's host-mount-path-mode random-suffix keeps them apart"
+        )
     finding = sidecars.find(pod)
     problems = finding.problems
     if container.SCRATCH in pod.volumes:
@@ -110,6 +116,14 @@ def _agent(pod: Pod, image: str) -> Decision:
         )
         return Decision("added", operations, tuple(_limit(problem) for problem in problems))
     return Decision("impossible", (), tuple(_cannot(problem) for problem in problems))
+
+
+def _has_own_directory(pod: Pod) -> bool:
+    """Tell whether Fluid gave the FUSE mounts a directory of the pod's own."""
+    return any(
+        key.endswith(_PATH_MODE) and value == "random-suffix"
+        for key, value in pod.annotations.items()
+    )
 
 
 def _impossible(reason: str) -> Decision:

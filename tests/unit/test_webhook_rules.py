@@ -343,6 +343,55 @@ def test_a_sidecar_without_a_shared_directory_is_told():
     assert "shares no hostPath volume" in warnings(found)
 
 
+@pytest.mark.parametrize(
+    ("spec", "has_agent"),
+    [
+        ({"hostNetwork": True}, False),
+        ({"hostname": "one-for-all"}, False),
+        ({"hostname": "demo-app"}, True),  # as a StatefulSet sets it
+    ],
+)
+def test_a_pod_that_may_share_its_host_name_needs_a_directory_of_its_own(
+    spec: dict[str, Any], has_agent: bool
+):
+    found = injected(pod("demo-dataset"))
+    found["spec"] |= spec
+
+    assert bool(agents(webhooks.patched(found))) is has_agent
+    found["metadata"]["annotations"][f"default{MODE}"] = "random-suffix"
+    assert len(agents(webhooks.patched(found))) == 1
+
+
+MODE = ".fuse-sidecar.fluid.io/host-mount-path-mode"
+
+
+def test_a_directory_that_a_sidecar_may_not_write_to_is_none_to_mount_in():
+    found = injected(pod("demo-dataset"))
+    for mount in found["spec"]["containers"][0]["volumeMounts"]:
+        mount["readOnly"] = True
+
+    assert "shares no hostPath volume" in warnings(found)
+
+
+def test_an_init_container_that_ends_is_no_sidecar_whatever_its_name():
+    found = pod("demo-dataset", labels={INJECT: "true"})
+    found["spec"]["initContainers"] = [{"name": "fluid-fuse-0", "image": "x"}]
+
+    assert rules.decide(found, IMAGE) == rules.Decision("awaited")
+
+
+def test_where_shared_directories_lie_in_each_other_the_nearest_one_counts():
+    found = injected(pod("demo-dataset", "juice"))
+    (around,) = [v for v in found["spec"]["volumes"] if v["name"] == "juicefs-fuse-mount-1"]
+    around["hostPath"]["path"] = "/runtime-mnt"
+
+    (agent,) = agents(webhooks.patched(found))
+
+    assert f"--mount={INSIDE}/jindofs-fuse={ON_NODE}/jindofs-fuse" in mounts_of(agent)
+    assert f"={ON_NODE}" not in {word.removesuffix("/jindofs-fuse") for word in mounts_of(agent)}
+    assert "container fluid-fuse-0" not in warnings(found)  # it is no user of the other's mount
+
+
 def test_a_path_that_would_be_read_as_another_argument_is_not_passed_on():
     found = json.loads(json.dumps(injected(pod("demo-dataset"))).replace("/runtime-mnt/", "/a:ro/"))
 
@@ -399,6 +448,8 @@ def test_deciding_twice_is_deciding_once_and_no_other_container_is_touched(case)
     twice = webhooks.patched(once)
 
     assert once == twice
+    if agents(once):
+        assert rules.decide(once, IMAGE).outcome == "present"
     rest = copy.deepcopy(once)
     for place in ("initContainers", "containers"):
         if place in rest["spec"]:
