@@ -482,7 +482,7 @@ class _Call:
 
 
 def _is_current(found: Json, body: Json) -> bool:
-    version = body["metadata"].get("resourceVersion")
+    version = body.get("metadata", {}).get("resourceVersion")
     return version in {None, found["metadata"].get("resourceVersion")}
 
 
