@@ -17,7 +17,7 @@ RUN pip install --no-cache-dir --no-compile --only-binary=grpcio,protobuf,crypto
 
 FROM ${BASE}
 RUN apt-get update \
- && apt-get install -y --no-install-recommends libstdc++6 python3 \
+ && apt-get install -y --no-install-recommends libstdc++6 procps python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/* /var/log/*
 COPY --from=libraries /libraries /usr/local/lib/python3.11/dist-packages
 COPY --chmod=755 manifests/image/entrypoint.sh /usr/local/bin/entrypoint.sh

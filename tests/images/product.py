@@ -17,7 +17,7 @@ from tests.images import debian, oci
 
 NAME = f"localhost/csi-fluid:{csi_fluid.__version__}"
 ARCHIVE = ROOT / "build/csi-fluid.oci.tar"
-PACKAGES = ("libstdc++6", "python3")  # grpcio needs the first
+PACKAGES = ("libstdc++6", "procps", "python3")  # for grpcio; for who types kill 1; for us
 LIBRARY = "/usr/local/lib/python3.11/dist-packages"  # where Debian's Python looks
 SOURCES = ("csi_fluid", "recover")
 FILES = {
