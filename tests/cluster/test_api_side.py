@@ -33,7 +33,8 @@ from recover import observer
 from recover.store import Publication, Store
 from tests import manifests, sandbox
 from tests.cluster import objects
-from tests.cluster.cluster import Cluster, scratch
+from tests.cluster.cluster import Cluster
+from tests.cluster.fluid import Fluid
 from tests.cluster.settings import NODE_NAME
 from tests.cluster.waiting import wait_for
 from tests.rpc.serving import capability
@@ -102,29 +103,6 @@ class World:
         ]
 
 
-def definition(plural: str, kind: str) -> objects.Object:
-    """Return a CRD of Fluid's, reduced to its names."""
-    schema = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    version = {
-        "name": "v1alpha1",
-        "served": True,
-        "storage": True,
-        "schema": {"openAPIV3Schema": schema},
-        "subresources": {"status": {}},
-    }
-    return {
-        "apiVersion": "apiextensions.k8s.io/v1",
-        "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{plural}.{calls.FLUID}"},
-        "spec": {
-            "group": calls.FLUID,
-            "names": {"plural": plural, "singular": plural.removesuffix("s"), "kind": kind},
-            "scope": "Namespaced",
-            "versions": [version],
-        },
-    }
-
-
 def dataset(namespace: str, name: str, policy: str = "") -> list[objects.Object]:
     """Return what Fluid makes of a Jindo dataset."""
     fluid = f"{calls.FLUID}/v1alpha1"
@@ -184,28 +162,12 @@ def make_dataset(cluster: Cluster, namespace: str, name: str, policy: str = "") 
 
 
 @pytest.fixture(scope="session")
-def installed(cluster: Cluster) -> Cluster:
+def installed(cluster: Cluster, fluid: Fluid) -> Cluster:
     """Make Fluid's kinds and the plugin's account with its role."""
-    kinds = {"datasets": "Dataset"} | {
-        plural: f"{kind.capitalize()}Runtime" for kind, plural in calls.RUNTIMES.items()
-    }
-    cluster.apply(*(definition(plural, kind) for plural, kind in kinds.items()))
-    for plural in kinds:
-        name = f"crd/{plural}.{calls.FLUID}"
-        cluster.kubectl("wait", name, "--for=condition=Established", "--timeout=30s")
     cluster.kubectl("apply", "-f", str(manifests.FOLDER / "namespace.yaml"))
     for name in ("serviceaccount", "clusterrole", "clusterrolebinding"):
         cluster.kubectl("apply", "-f", str(manifests.FOLDER / "base" / f"{name}.yaml"))
     return cluster
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    made = scratch()
-    yield made
-    for path in sorted(made.rglob("*"), reverse=True):
-        path.unlink()
-    made.rmdir()
 
 
 @pytest.fixture
