@@ -30,6 +30,7 @@ class _Watch:
         self._observer = observer
         self._wakeups = wakeups
         self._watched = ""
+        self._fault = ""
         self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._run, name=f"guard {guard.target.mount_point}", daemon=True
@@ -77,8 +78,11 @@ class _Watch:
             _log.debug("%s", change)
             return _AGAIN_S
         except Exception as error:  # noqa: BLE001  told, and tried again
-            _log.warning("%s: %s; trying again", guard.target.mount_point, error, exc_info=True)
+            if str(error) != self._fault:
+                self._fault = str(error)
+                _log.warning("%s: %s; trying again", guard.target.mount_point, error, exc_info=True)
             return _FAULT_S
+        self._fault = ""
         return wait_s
 
 

@@ -64,11 +64,15 @@ class Place:
         """Make the folders; raises OSError."""
         for folder in (self.shared, self.folder.parent, self.folder):
             folder.mkdir(mode=0o700, exist_ok=True)
+        for lock in (self.turn, self.node):  # now: on the day of the crash the disk may be full
+            lock.touch(mode=0o600)
 
     def remove(self) -> None:
         """Remove what is empty, and the lock files with the last pod."""
         with contextlib.suppress(OSError):  # not empty: anchors or another pod are there
             self.leaving.unlink(missing_ok=True)
+            for reserved in self.folder.iterdir():  # of an agent that was killed before it used it
+                reserved.rmdir()
             self.folder.rmdir()
             self.folder.parent.rmdir()
             if not any(entry.is_dir() for entry in self.shared.iterdir()):
@@ -130,26 +134,27 @@ def find(table: MountTable, place: Place) -> tuple[Anchor, ...]:
     return tuple(Anchor(point, stack) for point, stack in stacks if stack)
 
 
-def add(place: Place, source: Mount, root_fd: int) -> None:
-    """Bind the mount at the mount point, a member of whose peer group is wanted, as an anchor.
-
-    Raises Covered when another one stands there now, or OSError.
-    """
+def reserve(place: Place) -> Path:
+    """Make and return the directory of a place's next anchor; raises OSError (a full disk)."""
     place.make()
     number = 1 + max((int(p.name) for p in place.folder.iterdir() if p.name.isdecimal()), default=0)
     path = place.folder / str(number)
     path.mkdir(mode=0o700)
+    return path
+
+
+def bind(source: Mount, path: Path, root_fd: int) -> None:
+    """Bind the mount at the mount point, a member of whose peer group is wanted, as an anchor.
+
+    Raises Covered when another one stands there now, or OSError.
+    """
     try:
-        _attach_peer(source, str(path), root_fd)
+        os.close(mounts.open_exactly(source.mount_point, source, root_fd))
+        with mounts.closing(take(source, read_only=False)) as fd:
+            mounts.attach_bare(fd, str(path), root_fd)
     except BaseException:
         path.rmdir()
         raise
-
-
-def _attach_peer(source: Mount, path: str, root_fd: int) -> None:
-    os.close(mounts.open_exactly(source.mount_point, source, root_fd))
-    with mounts.closing(take(source, read_only=False)) as fd:
-        mounts.attach_bare(fd, path, root_fd)
 
 
 def take(source: Mount, *, read_only: bool) -> int:
@@ -169,10 +174,19 @@ def take(source: Mount, *, read_only: bool) -> int:
 def bare(anchor: Anchor, root_fd: int) -> None:
     """Detach what was mounted on the anchor's base, here and in the applications.
 
-    They then see the base, a dead FUSE mount, never the directory beneath.
+    They then see the base, a dead FUSE mount, never the directory beneath.  Where anchors hang off
+    one another, some of it went with what another one was bared of.
     """
-    for mount in reversed(anchor.stack[1:]):
-        _detach(anchor.path, mount, root_fd)
+    left = anchor.stack
+    while len(left) > 1:
+        try:
+            _detach(anchor.path, left[-1], root_fd)
+            left = left[:-1]
+        except Covered:
+            now = mountinfo.read().stack(anchor.path)
+            if len(now) >= len(left) or now != left[: len(now)]:
+                raise
+            left = now
 
 
 def remove(anchor: Anchor, root_fd: int) -> None:

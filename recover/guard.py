@@ -9,11 +9,14 @@ unmounts it first, or would mount on top of it, then finds the same empty direct
 the application, whose copy hangs off the anchor alone, never sees that directory.
 """
 
+import contextlib
 import functools
+import itertools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from recover import anchor as anchors, observer as told, policy
 from recover.anchor import Anchor, Place
@@ -31,6 +34,7 @@ from recover.sight import Eyes, Sight
 STRATEGY = "anchor"
 _STAND_BACK_S = 1.0  # between two looks whether the node plugin still heals
 _TURN_S = 0.5  # other agents change a shared mount point within milliseconds
+_AGAIN_S = 0.02
 _NODE_S = 0.05
 _KEPT = 256  # anchors; from the generation of each a container may have been started
 
@@ -131,8 +135,8 @@ class Guard:
         while time.monotonic() < deadline and self._eyes.look().live is not None:
             pause(0.1)
         sight = self._eyes.look()
-        if sight.top is not None and sight.reply.answer is Answer.DEAD:
-            self._visit(functools.partial(anchors.clear, sight.top))
+        if sight.dead is not None:
+            self._visit(functools.partial(anchors.clear, sight.dead))
         errors: list[Error | OSError] = []
         for anchor in sight.anchors:
             try:
@@ -152,6 +156,16 @@ class Guard:
         key = "guard", self.target.mount_point
         namespaces.visit(self._home, act, self._prober, key=key)
 
+    @contextlib.contextmanager
+    def _alone(self, sight: Sight) -> Iterator[bool]:
+        """Keep the other agents from changing anything; False if what was seen is no longer so.
+
+        What one of them did meanwhile may look the same: the kernel gives away a mount id again at
+        once.  Taking a mount of the new state for one of the old could take the live one away.
+        """
+        with self._turn.hold() as mine:
+            yield mine and sight.holds(self._eyes.look())
+
     # -- while the source is away ----------------------------------------------------------------
 
     def _away(self, sight: Sight) -> float:
@@ -161,15 +175,17 @@ class Guard:
                 self._tell(told.Hung(self._source, self.publications, time.time()))
             return self._period_s
         is_known = self.live or sight.anchors or sight.top is not None
-        if is_known and (sight.top is None or sight.reply.answer is Answer.DEAD):
+        dead = sight.dead
+        if is_known and (sight.top is None or dead is not None):
             self._break()
-        if sight.top is None or sight.reply.answer is not Answer.DEAD or self._refused(sight.top):
+        if dead is None or self._refused(dead):
             return self._period_s
-        self._anchor(sight, sight.top)
-        with self._turn.hold() as mine:
-            if mine:
-                self._visit(functools.partial(anchors.clear, sight.top))
-        return 0.0 if mine else self._period_s
+        self._anchor(sight, dead)
+        with self._alone(sight) as alone:
+            if not alone:
+                return _AGAIN_S
+            self._visit(functools.partial(anchors.clear, dead))
+        return 0.0
 
     def _break(self) -> None:
         if self._state != "broken":
@@ -211,8 +227,15 @@ class Guard:
             self._backoff.reset()
         self.live = live.dev
         if dead := self._dead_beneath(sight):
-            return self._flatten(dead, live)
-        self._anchor(sight, live)
+            return self._flatten(sight, dead, live)
+        try:
+            self._anchor(sight, live)
+        except OSError:  # a full disk, say: what hangs off the anchors that are there can be healed
+            self._heal(sight, live)
+            raise
+        return self._heal(sight, live)
+
+    def _heal(self, sight: Sight, live: Mount) -> float | None:
         behind = sight.behind(live)
         if not behind:
             self._well()
@@ -221,7 +244,9 @@ class Guard:
             self._stand_back(is_wanted=not mine)
             if not mine:
                 return _STAND_BACK_S
-            with self._turn.hold():
+            with self._alone(sight) as alone:
+                if not alone:
+                    return _AGAIN_S
                 delivery = self._carrier.deliver(behind, live, read_only=self.target.read_only)
         return self._conclude(sight, delivery)
 
@@ -237,32 +262,34 @@ class Guard:
 
     def _dead_beneath(self, sight: Sight) -> tuple[Mount, ...]:
         """Return the dead mounts right beneath the topmost; below may be another pod's live one."""
+        self._eyes.uncover(sight)
         alive = [not (mount.is_fuse and self._eyes.is_dead(mount)) for mount in sight.lower]
         above = len(alive) - alive[::-1].index(True) if True in alive else 0
         return sight.lower[above:]
 
-    def _flatten(self, dead: tuple[Mount, ...], live: Mount) -> float:
-        """Make one layer of a live mount that a client put on top of the dead one.
+    def _flatten(self, sight: Sight, dead: tuple[Mount, ...], live: Mount) -> float:
+        """Make one layer of a live mount that a client put on top of dead ones.
 
         As long as it stands there, the applications hang off the live mount through the dead one,
-        and one more layer would be added by each crash.
+        and one more layer would be added by each crash.  A dead mount that was never seen on top
+        gets its anchor on the way: a container may have been started while it lived.
         """
-
-        def swap(root_fd: int) -> None:
-            with mounts.closing(anchors.take(live, read_only=False)) as fd:
-                mounts.swap(fd, (*dead, live), root_fd)
-
-        with self._turn.hold() as mine:
-            if not mine:
-                return self._period_s
-            self._visit(swap)
+        stack = (*dead, live)
+        anchored = {anchor.base.shared for anchor in sight.anchors}
+        with self._alone(sight) as alone:
+            if not alone:
+                return _AGAIN_S
+            # what may fail, on a full disk, comes before anything is touched
+            places = {m: anchors.reserve(self.place) for m in dead if m.shared not in anchored}
+            self._visit(functools.partial(_flatten, stack, places))
         return 0.0
 
     def _anchor(self, sight: Sight, mount: Mount) -> None:
         """Have an anchor in the peer group of the mount, and a descriptor of its superblock."""
         self._eyes.remember(mount)
         if not any(anchor.base.shared == mount.shared for anchor in sight.anchors):
-            self._visit(functools.partial(anchors.add, self.place, mount))
+            path = anchors.reserve(self.place)
+            self._visit(functools.partial(anchors.bind, mount, path))
             self._bound(sight.anchors)
         self._eyes.forget((mount, *sight.lower))
 
@@ -319,3 +346,13 @@ class Guard:
 
     def _tell(self, event: told.Event) -> None:
         self._observer.tell(event)
+
+
+def _flatten(stack: tuple[Mount, ...], places: Mapping[Mount, Path], root_fd: int) -> None:
+    """Leave a copy of the topmost mount alone of a stack; the others are anchored where told."""
+    with mounts.closing(anchors.take(stack[-1], read_only=False)) as fd:
+        for covered, cover in reversed(list(itertools.pairwise(stack))):
+            anchors.clear(cover, root_fd)
+            if covered in places:
+                anchors.bind(covered, places[covered], root_fd)
+        mounts.swap(fd, stack[:1], root_fd)

@@ -187,7 +187,8 @@ class Looker:
                 if table.at(mount.mount_point) != mount:
                     is_covered = is_covered or not at_source
                     continue
-                answer = reply.answer if at_source else self._ask_at(namespace, mount)
+                is_its_own = at_source and reply.dev == dev  # it may have come after the asking
+                answer = reply.answer if is_its_own else self._ask_at(namespace, mount)
                 if answer is Answer.HUNG and was_dead:
                     return Answer.DEAD  # the way there leads over another daemon, which hangs
                 if answer is not Answer.ABSENT:

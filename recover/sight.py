@@ -31,9 +31,23 @@ class Sight:
     @property
     def live(self) -> Mount | None:
         """Return the mount that answers at the mount point, if there is one."""
-        if self.top is not None and self.reply.alive and self.reply.dev == self.top.dev:
-            return self.top
-        return None
+        return self._top_that(Answer.ALIVE)
+
+    @property
+    def dead(self) -> Mount | None:
+        """Return the topmost mount if its daemon is dead."""
+        return self._top_that(Answer.DEAD)
+
+    def _top_that(self, answer: Answer) -> Mount | None:
+        """Return the topmost mount if the answer is its own: it may have come after the asking."""
+        if self.top is None or (self.reply.answer, self.reply.dev) != (answer, self.top.dev):
+            return None
+        return self.top
+
+    def holds(self, now: "Sight") -> bool:
+        """Tell whether all of this is so in a later sight too; an anchor may have been added."""
+        was, found = ((s.reply, s.top, s.lower) for s in (self, now))
+        return was == found and set(self.anchors) <= set(now.anchors)
 
     def behind(self, live: Mount) -> tuple[Anchor, ...]:
         """Return the anchors whose applications do not see the live mount."""
@@ -91,11 +105,24 @@ class Eyes:
         for dev in self._pins.keys() - {mount.dev for mount in keep}:
             os.close(self._pins.pop(dev))
 
+    def uncover(self, sight: Sight) -> None:
+        """Be able to ask the daemons of the covered mounts also when they were never seen on top.
+
+        So it is when a client mounted on its dead mount while no agent was there to clear that.
+        """
+        if sight.top is None or all(mount.dev in self._pins for mount in sight.lower):
+            return
+        pin_all = functools.partial(mounts.pin_all, (*sight.lower, sight.top))
+        key = "uncover", sight.top.mount_point
+        for dev, fd in self._prober.run(key, pin_all, discard=mounts.close_all).items():
+            if dev in self._pins:
+                os.close(fd)
+            else:
+                self._pins[dev] = fd
+
     def is_dead(self, mount: Mount) -> bool:
-        """Ask the daemon of a covered mount; False too if it was never seen on top, or hangs."""
-        fd = self._pins.get(mount.dev)
-        if fd is None:
-            return False
+        """Ask the daemon of a mount that is remembered or was uncovered; False too if it hangs."""
+        fd = self._pins[mount.dev]
         try:
             reply = self._prober.run(("pin", mount.dev), lambda: probe.ask(fd))
         except Error:

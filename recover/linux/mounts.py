@@ -151,6 +151,49 @@ def pin(path: str, expected: Mount) -> int:
         return _clone_fd(fd, Attributes())
 
 
+def pin_all(stack: Sequence[Mount]) -> dict[str, int]:
+    """Return what `pin` does for each mount of a stack, the covered ones too, by superblock.
+
+    To see them it takes them off one by one, bottom last, in a mount namespace of its own that
+    nothing is passed on from.  Leaves the calling thread there: for a thread of `Prober.run`.
+    Raises Covered or OSError.
+    """
+    syscalls.unshare(syscalls.CLONE_NEWNS)
+    with closing(open_path("/")) as root:
+        syscalls.mount_setattr(
+            root,
+            attr_set=0,
+            attr_clr=0,
+            propagation=syscalls.MS_PRIVATE,
+            flags=syscalls.AT_RECURSIVE,
+        )
+    pins: dict[str, int] = {}
+    with contextlib.ExitStack() as kept:
+        for mount in reversed(stack):
+            if mount.dev not in pins:
+                pins[mount.dev] = _pin_superblock(mount)
+                kept.callback(os.close, pins[mount.dev])
+            flags = syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW
+            syscalls.umount2(mount.mount_point, flags)
+        kept.pop_all()
+    return pins
+
+
+def _pin_superblock(mount: Mount) -> int:
+    with closing(open_path(mount.mount_point)) as fd:
+        if (found := mountinfo.superblock(fd)) != mount.dev:
+            raise Covered(
+                f"{mount.mount_point} shows superblock {found}, not {mount.dev}: it changed"
+            )
+        return _clone_fd(fd, Attributes())
+
+
+def close_all(pins: dict[str, int]) -> None:
+    """Close what `pin_all` returned."""
+    for fd in pins.values():
+        os.close(fd)
+
+
 def part(expected: Mount, root_fd: int) -> None:
     """Put a copy with a peer group of its own in a mount's place, so no peer's mounts reach it.
 

@@ -39,7 +39,8 @@ class Answer(enum.Enum):
 class Reply:
     """An answer, where it came from, and the errno seen.
 
-    dev is "major:minor" of the superblock, "" if unknown; mnt_id the unique id, 0 if unknown.
+    dev is "major:minor" of the superblock, "" if unknown; mnt_id the unique id, 0 if unknown or if
+    the daemon did not serve.
     """
 
     answer: Answer
@@ -162,20 +163,22 @@ class Prober:
 
         Keyed by path and superblock: a stopped daemon must not stand for the one mounted over it.
         """
-        asking: list[Hashable] = [("open", path)]  # then what was opened there
+        asking = [("open", path)]  # then path and superblock of what was opened there
 
         def open_and_ask() -> Reply:
             fd = _open(path)
             try:
                 asking.append((path, syscalls.statx(fd, "", _UNASKED, 0).dev))
-                return Reply(Answer.HUNG) if self.sleeps(asking[-1]) else ask(fd)
+                if self.sleeps(asking[-1]):
+                    return Reply(Answer.HUNG, asking[-1][1])
+                return ask(fd)
             finally:
                 os.close(fd)
 
         try:
             return self.run(lambda: asking[-1], open_and_ask, timeout_s)
         except (Hung, Crowded):
-            return Reply(Answer.HUNG)
+            return Reply(Answer.HUNG, asking[1][1] if len(asking) > 1 else "")
         except (FileNotFoundError, NotADirectoryError):
             return Reply(Answer.ABSENT)
         except OSError as error:  # a directory above it is on a dead mount itself
@@ -215,15 +218,16 @@ def ask(fd: int) -> Reply:
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
         return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
     except OSError as error:
-        if error.errno in DEAD_ERRNOS:
-            return Reply(Answer.DEAD, errno=error.errno or 0)
-        first = error
+        first = error.errno or 0
+    dev = syscalls.statx(fd, "", _UNASKED, 0).dev
+    if first in DEAD_ERRNOS:
+        return Reply(Answer.DEAD, dev, first)
     try:
         os.fstatvfs(fd)
     except OSError as error:
         if error.errno in DEAD_ERRNOS:
-            return Reply(Answer.DEAD, errno=error.errno or 0)
-    return Reply(Answer.FAILING, errno=first.errno or 0)
+            return Reply(Answer.DEAD, dev, error.errno or 0)
+    return Reply(Answer.FAILING, dev, first)
 
 
 def _verdict(error: OSError) -> Answer:

@@ -40,6 +40,7 @@ AT_NO_AUTOMOUNT = 0x800
 AT_EMPTY_PATH = 0x1000
 AT_STATX_FORCE_SYNC = 0x2000
 AT_STATX_DONT_SYNC = 0x4000
+AT_RECURSIVE = 0x8000
 
 # <linux/mount.h>
 OPEN_TREE_CLONE = 1
@@ -186,10 +187,13 @@ def fsmount(fd: int, flags: int, attributes: int) -> int:
     return _call(_NR_FSMOUNT, b"", _long(fd), _long(flags), _long(attributes))
 
 
-def mount_setattr(fd: int, *, attr_set: int, attr_clr: int, propagation: int) -> None:
-    """Change the attributes of the mount behind fd: mount_setattr(2)."""
+def mount_setattr(
+    fd: int, *, attr_set: int, attr_clr: int, propagation: int, flags: int = 0
+) -> None:
+    """Change the attributes of the mount behind fd: mount_setattr(2); flags may be AT_RECURSIVE."""
     attr = struct.pack("QQQQ", attr_set, attr_clr, propagation, 0)
-    _call(_NR_MOUNT_SETATTR, b"", _long(fd), b"", _long(AT_EMPTY_PATH), attr, _long(len(attr)))
+    flags |= AT_EMPTY_PATH
+    _call(_NR_MOUNT_SETATTR, b"", _long(fd), b"", _long(flags), attr, _long(len(attr)))
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:

@@ -5,7 +5,8 @@ import signal
 
 import pytest
 
-from csi_fluid.demo.serverless import Client
+from csi_fluid.demo.serverless import LEAF, Client
+from recover.anchor import FOLDER
 from tests.harness import Node, until
 from tests.privileged.serverless import serverless
 from tests.privileged.watching import GONE, Watch
@@ -113,6 +114,58 @@ def test_agent_and_daemon_may_die_together(node: Node, client: Client, number: s
 
         pod.await_whole(app)
         pod.await_layers(app, 2)
+
+
+@pytest.mark.parametrize(
+    ("client", "crashes"), [(Client.UNMOUNTS, 1), (Client.STACKS, 1), (Client.STACKS, 2)]
+)
+def test_a_client_may_be_back_before_the_agent(node: Node, client: Client, crashes: int):
+    """Nobody clears its dead mount: what it stacks reaches the application, above the last heal."""
+    with serverless(node, client) as pod:
+        apps = [pod.start()]
+        pod.await_anchors(1)
+        pod.crash()
+        pod.await_whole(apps[0])
+        pod.await_anchors(2)
+
+        for _ in range(2):
+            pod.agent.end(signal.SIGKILL)
+            for _ in range(crashes):
+                pod.crash()
+                apps.append(pod.app(f"app{len(apps)}"))
+            pod.agent.start()
+            for app in apps:
+                pod.await_layers(app, 2)
+
+        assert len(node.sees.layers(pod.data[0].host_path)) == 1
+        pod.crash()
+        for app in apps:
+            pod.await_layers(app, 2)
+
+
+@pytest.mark.parametrize(
+    ("client", "crashes"), [(Client.UNMOUNTS, 1), (Client.STACKS, 1), (Client.STACKS, 2)]
+)
+def test_where_no_anchor_can_be_made_the_others_heal_and_no_mount_is_lost(
+    node: Node, client: Client, crashes: int
+):
+    """As on a full disk; here the next anchor's name would be too long."""
+    with serverless(node, client) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        full = pod.data[0].parent / FOLDER / pod.name / LEAF / ("9" * 255)
+        full.touch()
+
+        pod.agent.end(signal.SIGKILL)
+        for _ in range(crashes):
+            pod.crash()
+        pod.agent.start()
+        until(lambda: pod.said("File name too long"), f"it is told: {pod.agent.said}")
+        pod.await_whole(app)
+        full.unlink()
+
+        pod.await_layers(app, 2)
+        until(lambda: len(pod.anchors()) == 1 + crashes, "the anchors to be made")
 
 
 def test_a_daemon_that_ends_in_order_is_no_different(node: Node):

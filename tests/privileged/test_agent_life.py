@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from csi_fluid.demo.serverless import Client
+from csi_fluid.demo.serverless import LEAF, Client
 from recover.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
 from tests.privileged.serverless import serverless
@@ -19,13 +19,15 @@ def test_the_deletion_of_the_pod_leaves_no_mount_on_the_node(node: Node):
         pod.crash()
         pod.await_whole(app)
         pod.await_anchors(2)
+        folder = pod.data[0].parent / FOLDER
+        (folder / pod.name / LEAF / "3").mkdir()  # of an agent that was killed before it bound
         before = time.monotonic()
 
         pod.delete()
 
         assert time.monotonic() - before < 10
         assert not pod.left_on_the_node
-        assert not (pod.data[0].parent / FOLDER).exists()
+        assert not folder.exists()
 
 
 def test_the_end_of_the_agent_alone_takes_nothing_from_the_applications(node: Node):

@@ -10,10 +10,10 @@ import pytest
 
 from csi_fluid.demo import programs
 from recover.errors import Covered
-from recover.linux import mountinfo, mounts, namespaces, syscalls
+from recover.linux import mountinfo, mounts, namespaces, probe, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
-from recover.linux.probe import Prober
+from recover.linux.probe import Answer, Prober
 from tests.harness import Dataset, Node, Propagation
 from tests.privileged.healing import Healing, only_layer, whole
 
@@ -197,6 +197,39 @@ def test_covering_adds_a_layer(data: Dataset, place: Path):
         layers = at_home(mounts.cover, fd, stack)
 
     assert layers == len(mountinfo.read().stack(str(place))) == 2
+
+
+def test_covered_mounts_can_be_asked_and_stay_where_they_are(node: Node, place: Path):
+    covered, upper = (node.dataset(name) for name in ("covered", "upper"))
+    attach(covered.volume.source, place, Attributes(propagation="shared"))
+    pile(upper.volume.source, place, 2)
+    stack = mountinfo.read().stack(str(place))
+    assert len(stack) == 3
+    covered.daemon.kill()
+
+    pins = Prober().run("pins", lambda: mounts.pin_all(stack))
+
+    try:
+        answers = {dev: probe.ask(fd) for dev, fd in pins.items()}
+    finally:
+        mounts.close_all(pins)
+    assert {dev: reply.answer for dev, reply in answers.items()} == {
+        stack[0].dev: Answer.DEAD,
+        stack[2].dev: Answer.ALIVE,
+    }
+    assert all(reply.dev == dev for dev, reply in answers.items())
+    assert mountinfo.read().stack(str(place)) == stack
+
+
+def test_covered_mounts_that_are_others_than_was_thought_are_refused(data: Dataset, place: Path):
+    pile(data.volume.source, place, 2)
+    stack = mountinfo.read().stack(str(place))
+    other = stack[0]._replace(dev="0:1")
+
+    with pytest.raises(Covered, match="it changed"):
+        Prober().run("pins", lambda: mounts.pin_all((other, stack[1])))
+
+    assert mountinfo.read().stack(str(place)) == stack
 
 
 def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Path):

@@ -1,5 +1,6 @@
 """Where anchors are, which ones a mount table shows, and which of them are behind."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,7 +90,29 @@ def test_another_superblock_than_the_one_that_answered_is_not_live():
     other = fuse(9, "/jfs/fuse", "0:8")
 
     assert Sight(Reply(Answer.ALIVE, "0:9"), other, (), (), 0.0).live is None
-    assert Sight(Reply(Answer.DEAD), other, (), (), 0.0).live is None
+    assert Sight(Reply(Answer.DEAD, "0:8"), other, (), (), 0.0).live is None
+
+
+def test_a_mount_that_came_after_the_asking_is_not_the_dead_one():
+    """To clear it would take a live mount away."""
+    mount = fuse(9, "/jfs/fuse", "0:9")
+
+    assert Sight(Reply(Answer.DEAD, "0:8"), mount, (), (), 0.0).dead is None
+    assert Sight(Reply(Answer.DEAD, "0:9"), mount, (), (), 0.0).dead is mount
+    assert Sight(Reply(Answer.HUNG, "0:9"), mount, (), (), 0.0).dead is None
+
+
+def test_a_sight_holds_until_something_else_than_an_anchor_comes():
+    first = Anchor(at("1"), (fuse(2, at("1"), "0:2"),))
+    second = Anchor(at("2"), (fuse(3, at("2"), "0:3"),))
+    seen = sight(first)
+
+    assert seen.holds(replace(seen, answered_at=1.0))
+    assert seen.holds(replace(seen, anchors=(first, second)))
+    assert not seen.holds(replace(seen, anchors=(second,)))
+    assert not seen.holds(replace(seen, top=fuse(10, "/jfs/fuse", "0:9")))
+    assert not seen.holds(replace(seen, lower=(fuse(8, "/jfs/fuse", "0:8"),)))
+    assert not seen.holds(replace(seen, reply=Reply(Answer.ALIVE, "0:9", mnt_id=1)))
 
 
 def test_a_mount_point_is_guarded_while_a_pod_has_a_folder_for_it(tmp_path: Path):
@@ -109,7 +132,6 @@ def test_the_folder_of_another_pod_keeps_the_lock_files(tmp_path: Path):
     one, other = (Place(str(tmp_path / "fuse"), pod) for pod in ("one", "other"))
     for place in (one, other):
         place.make()
-    one.node.touch()
 
     one.remove()
 
