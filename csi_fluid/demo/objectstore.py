@@ -1,4 +1,4 @@
-"""A local S3 server with one bucket, for the FUSE daemons that speak S3.
+"""A local S3 server with one bucket, in the place of an OSS, for the FUSE daemons that speak S3.
 
 The server is moto, which only the development extra installs.  It runs in a process of its own
 (this module, run by name) and ends when its standard input closes, so it never outlives its owner.
@@ -21,12 +21,15 @@ _START_TIMEOUT_S = 30.0
 
 
 class ObjectStore:
-    """A bucket that lives as long as this object.
+    """A bucket that lives as long as this object, served at an address of this machine.
 
     Raises DemoError when moto is missing or does not start.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, bucket: str = BUCKET, address: str = "127.0.0.1") -> None:
+        """Make the bucket; the server's log goes into the folder."""
+        self._bucket = bucket
+        self._address = address
         if importlib.util.find_spec("moto") is None:
             raise DemoError(
                 "the local S3 server (moto) is not installed: run "
@@ -35,7 +38,7 @@ class ObjectStore:
         log = folder / "s3-server.log"
         with log.open("ab") as errors:
             self._server = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                [sys.executable, "-m", __name__, address],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -46,19 +49,22 @@ class ObjectStore:
             self.close()
             raise DemoError(f"the local S3 server did not start: {programs.last_words(log)}")
         self._port = int(line)
-        self._put(f"/{BUCKET}")
+        self._put(f"/{bucket}")
 
     @property
     def url(self) -> str:
         """Return the address of the server."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address}:{self._port}"
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object; raises DemoError when the server refuses it."""
-        self._put(f"/{BUCKET}/{quote(name)}", data)
+        """Write an object; raises DemoError when the server refuses it.
+
+        s3fs wants a directory below which it mounts to be there: an object with "/" at its end.
+        """
+        self._put(f"/{self._bucket}/{quote(name)}", data)
 
     def _put(self, path: str, data: bytes = b"") -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        connection = http.client.HTTPConnection(self._address, self._port, timeout=10)
         try:
             connection.request("PUT", path, data)
             status = connection.getresponse().status
@@ -72,11 +78,11 @@ class ObjectStore:
         programs.stop(self._server)
 
 
-def serve() -> None:
+def serve(address: str) -> None:
     """Serve until standard input ends; the port is the first line of output."""
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address=address, port=0, verbose=False)
     server.start()
     print(server.get_host_and_port()[1], flush=True)
     sys.stdin.read()
@@ -84,4 +90,4 @@ def serve() -> None:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(sys.argv[1])

@@ -50,6 +50,7 @@ echo "$pid"
 exec "$@"
 """
 PAUSE = ("sleep", "infinity")
+PYTHON = os.path.realpath(sys.executable)  # a pod has the interpreter, not the environment
 _NAMESPACES = ("unshare", "--mount", "--uts", "--pid", "--fork", "--kill-child")
 
 

@@ -8,14 +8,13 @@ Bidirectional, the application has the mount point itself with HostToContainer.
 import enum
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import csi_fluid
-from csi_fluid.demo.pods import Container, Image, Propagation, VolumeMount
+from csi_fluid.demo.pods import PYTHON, Container, Image, Propagation, VolumeMount
 from csi_fluid.demo.waiting import until
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
@@ -24,7 +23,6 @@ PARENT = "/jfs"
 LEAF = "jindofs-fuse"
 MOUNT_POINT = f"{PARENT}/{LEAF}"
 _PACKAGE = Path(csi_fluid.__file__).parents[1]
-PYTHON = os.path.realpath(sys.executable)  # the container has the interpreter, not the environment
 
 # $1 is the mount point, the rest bindfs's options; mkdir fails where a dead mount stands.
 _DEVICE = "[ -e /dev/fuse ] || mknod /dev/fuse c 10 229\n"
@@ -110,7 +108,7 @@ class Sidecar:
             answers,
             f"the FUSE sidecar to mount at {self.host_path}",
             timeout_s=timeout_s,
-            every_s=0.01,
+            every_s=0.001,
         )
         return time.monotonic()
 

@@ -2,27 +2,18 @@
 
 import re
 import subprocess
-from dataclasses import dataclass
 
 from csi_fluid.demo import watchers
 from csi_fluid.demo.errors import DemoError
 from csi_fluid.demo.node import Node
 from csi_fluid.demo.options import WORKSPACE, Options
-from csi_fluid.demo.pods import Container, VolumeMount
-from csi_fluid.demo.screen import Screen, duration
-from csi_fluid.demo.serverless import MOUNT_POINT, PYTHON, Agent, Sidecar
+from csi_fluid.demo.pods import VolumeMount
+from csi_fluid.demo.screen import Screen
+from csi_fluid.demo.serverless import MOUNT_POINT, Agent, Sidecar
 from csi_fluid.demo.waiting import pause, until
-from csi_fluid.demo.watchers import Listing, Reader
-from recover.linux import mountinfo
+from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
 
-_FILES = {
-    "config.json": b'{"model": "demo"}\n',
-    "model-00001.safetensors": bytes(48 * 1024),
-    "model-00002.safetensors": bytes(32 * 1024),
-}
-_LATER = "model-00003.safetensors"  # put behind the mount while no daemon runs
 _BACK_OFF_S = 2.0  # until "kubelet" restarts the sidecar
-_HEAL_TIMEOUT_S = 10.0
 _LATENCY = re.compile(r" healed .*latency_ms=([\d.]+)")
 
 
@@ -42,16 +33,6 @@ def tell(options: Options, *, read_only: bool = True) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Application:
-    """The container that lists, one that reads at a finer grain, and what both say."""
-
-    main: Container
-    side: Container
-    listing: Listing
-    reader: Reader
-
-
 class _Story:
     def __init__(self, screen: Screen, node: Node, *, read_only: bool) -> None:
         self._screen = screen
@@ -64,27 +45,25 @@ class _Story:
         self._screen.title("csi-fluid demo: a serverless pod, whose FUSE sidecar dies")
         self._begin()
         app = self._application()
-        until(lambda: app.listing.listed >= 2 and app.reader.reads, "the pod's first listings")
+        app.await_first_listings()
         mounted_at = self._crash()
         self._await_heal(app)
         self._add_up(app, mounted_at)
 
     def _begin(self) -> None:
-        for name, content in _FILES.items():
+        for name, content in FILES.items():
             (self._sidecar.source / name).write_bytes(content)
         with self._screen.step(f"container fluid-fuse-0: bindfs mounts {MOUNT_POINT}, read-only"):
             self._sidecar.start()
         with self._screen.step(f"container agent: csi-fluid agent --mount={MOUNT_POINT}=..."):
             self._agent.start()
 
-    def _application(self) -> _Application:
-        image, file = self._node.image, f"/data/{next(iter(_FILES))}"
+    def _application(self) -> Witness:
         volumes = [VolumeMount(self._sidecar.host_path, "/data")]
         with self._screen.step("the application has the mount at /data, HostToContainer"):
-            main = Container(image, "main", volumes, watchers.LISTING).ready()
-            side = Container(image, "side", volumes, watchers.reading(PYTHON, file)).ready()
+            app = Witness(self._node.image, volumes, volumes, self._screen)
         self._screen.event(f"the application runs: {watchers.LISTING[-1]}", style="bold cyan")
-        return _Application(main, side, Listing(main, self._screen.pod), Reader(side))
+        return app
 
     def _crash(self) -> float:
         """Do what `kubectl exec -c fluid-fuse-0 -- kill 1` does; return when it serves again."""
@@ -93,54 +72,37 @@ class _Story:
         # Where the daemon ends quickly, the kernel ends this command with its PID namespace.
         subprocess.run([*enter, "kill", "1"], check=False, capture_output=True, timeout=10)
         self._sidecar.await_end()
-        (self._sidecar.source / _LATER).write_bytes(bytes(16 * 1024))
+        (self._sidecar.source / LATER).write_bytes(LATER_DATA)
         pause(_BACK_OFF_S)
         at = self._sidecar.start()
         text = "fluid-fuse-0 was restarted, as kubelet does: its new mount answers"
         self._screen.event(text, style="bold yellow")
         return at
 
-    def _await_heal(self, app: _Application) -> None:
+    def _await_heal(self, app: Witness) -> None:
         try:
-            until(lambda: app.reader.reads, "the pod to read again", timeout_s=_HEAL_TIMEOUT_S)
+            app.await_reading()
             until(lambda: self._latency_s is not None, "the agent to tell of the heal")
-            until(lambda: _LATER in app.listing.names, f"the pod to list {_LATER}, too")
+            app.await_later()
         except TimeoutError as error:
             words = "\n".join(self._agent.said[-5:])
             raise DemoError(f"{error}\nthe agent's last words:\n{words}") from error
         self._screen.event(
-            f"the agent healed the mount: the application lists again, {_LATER} too",
+            f"the agent healed the mount: the application lists again, {LATER} too",
             style="bold green",
         )
-        seen = app.listing.listed
-        until(lambda: app.listing.listed > seen, "one more listing")
+        app.await_listing()
 
     @property
     def _latency_s(self) -> float | None:
         found = [match for line in self._agent.said if (match := _LATENCY.search(line))]
         return float(found[-1][1]) / 1000 if found else None
 
-    def _add_up(self, app: _Application, mounted_at: float) -> None:
-        outage = app.reader.outage()
-        assert outage is not None, "the reader saw no outage"
+    def _add_up(self, app: Witness, mounted_at: float) -> None:
         assert self._latency_s is not None
-        layers = max(len(mountinfo.read(c.pid).stack("/data")) for c in (app.main, app.side))
-        bare = (
-            "an empty directory showed" if "ENOENT" in outage.errors else "never an empty directory"
-        )
-        healed_s = max(0.0, outage.end - mounted_at)
-        rows = {
-            "outage in the pod": (
-                duration(outage.end - outage.begin),
-                f"of that, the sidecar was gone for {duration(mounted_at - outage.begin)}",
-            ),
-            "healed after": (
-                duration(self._latency_s),
-                "from the new mount's answer to the last check",
-            ),
-            "pod reads after": (duration(healed_s), "the same, as a loop in the pod saw it"),
-            "errors in the pod": (", ".join(sorted(outage.errors)), bare),
-            "layers at /data": (str(layers), "at most two, after any number of crashes"),
+        rows = app.rows("the sidecar", mounted_at, self._latency_s)
+        rows |= {
+            "layers at /data": (str(app.layers), "at most two, after any number of crashes"),
             "strategy": ("anchor", "the agent sees no process and no mount of the application"),
         }
         self._screen.table("One crash of a sidecar", rows)

@@ -1,10 +1,7 @@
 """The story in order: set up, publish, list, kill, restart, list again, add up."""
 
-import os
 import subprocess
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import grpc
@@ -16,11 +13,10 @@ from csi_fluid.demo.filesystems import Bindfs, Filesystem, Rclone, S3fs
 from csi_fluid.demo.node import Node
 from csi_fluid.demo.options import WORKSPACE, Options
 from csi_fluid.demo.plugin import Plugin, Volume
-from csi_fluid.demo.pods import Container, Propagation, VolumeMount
-from csi_fluid.demo.screen import Screen, duration
+from csi_fluid.demo.pods import Propagation, VolumeMount
+from csi_fluid.demo.screen import Screen
 from csi_fluid.demo.waiting import pause, until
-from csi_fluid.demo.watchers import Listing, Reader
-from recover.linux import mountinfo
+from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
 from recover.store import Heal, Store
 
 _BUCKET = "a bucket on a local S3 server (moto)"
@@ -29,15 +25,7 @@ _FILESYSTEMS: dict[str, tuple[Callable[[Path], Filesystem], str]] = {
     "s3fs": (S3fs, _BUCKET),
     "rclone": (Rclone, _BUCKET),
 }
-_FILES = {
-    "config.json": b'{"model": "demo"}\n',
-    "model-00001.safetensors": bytes(48 * 1024),
-    "model-00002.safetensors": bytes(32 * 1024),
-}
-_LATER = "model-00003.safetensors"  # put behind the mount while no daemon runs
 _BACK_OFF_S = 2.5  # until "kubelet" restarts the daemon
-_HEAL_TIMEOUT_S = 10.0
-_PYTHON = os.path.realpath(sys.executable)  # the pod has the interpreter, not the environment
 
 
 def tell(options: Options, *plugin_options: str) -> int:
@@ -54,16 +42,6 @@ def tell(options: Options, *plugin_options: str) -> int:
     return 0
 
 
-@dataclass(frozen=True, slots=True)
-class _Pod:
-    """The pod: the container that lists, one beside it that reads, and what both say."""
-
-    main: Container
-    side: Container
-    listing: Listing
-    reader: Reader
-
-
 class _Story:
     def __init__(self, daemon: str, screen: Screen, node: Node, plugin: Plugin) -> None:
         self._name = daemon
@@ -74,8 +52,8 @@ class _Story:
     def run(self) -> None:
         self._screen.title(f"csi-fluid demo: {self._name} serves a volume to a pod, and dies")
         daemon = self._serve()
-        pod = self._pod(self._publish(daemon))
-        until(lambda: pod.listing.listed >= 2 and pod.reader.reads, "the pod's first listings")
+        pod = self._witness(self._publish(daemon))
+        pod.await_first_listings()
         self._crash(daemon)
         heal = self._await_heal(daemon, pod)
         self._add_up(daemon, pod, heal)
@@ -84,7 +62,7 @@ class _Story:
         make, data = _FILESYSTEMS[self._name]
         with self._screen.step(f"{data} holds the data of the dataset"):
             filesystem = make(self._node.folder("data"))
-            for name, content in _FILES.items():
+            for name, content in FILES.items():
                 filesystem.put(name, content)
         daemon = Daemon(filesystem, self._node.source("demo"), self._node.folder("daemon"))
         with self._screen.step(f"the FUSE daemon {self._name} mounts it, read-only"):
@@ -100,68 +78,48 @@ class _Story:
             self._plugin.client.publish(volume, target)
         return target
 
-    def _pod(self, target: Path) -> _Pod:
-        image, file = self._node.image, f"/data/{next(iter(_FILES))}"
+    def _witness(self, target: Path) -> Witness:
         slave = [VolumeMount(target, "/data")]
         private = [VolumeMount(target, "/data", Propagation.NONE)]
         with self._screen.step("a pod with two containers has the volume at /data"):
-            main = Container(image, "main", slave, watchers.LISTING).ready()
-            side = Container(image, "side", private, watchers.reading(_PYTHON, file)).ready()
+            pod = Witness(self._node.image, slave, private, self._screen)
         self._screen.event(f"the pod runs: {watchers.LISTING[-1]}", style="bold cyan")
-        return _Pod(main, side, Listing(main, self._screen.pod), Reader(side))
+        return pod
 
     def _crash(self, daemon: Daemon) -> None:
         self._screen.event(f"kill -9 {daemon.pid}: {self._name} is dead", style="bold red")
         daemon.kill()
-        daemon.filesystem.put(_LATER, bytes(16 * 1024))
+        daemon.filesystem.put(LATER, LATER_DATA)
         pause(_BACK_OFF_S)
         daemon.restart()
         text = f"{self._name} was restarted, as kubelet does: its new mount answers"
         self._screen.event(text, style="bold yellow")
 
-    def _await_heal(self, daemon: Daemon, pod: _Pod) -> Heal:
+    def _await_heal(self, daemon: Daemon, pod: Witness) -> Heal:
         try:
-            until(lambda: pod.reader.reads, "the pod to read again", timeout_s=_HEAL_TIMEOUT_S)
+            pod.await_reading()
             heal = until(lambda: self._recorded(daemon), "the plugin's record", every_s=0.05)
-            until(lambda: _LATER in pod.listing.names, f"the pod to list {_LATER}, too")
+            pod.await_later()
         except TimeoutError as error:
             raise DemoError(f"{error}\nthe plugin's last words:\n{self._plugin.words}") from error
         self._screen.event(
-            f"csi-fluid healed the volume: the pod lists again, {_LATER} too", style="bold green"
+            f"csi-fluid healed the volume: the pod lists again, {LATER} too", style="bold green"
         )
-        seen = pod.listing.listed
-        until(lambda: pod.listing.listed > seen, "one more listing")
+        pod.await_listing()
         return heal
 
     def _recorded(self, daemon: Daemon) -> Heal | None:
         heals = Store.read(self._node.state).heals(str(daemon.mount_point), limit=1)
         return heals[0] if heals and heals[0].ok else None
 
-    def _add_up(self, daemon: Daemon, pod: _Pod, heal: Heal) -> None:
-        outage = pod.reader.outage()
-        assert outage is not None, "the reader saw no outage"
-        layers = max(len(mountinfo.read(c.pid).stack("/data")) for c in (pod.main, pod.side))
-        healed_s = max(0.0, outage.end - daemon.answered_at)
-        bare = (
-            "an empty directory showed" if "ENOENT" in outage.errors else "never an empty directory"
-        )
-        gone = daemon.answered_at - outage.begin
-        rows = {
-            "outage in the pod": (
-                duration(outage.end - outage.begin),
-                f"of that, {self._name} was gone for {duration(gone)}",
-            ),
-            "healed after": (
-                duration(heal.latency_s),
-                "from the new mount's answer to the last check",
-            ),
-            "pod reads after": (duration(healed_s), "the same, as a loop in the pod saw it"),
-            "errors in the pod": (", ".join(sorted(outage.errors)), bare),
+    def _add_up(self, daemon: Daemon, pod: Witness, heal: Heal) -> None:
+        rows = pod.rows(self._name, daemon.answered_at, heal.latency_s)
+        rows |= {
             "mounts healed": (
                 f"{heal.healed} of {heal.copies}",
                 "kubelet's target and both containers",
             ),
-            "layers at /data": (str(layers), "mounts on top of each other"),
+            "layers at /data": (str(pod.layers), "mounts on top of each other"),
             "strategy": (heal.strategy, "each container's mount namespace is entered"),
         }
         self._screen.table("One crash", rows)

@@ -1,5 +1,6 @@
 """One cluster for the session, a new namespace for each test."""
 
+import contextlib
 import itertools
 import os
 import shutil
@@ -9,12 +10,12 @@ from typing import Any
 
 import pytest
 
+from csi_fluid.demo.objectstore import ObjectStore
 from tests import sandbox
 from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster, scratch
 from tests.cluster.fluid import Datasets, Fluid
 from tests.cluster.fluidobjects import Spec
-from tests.cluster.objectstore import Store
 from tests.cluster.plugin import Plugin
 from tests.cluster.recovery import Recovery
 from tests.cluster.scene import Scene
@@ -124,12 +125,14 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture
-def bucket(cluster: Cluster) -> Iterator[Store]:
+def bucket(cluster: Cluster, folder: Path) -> Iterator[ObjectStore]:
     """Serve the bucket that the walk-throughs' dataset names."""
-    with Store(cluster.node) as store:
-        store.make_bucket("demo-bucket")
+    store = ObjectStore(folder, "demo-bucket", cluster.node.host_ip)
+    with contextlib.closing(store):
+        for parent in ("dir/", "dir/sub/"):
+            store.put(parent, b"")
         for name in ("hello.txt", "model.bin", "sub/readme.txt"):
-            store.put("demo-bucket", f"dir/{name}", b"some bytes\n" * 100)
+            store.put(f"dir/{name}", b"some bytes\n" * 100)
         yield store
 
 

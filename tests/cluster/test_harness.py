@@ -1,15 +1,17 @@
 """The cluster itself does what the tests rely on; no plugin is needed here."""
 
+import contextlib
 import signal
+from pathlib import Path
 
 import pytest
 
+from csi_fluid.demo.objectstore import ACCESS_KEY, SECRET_KEY, ObjectStore
 from tests import sandbox
 from tests.cluster import objects
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
-from tests.cluster.objectstore import ACCESS_KEY, SECRET_KEY, Store
 from tests.cluster.settings import NODE_NAME, KubeletSettings
 from tests.cluster.traces import Traces
 from tests.cluster.waiting import ClusterError, wait_for
@@ -195,13 +197,14 @@ def test_the_audit_log_tells_who_asked_what(cluster: Cluster, namespace: str):
 
 
 def test_a_dataset_is_bound_and_its_client_runs_where_the_label_is(
-    cluster: Cluster, namespace: str
+    cluster: Cluster, namespace: str, folder: Path
 ):
     """Do the plugin's part, the label, by hand, and read an object of the bucket on the node."""
     fluid = Fluid(cluster)
-    with Store(cluster.node) as store:
-        store.make_bucket("bucket")
-        store.put("bucket", "dir/hello", b"hello\n")
+    store = ObjectStore(folder, "bucket", cluster.node.host_ip)
+    with contextlib.closing(store):
+        store.put("dir/", b"")
+        store.put("dir/hello", b"hello\n")
         told = {"FUSE_KIND": "s3fs", "FUSE_SOURCE": "bucket:/dir", "FUSE_ENDPOINT": store.url}
         keys = {"fs.oss.accessKeyId": ACCESS_KEY, "fs.oss.accessKeySecret": SECRET_KEY}
         cluster.apply(objects.secret("keys", keys), namespace=namespace)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from csi_fluid.demo.objectstore import ObjectStore
 from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
-from tests.cluster.objectstore import Store
 from tests.cluster.page import Page, excerpt
 from tests.cluster.plugin import Plugin
 from tests.cluster.recovery import Recovery
@@ -42,7 +42,7 @@ def spec(
     image: Plugin,
     injector: FluidWebhook,
     recovery: Recovery,
-    bucket: Store,
+    bucket: ObjectStore,
 ) -> Iterator[Spec]:
     """Return what the stand-ins are to make of the page's dataset."""
     image.remove()

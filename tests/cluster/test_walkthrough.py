@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from csi_fluid.demo.objectstore import ObjectStore
 from tests.cluster import fluid as double
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
-from tests.cluster.objectstore import Store
 from tests.cluster.page import NOT_CONNECTED, Page, excerpt
 from tests.cluster.plugin import Plugin
 from tests.cluster.settings import NODE_NAME, ROOT
@@ -33,7 +33,7 @@ def as_on_this_cluster(text: str) -> str:
 
 
 @pytest.fixture
-def spec(cluster: Cluster, fluid: Fluid, bucket: Store) -> Iterator[Spec]:
+def spec(cluster: Cluster, fluid: Fluid, bucket: ObjectStore) -> Iterator[Spec]:
     """Return what the stand-in for Fluid is to make of the page's dataset."""
     told = {
         "FUSE_KIND": "s3fs",

@@ -1,11 +1,11 @@
 """A process that does one thing over and over in a container, and tells each new outcome."""
 
 import errno
-import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Self
+
+from csi_fluid.demo.pods import PYTHON
 
 _SCRIPT = """
 import errno, os, sys, threading
@@ -42,9 +42,8 @@ class Watch:
     def __init__(self, pid: int, act: str, path: str | Path) -> None:
         """Begin in the namespaces and root of a process."""
         enter = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root"]
-        python = os.path.realpath(sys.executable)
         self._process = subprocess.Popen(
-            [*enter, python, "-I", "-c", _SCRIPT, act, str(path)],
+            [*enter, PYTHON, "-I", "-c", _SCRIPT, act, str(path)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
