@@ -14,7 +14,9 @@ Everything here needs the context of `namespaces.visit` and touches no FUSE path
 """
 
 import contextlib
+import itertools
 import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,7 +155,8 @@ def bind(source: Mount, path: Path, root_fd: int) -> None:
         with mounts.closing(take(source, read_only=False)) as fd:
             mounts.attach_bare(fd, str(path), root_fd)
     except BaseException:
-        path.rmdir()
+        with contextlib.suppress(OSError):
+            path.rmdir()
         raise
 
 
@@ -199,6 +202,37 @@ def remove(anchor: Anchor, root_fd: int) -> None:
 def clear(mount: Mount, root_fd: int) -> None:
     """Detach exactly this mount from the top of its mount point, on the host and everywhere."""
     _detach(mount.mount_point, mount, root_fd)
+
+
+def flatten(stack: Sequence[Mount], places: Mapping[Mount, Path], root_fd: int) -> None:
+    """Leave one mount of a stack, the topmost, which is live; the dead ones beneath it go.
+
+    Each dead one that has a place is bound there as an anchor when it is uncovered.  Whatever
+    fails, the live one stays at the mount point.  Raises Covered or OSError.
+    """
+    with (
+        mounts.closing(take(stack[-1], read_only=False)) as fd,
+        _on_top_at_worst(fd, stack[-1].mount_point, root_fd),
+    ):
+        for covered, cover in reversed(list(itertools.pairwise(stack))):
+            clear(cover, root_fd)
+            if covered in places:
+                bind(covered, places[covered], root_fd)
+        mounts.swap(fd, tuple(stack[:1]), root_fd)
+
+
+@contextlib.contextmanager
+def _on_top_at_worst(clone_fd: int, path: str, root_fd: int) -> Iterator[None]:
+    """Mount a detached copy on whatever is at a path if the block fails before that is done."""
+    try:
+        yield
+    except BaseException:
+        with (
+            contextlib.suppress(OSError),  # it was done
+            mounts.closing(mounts.open_path(path, root_fd)) as place,
+        ):
+            mounts.attach(clone_fd, place, about=path)
+        raise
 
 
 def _detach(path: str, mount: Mount, root_fd: int) -> None:

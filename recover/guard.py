@@ -11,19 +11,17 @@ the application, whose copy hangs off the anchor alone, never sees that director
 
 import contextlib
 import functools
-import itertools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from recover import anchor as anchors, observer as told, policy
 from recover.anchor import Anchor, Place
 from recover.deliver import Carrier, Delivery
 from recover.errors import Error
 from recover.lease import Lease
-from recover.linux import mounts, namespaces
+from recover.linux import namespaces
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Prober
 from recover.observer import Observer
@@ -281,7 +279,7 @@ class Guard:
                 return _AGAIN_S
             # what may fail, on a full disk, comes before anything is touched
             places = {m: anchors.reserve(self.place) for m in dead if m.shared not in anchored}
-            self._visit(functools.partial(_flatten, stack, places))
+            self._visit(functools.partial(anchors.flatten, stack, places))
         return 0.0
 
     def _anchor(self, sight: Sight, mount: Mount) -> None:
@@ -346,13 +344,3 @@ class Guard:
 
     def _tell(self, event: told.Event) -> None:
         self._observer.tell(event)
-
-
-def _flatten(stack: tuple[Mount, ...], places: Mapping[Mount, Path], root_fd: int) -> None:
-    """Leave a copy of the topmost mount alone of a stack; the others are anchored where told."""
-    with mounts.closing(anchors.take(stack[-1], read_only=False)) as fd:
-        for covered, cover in reversed(list(itertools.pairwise(stack))):
-            anchors.clear(cover, root_fd)
-            if covered in places:
-                anchors.bind(covered, places[covered], root_fd)
-        mounts.swap(fd, stack[:1], root_fd)
