@@ -19,7 +19,7 @@ def fluid_system(cluster: Cluster) -> None:
 
 
 @pytest.mark.usefixtures("fluid_system")
-@pytest.mark.parametrize("folder", ["base", "serverless", *OVERLAYS])
+@pytest.mark.parametrize("folder", ["base", "serverless", "serverless/monitoring", *OVERLAYS])
 def test_the_api_server_takes_every_object_and_knows_every_field(cluster: Cluster, folder: str):
     objects = manifests.rendered(folder)
     known = [o for o in objects if not o["apiVersion"].startswith(OPERATOR)]

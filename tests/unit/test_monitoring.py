@@ -15,15 +15,18 @@ from tests.manifests import FOLDER, Object
 
 MONITORING = FOLDER / "components/monitoring"
 OVERLAY = "overlays/monitoring"
-KNOWN = {metric.name: metric for metric in metrics.METRICS}
+WEBHOOK = "serverless/monitoring"
+RULES = (MONITORING / "prometheusrule.yaml", FOLDER / WEBHOOK / "prometheusrule.yaml")
+KNOWN = {metric.name: metric for metric in (*metrics.METRICS, *metrics.WEBHOOK_METRICS)}
 # What Prometheus itself adds to a sample here, and what a histogram's buckets have.
 ADDED_LABELS = {"node", "job", "instance", "le"}
 SERIES = re.compile(r"\b(csi_fluid_\w+)(?:\{([^}]*)\})?")
 
 
 def rules() -> list[Object]:
-    (document,) = manifests.read(MONITORING / "prometheusrule.yaml")
-    return [rule for group in document["spec"]["groups"] for rule in group["rules"]]
+    documents = [document for path in RULES for document in manifests.read(path)]
+    groups = [group for document in documents for group in document["spec"]["groups"]]
+    return [rule for group in groups for rule in group["rules"]]
 
 
 def dashboard() -> Object:
@@ -65,7 +68,7 @@ def test_every_state_and_result_in_a_query_is_one_that_the_program_tells():
     text = "\n".join([*(rule["expr"] for rule in rules()), *queries()])
 
     assert set(re.findall(r'\bstate!?="(\w+)"', text)) <= set(metrics.STATES)
-    assert set(re.findall(r'\bresult="(\w+)"', text)) <= {"healed", "failed", "skipped"}
+    assert set(re.findall(r'\bresult="(\w+)"', text)) <= {"healed", "failed", "skipped", "error"}
 
 
 def test_the_dashboard_shows_what_the_plugin_counts():
@@ -88,18 +91,21 @@ def test_the_dashboard_reaches_the_cluster_as_it_lies_here():
     assert json.loads(found["data"]["csi-fluid.json"]) == dashboard()
 
 
-def test_the_plugins_pods_are_what_is_scraped():
-    objects = manifests.rendered(OVERLAY)
-    service, monitor = (manifests.one(objects, k) for k in ("Service", "ServiceMonitor"))
-    template = manifests.one(objects, "DaemonSet")["spec"]["template"]
+@pytest.mark.parametrize(
+    ("folders", "kind"), [([OVERLAY], "DaemonSet"), (["serverless", WEBHOOK], "Deployment")]
+)
+def test_the_pods_are_what_is_scraped(folders: list[str], kind: str):
+    objects = [found for folder in folders for found in manifests.rendered(folder)]
+    monitor = manifests.one(objects, "ServiceMonitor")
+    label = monitor["spec"]["selector"]["matchLabels"]["app"]
+    service = manifests.one(objects, "Service", label)
+    template = manifests.one(objects, kind)["spec"]["template"]
     (port,) = service["spec"]["ports"]
     (endpoint,) = monitor["spec"]["endpoints"]
     ports = [p for c in template["spec"]["containers"] for p in c["ports"]]
 
     assert service["spec"]["selector"].items() <= template["metadata"]["labels"].items()
-    assert (
-        monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
-    )
+    assert service["metadata"]["labels"]["app"] == label
     assert endpoint["port"] == port["name"]
     assert port["targetPort"] in {p["name"] for p in ports}
     assert f'job="{service["metadata"]["name"]}"' in "".join(rule["expr"] for rule in rules())
@@ -153,6 +159,12 @@ CASES: dict[str, tuple[dict[str, str], int]] = {
         16,
     ),
     "CsiFluidEventsWait": ({f"csi_fluid_api_events_waiting{{{NODE}}}": "0 1x20"}, 16),
+    "CsiFluidWebhookDown": ({'up{job="csi-fluid-webhook-metrics",instance="a"}': "1 0x20"}, 6),
+    "CsiFluidAdmissionsFail": ({'csi_fluid_admissions_total{result="error"}': "_ _ 1 1 1"}, 2),
+    "CsiFluidCertificateEnds": (  # seven days and two minutes at the beginning
+        {'csi_fluid_certificate_expiry_timestamp_seconds{instance="a"}': "604920x20"},
+        13,
+    ),
     "CsiFluidPluginDown": ({f'up{{{NODE},job="csi-nodeplugin-fluid"}}': "1 0x20"}, 6),
 }
 
@@ -217,9 +229,10 @@ def test_an_alert_comes_when_its_case_says_and_not_before(tmp_path: Path, alert:
     promtool(tmp_path, alert, minute, fires=True)
 
 
-def test_the_rules_are_sound_for_promtool(tmp_path: Path):
+@pytest.mark.parametrize("path", RULES, ids=lambda path: path.parent.parent.name)
+def test_the_rules_are_sound_for_promtool(tmp_path: Path, path: Path):
     sandbox.require("promtool")
-    (document,) = manifests.read(MONITORING / "prometheusrule.yaml")
+    (document,) = manifests.read(path)
     (tmp_path / "rules.yaml").write_text(json.dumps(document["spec"]))
     command = ("promtool", "check", "rules", "--lint-fatal", tmp_path / "rules.yaml")
     done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)

@@ -46,7 +46,7 @@ def given() -> Any:
 def test_every_file_is_listed():
     listed = read("kustomization")["resources"]
 
-    assert set(listed) == {p.name for p in SERVERLESS.iterdir()} - {"kustomization.yaml"}
+    assert set(listed) == {p.name for p in SERVERLESS.glob("*.yaml")} - {"kustomization.yaml"}
 
 
 def test_kubectl_renders_it_with_every_name_in_fluids_namespace():
