@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import time
+import urllib.request
 
 import pytest
 
-from csi_fluid.demo.serverless import LEAF, Client
+from csi_fluid.demo.serverless import LEAF, MOUNT_POINT, Client
 from recover.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
 from tests.privileged.serverless import serverless
@@ -99,6 +101,29 @@ def test_the_health_file_is_there_while_the_agent_works(node: Node):
         pod.agent.end()
 
         assert not file.exists()
+
+
+def test_the_metrics_count_what_the_agent_does(node: Node):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    with serverless(node, Client.UNMOUNTS, options=[f"--metrics-addr=127.0.0.1:{port}"]) as pod:
+        pod.start()
+        pod.await_anchors(1)
+        assert 'csi_fluid_publications{state="healthy"} 1' in metrics()
+
+        pod.data[0].kill()
+        until(lambda: 'csi_fluid_publications{state="broken"} 1' in metrics(), "it is seen")
+        pod.data[0].start()
+
+        healed = 'csi_fluid_heals_total{result="healed",strategy="anchor"} 1'
+        until(lambda: healed in metrics(), "the heal is counted")
+        assert 'csi_fluid_heal_seconds_count{strategy="anchor"} 1' in metrics()
+        assert f'csi_fluid_layers{{source="{MOUNT_POINT}"}} 2' in metrics()
 
 
 def test_an_agent_that_was_told_to_leave_ends_without_a_signal(node: Node):
