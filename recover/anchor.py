@@ -166,11 +166,14 @@ def take(source: Mount, *, read_only: bool) -> int:
     A peer of the live mount: what hangs off the copy goes on hanging off the mount on the host,
     also when every anchor is lost.
     """
-    flags = frozenset({"ro"} if read_only else ())
-    fd = mounts.clone(source.mount_point, "", Attributes(flags, "peer", keep=True))
-    if mountinfo.superblock(fd) != source.dev:
+    return _peer(source.mount_point, source.dev, frozenset({"ro"} if read_only else ()))
+
+
+def _peer(path: str, dev: str, flags: frozenset[str] = frozenset()) -> int:
+    fd = mounts.clone(path, "", Attributes(flags, "peer", keep=True))
+    if mountinfo.superblock(fd) != dev:
         os.close(fd)
-        raise Covered(f"{source.mount_point} was mounted anew while it was being cloned")
+        raise Covered(f"{path} was mounted anew while it was being cloned")
     return fd
 
 
@@ -197,6 +200,15 @@ def remove(anchor: Anchor, root_fd: int) -> None:
     bare(anchor, root_fd)
     _detach(anchor.path, anchor.base, root_fd)
     Path(anchor.path).rmdir()
+
+
+def put_back(anchor: Anchor, mount_point: str, root_fd: int) -> None:
+    """Mount an anchor's generation at the mount point, where nothing is mounted now.
+
+    Raises Covered or OSError.
+    """
+    with mounts.closing(_peer(anchor.path, anchor.base.dev)) as fd:
+        mounts.attach_bare(fd, mount_point, root_fd)
 
 
 def clear(mount: Mount, root_fd: int) -> None:

@@ -33,6 +33,7 @@ STRATEGY = "anchor"
 _STAND_BACK_S = 1.0  # between two looks whether the node plugin still heals
 _TURN_S = 0.5  # other agents change a shared mount point within milliseconds
 _AGAIN_S = 0.02
+_TAKEN_S = 5.0  # a pod that ends unmounts too, and says so to its agent within that time
 _NODE_S = 0.05
 _KEPT = 256  # anchors; from the generation of each a container may have been started
 
@@ -87,6 +88,7 @@ class Guard:
         self._backoff = Backoff()
         self._state = ""
         self._away_since: float | None = None
+        self._taken_since: float | None = None
         self._seen = 0  # version of our mount table when all was well
         self._complaints: dict[str, str] = {}
         self._publication = Publication(
@@ -172,6 +174,9 @@ class Guard:
                 self._state = "hung"
                 self._tell(told.Hung(self._source, self.publications, time.time()))
             return self._period_s
+        if sight.top is None and (anchor := self._eyes.living(sight)) is not None:
+            return self._taken_away(sight, anchor)
+        self._taken_since = None
         is_known = self.live or sight.anchors or sight.top is not None
         dead = sight.dead
         if is_known and (sight.top is None or dead is not None):
@@ -183,6 +188,25 @@ class Guard:
             if not alone:
                 return _AGAIN_S
             self._visit(functools.partial(anchors.clear, dead))
+        return 0.0
+
+    def _taken_away(self, sight: Sight, anchor: Anchor) -> float:
+        """Put a mount back that somebody unmounted although its daemon lives.
+
+        Of pods that share a host path each unmounts what is topmost there when it ends.  The
+        applications go on, but a container that is restarted would find an empty directory.
+        """
+        now = time.monotonic()
+        self._taken_since = self._taken_since or now
+        if now - self._taken_since < _TAKEN_S or self.place.leaving.exists():
+            return self._period_s
+        with self._alone(sight) as alone:
+            if not alone:
+                return _AGAIN_S
+            self._visit(functools.partial(anchors.put_back, anchor, self.target.mount_point))
+        _log.warning(
+            "%s had been unmounted although its FUSE daemon lives: mounted again", self._source
+        )
         return 0.0
 
     def _break(self) -> None:
@@ -224,6 +248,7 @@ class Guard:
         if live.dev != self.live:
             self._backoff.reset()
         self.live = live.dev
+        self._taken_since = None
         if dead := self._dead_beneath(sight):
             return self._flatten(sight, dead, live)
         try:

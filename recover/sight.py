@@ -69,6 +69,7 @@ class Eyes:
         self._prober = prober
         self._own = OwnTable()
         self._pins: dict[str, int] = {}  # a descriptor by which a covered superblock can be asked
+        self._gone: set[str] = set()  # superblocks of anchors whose daemons are dead, for good
 
     @property
     def version(self) -> int:
@@ -82,6 +83,19 @@ class Eyes:
         """Tell whether a superblock still answers at the mount point."""
         reply = self._prober.ask(self._place.mount_point)
         return reply.alive and reply.dev == dev
+
+    def living(self, sight: Sight) -> Anchor | None:
+        """Return the newest anchor that shows nothing but its own generation, if that answers."""
+        self._gone &= {anchor.base.dev for anchor in sight.anchors}
+        for anchor in reversed(sight.anchors):
+            if anchor.base.dev in self._gone:
+                continue
+            reply = self._prober.ask(anchor.path)
+            if reply.answer is Answer.DEAD:
+                self._gone.add(reply.dev)
+            if reply.alive and reply.dev == anchor.base.dev and anchor.top is anchor.base:
+                return anchor
+        return None
 
     def look(self) -> Sight:
         """Return what is true now."""

@@ -5,6 +5,7 @@ import signal
 
 import pytest
 
+from csi_fluid.demo import programs
 from csi_fluid.demo.serverless import LEAF, Client
 from recover.anchor import FOLDER
 from tests.harness import Node, until
@@ -234,6 +235,28 @@ def test_a_container_that_mounts_it_read_only_can_never_write(node: Node, client
             seen = watch.outcomes()
 
         assert seen - GONE == {"EROFS"}
+
+
+def test_a_mount_that_somebody_took_away_from_a_living_daemon_is_put_back(node: Node):
+    """As a pod does when it ends, with the mount of another one that shares its host path."""
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        path = pod.data[0].host_path
+        (before,) = node.sees.layers(path)
+
+        programs.run("umount", "-l", path)
+        assert not app.sees.error("/data0")
+        restarted = pod.app("restarted")
+        until(lambda: node.sees.layers(path), "the mount to be back")
+
+        for container in (app, restarted, pod.app("later")):
+            pod.await_whole(container)
+        assert [m.dev for m in node.sees.layers(path)] == [before.dev]
+        assert not pod.said("FuseBroken")
+        assert pod.said("mounted again")
+        pod.crash()
+        pod.await_layers(app, 2)
 
 
 def test_two_pods_that_share_a_path_on_the_node_heal_each_by_its_own_agent(node: Node):

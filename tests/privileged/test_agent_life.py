@@ -8,6 +8,7 @@ import urllib.request
 
 import pytest
 
+from csi_fluid.demo import programs
 from csi_fluid.demo.serverless import LEAF, MOUNT_POINT, Client
 from recover.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
@@ -136,6 +137,20 @@ def test_an_agent_that_was_told_to_leave_ends_without_a_signal(node: Node):
         pod.leave()
 
         until(lambda: not pod.agent.container.alive, "the agent to end", timeout_s=20)
+        assert not pod.left_on_the_node
+
+
+def test_what_a_pod_unmounts_as_it_ends_is_not_put_back(node: Node):
+    with serverless(node, Client.UNMOUNTS, options=["--period=20ms"]) as pod:
+        pod.start()
+        pod.await_anchors(1)
+
+        programs.run("umount", "-l", pod.data[0].host_path)  # as the sidecar's preStop hook does
+        pause(0.5)
+        pod.leave()
+
+        until(lambda: not pod.agent.container.alive, "the agent to end", timeout_s=20)
+        assert not pod.said("mounted again")
         assert not pod.left_on_the_node
 
 
