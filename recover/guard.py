@@ -134,15 +134,17 @@ class Guard:
         """
         while time.monotonic() < deadline and self._eyes.look().live is not None:
             pause(0.1)
-        sight = self._eyes.look()
-        if sight.dead is not None:
-            self._visit(functools.partial(anchors.clear, sight.dead))
         errors: list[Error | OSError] = []
-        for anchor in sight.anchors:
-            try:
-                self._visit(functools.partial(anchors.remove, anchor))
-            except (Error, OSError) as error:
-                errors.append(error)
+        with self._turn.hold():
+            sight = self._eyes.look()
+            acts = [functools.partial(anchors.remove, anchor) for anchor in sight.anchors]
+            if sight.dead is not None:
+                acts.insert(0, functools.partial(anchors.clear, sight.dead))
+            for act in acts:
+                try:
+                    self._visit(act)
+                except (Error, OSError) as error:
+                    errors.append(error)
         self.place.remove()
         if errors:
             raise errors[0]

@@ -1,0 +1,73 @@
+"""Daemons, agents and applications of serverless pods end and come back in any order."""
+
+import contextlib
+import functools
+import random
+import signal
+
+import pytest
+
+from csi_fluid.demo.serverless import Client
+from tests.harness import Node, pause, until
+from tests.harness.node import Container
+from tests.privileged.serverless import ServerlessPod, serverless
+
+STEPS = 12
+DEEDS = ("daemon", "agent", "agent first", "daemon first", "application")
+
+
+def do(deed: str, pod: ServerlessPod, name: str) -> list[Container]:
+    """End parts of a pod and start them again; return the applications that were added."""
+    agent, daemon = pod.agent, pod.data[0]
+    match deed:
+        case "daemon":
+            pod.crash()
+        case "agent":
+            agent.end(signal.SIGKILL)
+            agent.start()
+        case "agent first":
+            agent.end(signal.SIGKILL)
+            daemon.kill()
+            agent.start()
+            daemon.start()
+        case "daemon first":
+            agent.end(signal.SIGKILL)
+            pod.crash()
+            agent.start()
+        case _:
+            application = pod.app(name)
+            pause(0.05)  # the agent sees what it hangs off
+            return [application]
+    return []
+
+
+def reads(app: Container) -> bool:
+    return not app.sees.error("/data0") and app.sees.names("/data0") == {"file0"}
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("client", [Client.UNMOUNTS, Client.STACKS])
+@pytest.mark.parametrize("pods", [1, 2])
+def test_whatever_ends_in_whatever_order_every_application_reads_at_last(
+    node: Node, client: Client, pods: int, seed: int
+):
+    """The two pods share a host path; of one pod alone the layers are bounded too."""
+    chance = random.Random(seed)
+    with contextlib.ExitStack() as ends:
+        made = [
+            ends.enter_context(serverless(node, client, name=name, options=["--period=50ms"]))
+            for name in ("a", "b")[:pods]
+        ]
+        apps = [(pod, pod.start()) for pod in made]
+        for pod in made:
+            until(pod.anchors, f"anchors of {pod.name}")
+
+        for step in range(STEPS):
+            pod = chance.choice(made)
+            apps += [(pod, app) for app in do(chance.choice(DEEDS), pod, f"app{step}")]
+            pause(chance.random() * 0.2)
+
+        for pod, app in apps:
+            until(functools.partial(reads, app), f"it reads: {pod.agent.said[-8:]}")
+            if pods == 1:
+                pod.await_layers(app, 2)
