@@ -149,6 +149,7 @@ class Healer:
             self._state != "healthy"
             or self._version != own.version
             or self._has_older_generations()
+            or self.serving - {self.live}  # at a target, of no row: replaced before the first look
         ):
             return False
         reply = self._context.prober.ask(self.source)

@@ -88,6 +88,14 @@ def test_pods_that_share_a_host_path_all_read_on(serverless: Serverless):
         pod.await_heal(view, layers=4)
         assert pod.restarts("main") == 0
 
+    first, second = pods
+    listing = second.see().listing
+    first.delete()  # its client unmounts what is topmost there, whose ever that is
+    assert second.see().listing == listing
+    second.kill("main")
+
+    wait_for(lambda: second.see().listing == listing, "the restarted container to read", 20)
+
 
 def test_native_sidecars_heal_too(serverless: Serverless, injector: FluidWebhook):
     injector.native = True

@@ -77,3 +77,22 @@ def test_a_daemon_that_serves_on_after_its_unmount_is_left_alone_until_it_ends(
     assert whole(node, node.sees, target, data)
     assert whole(node, main.sees, "/data", data)
     after.close()
+
+
+def test_a_daemon_whose_mount_was_covered_before_the_first_look_is_watched_too(node: Node):
+    """The target shows it, and no row of a generation says so."""
+    data = node.dataset("demo", files=FILES)
+    with healing(node, period_s=0.1) as heal:
+        target = heal.publish(node.pod(), data)
+        old = only_layer(node.sees, target).dev
+        after = Daemon(data.daemon.filesystem, data.volume.source, node.machine.folder("second"))
+        after.start()
+        heal.await_looked(data)
+        heal.store.remove_generation(str(data.volume.source), old)
+        heal.await_ticks(2)
+
+        data.daemon.kill()
+        heal.healed(data)
+
+        assert whole(node, node.sees, target, data)
+        after.close()

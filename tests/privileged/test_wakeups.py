@@ -282,16 +282,15 @@ def test_a_daemon_that_is_slow_to_answer_is_healed_when_it_does(node: Node):
     with healing(node, period_s=60.0, probe_timeout_s=0.2) as heal:
         target = heal.publish(node.pod(), data)
         heal.await_looked(data)
-        data.daemon.kill()
-        until(lambda: heal.ear.of(told.Broken), "the break is told")
-
-        with ThreadPoolExecutor() as threads:
-            halted = threads.submit(halt_at_mount, node, data)
-            data.daemon.restart()
-            halted.result()
-
-        assert heal.ear.of(told.Hung)
-        await_whole(node, data, [(node.sees, target)])
+        while not heal.ear.of(told.Hung):  # it may answer before it is stopped
+            breaks = len(heal.ear.of(told.Broken))
+            data.daemon.kill()
+            until(lambda: len(heal.ear.of(told.Broken)) > breaks, "the break is told")  # noqa: B023
+            with ThreadPoolExecutor() as threads:
+                halted = threads.submit(halt_at_mount, node, data)
+                data.daemon.restart()
+                halted.result()
+            await_whole(node, data, [(node.sees, target)])
 
 
 def halt_at_mount(node: Node, data: Dataset) -> None:
