@@ -166,15 +166,8 @@ def take(source: Mount, *, read_only: bool) -> int:
     A peer of the live mount: what hangs off the copy goes on hanging off the mount on the host,
     also when every anchor is lost.
     """
-    return _peer(source.mount_point, source.dev, frozenset({"ro"} if read_only else ()))
-
-
-def _peer(path: str, dev: str, flags: frozenset[str] = frozenset()) -> int:
-    fd = mounts.clone(path, "", Attributes(flags, "peer", keep=True))
-    if mountinfo.superblock(fd) != dev:
-        os.close(fd)
-        raise Covered(f"{path} was mounted anew while it was being cloned")
-    return fd
+    attributes = Attributes(frozenset({"ro"} if read_only else ()), "peer", keep=True)
+    return mounts.clone(source.mount_point, "", attributes, source.dev)
 
 
 def bare(anchor: Anchor, root_fd: int) -> None:
@@ -207,7 +200,7 @@ def put_back(anchor: Anchor, mount_point: str, root_fd: int) -> None:
 
     Raises Covered or OSError.
     """
-    with mounts.closing(_peer(anchor.path, anchor.base.dev)) as fd:
+    with mounts.closing(take(anchor.base, read_only=False)) as fd:
         mounts.attach_bare(fd, mount_point, root_fd)
 
 

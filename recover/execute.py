@@ -183,7 +183,6 @@ class Executor:
             return _Prepared(step, -1)
         prepared = _Prepared(step, self._clone(step))
         try:
-            _check(prepared.clone_fd, self._source, self._live)
             if isinstance(step, Swap):
                 for mount in step.copy.nested:
                     prepared.nested.append(self._rebuild(mount, prepared, table()))
@@ -195,7 +194,7 @@ class Executor:
 
     def _clone(self, step: Swap | Cover | Attach) -> int:
         def clone() -> int:
-            return mounts.clone(step.origin, step.inner, step.attributes)
+            return mounts.clone(step.origin, step.inner, step.attributes, self._live)
 
         if not step.inner:
             return clone()
@@ -214,20 +213,15 @@ class Executor:
         def build() -> mounts.Nested:
             place_fd = mounts.open_inside(base_fd, inner[len(base) :])
             try:
-                fd = mounts.clone(origin.path, origin.inner, mounts.Attributes.of(mount))
+                attributes = mounts.Attributes.of(mount)
+                fd = mounts.clone(origin.path, origin.inner, attributes, origin.dev)
                 return mounts.Nested(inner, fd, place_fd)
             except BaseException:
                 os.close(place_fd)
                 raise
 
         key = ("nest", prepared.step.namespace.inode, mount.mount_point)
-        nested = self._prober.run(key, build, discard=mounts.Nested.close)
-        try:
-            _check(nested.clone_fd, origin.path, origin.dev)
-        except Covered:
-            nested.close()
-            raise
-        return nested
+        return self._prober.run(key, build, discard=mounts.Nested.close)
 
     def _try(self, prepared: "_Prepared", root_fd: int, *, verify: bool) -> Result:
         try:
@@ -304,11 +298,6 @@ def look(path: str, root_fd: int, live: str) -> None:
         raise Unverified(f"{path} was replaced but {reply.answer.value} ({reason})")
     if reply.dev != live:
         raise Unverified(f"{path} shows superblock {reply.dev} after the swap, not {live}")
-
-
-def _check(clone_fd: int, path: str, dev: str) -> None:
-    if mountinfo.superblock(clone_fd) != dev:
-        raise Covered(f"{path} was mounted anew while it was being cloned")
 
 
 def _by_visitors(

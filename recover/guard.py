@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from recover import anchor as anchors, observer as told, policy
 from recover.anchor import Anchor, Place
 from recover.deliver import Carrier, Delivery
-from recover.errors import Error
+from recover.errors import Covered, Error
 from recover.lease import Lease
 from recover.linux import namespaces
 from recover.linux.mountinfo import Mount
@@ -32,7 +32,6 @@ from recover.sight import Eyes, Sight
 STRATEGY = "anchor"
 _STAND_BACK_S = 1.0  # between two looks whether the node plugin still heals
 _TURN_S = 0.5  # other agents change a shared mount point within milliseconds
-_AGAIN_S = 0.02
 _TAKEN_S = 5.0  # a pod that ends unmounts too, and says so to its agent within that time
 _NODE_S = 0.05
 _KEPT = 256  # anchors; from the generation of each a container may have been started
@@ -108,7 +107,8 @@ class Guard:
     def run(self) -> float:
         """Do what is to be done now and return in how many seconds to look again.
 
-        Raises OSError where the directory of the mount point cannot be written to.
+        Raises OSError where the directory of the mount point cannot be written to, Covered where
+        another agent or the client was faster.
         """
         version = self._eyes.version
         if version == self._seen and self._eyes.answers(self.live):
@@ -159,14 +159,16 @@ class Guard:
         namespaces.visit(self._home, act, self._prober, key=key)
 
     @contextlib.contextmanager
-    def _alone(self, sight: Sight) -> Iterator[bool]:
-        """Keep the other agents from changing anything; False if what was seen is no longer so.
+    def _alone(self, sight: Sight) -> Iterator[None]:
+        """Keep the other agents from changing anything; Covered if what was seen is no longer so.
 
         What one of them did meanwhile may look the same: the kernel gives away a mount id again at
         once.  Taking a mount of the new state for one of the old could take the live one away.
         """
         with self._turn.hold() as mine:
-            yield mine and sight.holds(self._eyes.look())
+            if not mine or not sight.holds(self._eyes.look()):
+                raise Covered(f"{self._source}: somebody else changes it just now")
+            yield
 
     # -- while the source is away ----------------------------------------------------------------
 
@@ -186,9 +188,7 @@ class Guard:
         if dead is None or self._refused(dead):
             return self._period_s
         self._anchor(sight, dead)
-        with self._alone(sight) as alone:
-            if not alone:
-                return _AGAIN_S
+        with self._alone(sight):
             self._visit(functools.partial(anchors.clear, dead))
         return 0.0
 
@@ -202,9 +202,7 @@ class Guard:
         self._taken_since = self._taken_since or now
         if now - self._taken_since < _TAKEN_S or self.place.leaving.exists():
             return self._period_s
-        with self._alone(sight) as alone:
-            if not alone:
-                return _AGAIN_S
+        with self._alone(sight):
             self._visit(functools.partial(anchors.put_back, anchor, self.target.mount_point))
         _log.warning(
             "%s had been unmounted although its FUSE daemon lives: mounted again", self._source
@@ -269,9 +267,7 @@ class Guard:
             self._stand_back(is_wanted=not mine)
             if not mine:
                 return _STAND_BACK_S
-            with self._alone(sight) as alone:
-                if not alone:
-                    return _AGAIN_S
+            with self._alone(sight):
                 delivery = self._carrier.deliver(behind, live, read_only=self.target.read_only)
         return self._conclude(sight, delivery)
 
@@ -301,9 +297,7 @@ class Guard:
         """
         stack = (*dead, live)
         anchored = {anchor.base.shared for anchor in sight.anchors}
-        with self._alone(sight) as alone:
-            if not alone:
-                return _AGAIN_S
+        with self._alone(sight):
             # what may fail, on a full disk, comes before anything is touched
             places = {m: anchors.reserve(self.place) for m in dead if m.shared not in anchored}
             self._visit(functools.partial(anchors.flatten, stack, places))

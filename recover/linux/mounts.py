@@ -73,13 +73,16 @@ def open_path(path: str, root_fd: int = syscalls.AT_FDCWD) -> int:
     return syscalls.openat2(root_fd, path, os.O_PATH, _NO_LINKS | syscalls.RESOLVE_IN_ROOT)
 
 
-def clone(source: str, inner: str, attributes: Attributes) -> int:
+def clone(source: str, inner: str, attributes: Attributes, dev: str = "") -> int:
     """Return a detached copy of the mount at source, of its sub-path inner ("" for the whole).
 
     inner stays on the same superblock and follows no link: what lies inside belongs to a pod.
-    The caller owns the descriptor; closing it unattached dissolves the copy.
+    dev is the superblock that has to be there, if one has to.  The caller owns the descriptor;
+    closing it unattached dissolves the copy.  Raises Covered or OSError.
     """
     with closing(open_path(source)) as source_fd:
+        if dev and (found := mountinfo.superblock(source_fd)) != dev:
+            raise Covered(f"{source} shows superblock {found}, not {dev}: it changed meanwhile")
         if not inner.strip("/"):
             return _clone_fd(source_fd, attributes)
         resolve = _NO_LINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
@@ -171,21 +174,12 @@ def pin_all(stack: Sequence[Mount]) -> dict[str, int]:
     with contextlib.ExitStack() as kept:
         for mount in reversed(stack):
             if mount.dev not in pins:
-                pins[mount.dev] = _pin_superblock(mount)
+                pins[mount.dev] = clone(mount.mount_point, "", Attributes(), mount.dev)
                 kept.callback(os.close, pins[mount.dev])
             flags = syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW
             syscalls.umount2(mount.mount_point, flags)
         kept.pop_all()
     return pins
-
-
-def _pin_superblock(mount: Mount) -> int:
-    with closing(open_path(mount.mount_point)) as fd:
-        if (found := mountinfo.superblock(fd)) != mount.dev:
-            raise Covered(
-                f"{mount.mount_point} shows superblock {found}, not {mount.dev}: it changed"
-            )
-        return _clone_fd(fd, Attributes())
 
 
 def close_all(pins: dict[str, int]) -> None:

@@ -100,11 +100,11 @@ class ServerlessPod:
             f"{self.node.sees.layers(self.data[n].host_path)}",
         )
 
-    def await_layers(self, app: Container, most: int, n: int = 0) -> None:
-        """Wait until an application has no more mounts at a dataset, and sees the present one."""
+    def await_layers(self, app: Container, *numbers: int, n: int = 0) -> None:
+        """Wait until an application has so many mounts at a dataset, and sees the present one."""
         until(
-            lambda: len(app.sees.layers(f"/data{n}")) <= most,
-            f"{most} layers: {app.sees.layers(f'/data{n}')}, {self.agent.said[-8:]}",
+            lambda: len(app.sees.layers(f"/data{n}")) in numbers,
+            f"{numbers} layers: {app.sees.layers(f'/data{n}')}, {self.agent.said[-8:]}",
         )
         self.await_whole(app, n)
 

@@ -136,7 +136,7 @@ def test_a_client_may_be_back_before_the_agent(node: Node, client: Client, crash
                 apps.append(pod.app(f"app{len(apps)}"))
             pod.agent.start()
             for app in apps:
-                pod.await_layers(app, 2)
+                pod.await_layers(app, 1, 2)
 
         assert len(node.sees.layers(pod.data[0].host_path)) == 1
         pod.crash()
