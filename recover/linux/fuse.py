@@ -1,18 +1,20 @@
 """FUSE connections and the processes that serve them.
 
 A connection's number is the minor of its mounts' st_dev: fs/fuse/inode.c.  Which process holds its
-/dev/fuse descriptor is said by `fuse_connection:` in fdinfo since Linux 6.16; before, all processes
-that hold any such descriptor are possible daemons.
+/dev/fuse descriptor is said by `fuse_connection:` in fdinfo since Linux 6.16, once it is mounted;
+before, all processes that hold any such descriptor are possible daemons.
 """
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 
 from recover.linux import syscalls
 from recover.linux.mounts import closing
 
 _DEVICE = "/dev/fuse"
+_TOLD_SINCE = (6, 16)
 
 
 def connection_of(dev: str) -> int:
@@ -47,10 +49,14 @@ def control() -> int:
 
 def daemons(dev: str) -> tuple[int, ...]:
     """Return the process ids that serve a superblock, or may serve it on older kernels."""
-    connection = connection_of(dev)
-    return tuple(
-        pid for pid, serves in _holders() if connection in serves or (serves and None in serves)
-    )
+    # Where the kernel tells, a descriptor without a number is that of a process about to mount.
+    wanted = {connection_of(dev)} if _is_told() else {connection_of(dev), None}
+    return tuple(pid for pid, serves in _holders() if serves & wanted)
+
+
+def _is_told() -> bool:
+    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _TOLD_SINCE
 
 
 def _holders() -> Iterator[tuple[int, frozenset[int | None]]]:
