@@ -1,21 +1,18 @@
 """What is done to anchors, and at their mount point, on the real kernel."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
 from recover import anchor as anchors
 from recover.anchor import Anchor, Place
 from recover.errors import Covered
-from recover.linux import mountinfo, mounts, namespaces, syscalls
+from recover.linux import mountinfo, mounts, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
-from recover.linux.probe import Prober
 from tests.harness import Dataset, Node
-
-T = TypeVar("T")
+from tests.privileged.surgery import at_home, pile
 
 
 @pytest.fixture
@@ -45,17 +42,7 @@ def stack(path: str) -> tuple[Mount, ...]:
 
 def put(data: Dataset, path: str) -> None:
     """Mount a dataset on what stands at a path, in a peer group of its own."""
-    attributes = Attributes(propagation="shared")
-    with (
-        mounts.closing(mounts.clone(str(data.volume.source), "", attributes)) as fd,
-        mounts.closing(mounts.open_path(path)) as at,
-    ):
-        mounts.attach(fd, at)
-
-
-def at_home(func: Callable[[int], T]) -> T:
-    """Run a function in the thread context that unmounting by descriptor needs."""
-    return namespaces.visit(namespaces.home(), func, Prober())
+    pile(data.volume.source, path, attributes=Attributes(propagation="shared"))
 
 
 def test_a_stack_becomes_its_live_mount_and_the_dead_one_an_anchor(
@@ -67,7 +54,7 @@ def test_a_stack_becomes_its_live_mount_and_the_dead_one_an_anchor(
     before = stack(place.mount_point)
     path = anchors.reserve(place)
 
-    at_home(lambda root_fd: anchors.flatten(before, {before[0]: path}, root_fd))
+    at_home(anchors.flatten, before, {before[0]: path})
 
     assert [m.dev for m in stack(place.mount_point)] == [before[1].dev]
     assert [m.shared for m in stack(str(path))] == [before[0].shared]
@@ -82,7 +69,7 @@ def test_whatever_fails_the_live_mount_stays(dead: Dataset, live: Dataset, place
     put(live, str(path))  # so that nothing can be bound there
 
     with pytest.raises(Covered):
-        at_home(lambda root_fd: anchors.flatten(before, {before[0]: path}, root_fd))
+        at_home(anchors.flatten, before, {before[0]: path})
 
     assert [m.dev for m in stack(place.mount_point)] == [m.dev for m in before]
 
@@ -105,7 +92,7 @@ def test_what_an_anchor_lost_with_another_one_is_no_failure(
     assert len(one.stack) == len(other.stack) == 2
 
     for anchor in (one, other):
-        at_home(lambda root_fd, anchor=anchor: anchors.bare(anchor, root_fd))  # type: ignore[misc]
+        at_home(anchors.bare, anchor)
 
     assert stack(one.path) == one.stack[:1]
     assert stack(other.path) == other.stack[:1]
@@ -118,7 +105,7 @@ def test_an_anchor_that_shows_another_mount_than_was_seen_is_left(
     seen = Anchor(one.path, (one.base, one.top._replace(mnt_id=1)))
 
     with pytest.raises(Covered):
-        at_home(lambda root_fd: anchors.bare(seen, root_fd))
+        at_home(anchors.bare, seen)
 
     assert stack(one.path) == one.stack
 

@@ -10,12 +10,13 @@ import pytest
 
 from csi_fluid.demo import programs
 from recover.errors import Covered
-from recover.linux import mountinfo, mounts, namespaces, probe, syscalls
+from recover.linux import mountinfo, mounts, probe, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.probe import Answer, Prober
 from tests.harness import Dataset, Node, Propagation
 from tests.privileged.healing import Healing, only_layer, whole
+from tests.privileged.surgery import at_home, pile
 
 FILES = {"a.txt": b"1", "sub/b.txt": b"1"}
 
@@ -39,29 +40,10 @@ def attach(source: Path, place: Path, attributes: Attributes, inner: str = "") -
     return top(place)
 
 
-def pile(source: Path, place: Path, layers: int) -> None:
-    """Mount clones on top of each other."""
-    for _ in range(layers):
-        with (
-            mounts.closing(mounts.clone(str(source), "", Attributes())) as fd,
-            mounts.closing(mounts.open_path(str(place))) as at,
-        ):
-            mounts.attach(fd, at)
-
-
 def top(place: Path) -> Mount:
     mount = mountinfo.read().at(str(place))
     assert mount is not None
     return mount
-
-
-def at_home(func: object, *arguments: object) -> object:
-    """Run a function in the thread context that unmounting by descriptor needs."""
-    return namespaces.visit(
-        namespaces.home(),
-        lambda root_fd: func(*arguments, root_fd),  # type: ignore[operator]
-        Prober(),
-    )
 
 
 # Clones.
