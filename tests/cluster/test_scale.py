@@ -103,11 +103,12 @@ def test_a_crash_under_110_pods_heals_all_of_them_and_asks_the_api_server_for_ev
 
     # The crash.
     log = cluster.place.logs / "healwatch.log"
-    log.unlink(missing_ok=True)
+    log.write_text("")
     watch = Path(healwatch.__file__)
     cluster.node.start(
         "healwatch", sys.executable, watch, f"{demo.fluid_path}/hello", "/data/hello", *pids
     )
+    wait_for(lambda: "watching" in log.read_text(), "the watch of all pods", 30)
     cluster.kill_container(
         fluid.fuse_pod(demo), fluid.fuse_container(demo), namespace=demo.namespace
     )

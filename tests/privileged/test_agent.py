@@ -31,7 +31,7 @@ def test_an_application_sees_its_data_again(node: Node, client: Client):
         pod.data[0].start()
 
         pod.await_whole(app)
-        assert app.sees.names("/data0") == {"file0", "later"}
+        until(lambda: app.sees.names("/data0") == {"file0", "later"}, "the new data")
         until(lambda: pod.heals == 1, f"the heal is told: {pod.agent.said}")
         assert len(app.sees.layers("/data0")) == 2
 
