@@ -249,13 +249,13 @@ class Guard:
             self._backoff.reset()
         self.live = live.dev
         self._taken_since = None
-        if dead := self._dead_beneath(sight):
-            return self._flatten(sight, dead, live)
         try:
             self._anchor(sight, live)
         except OSError:  # a full disk, say: what hangs off the anchors that are there can be healed
             self._heal(sight, live)
             raise
+        if dead := self._dead_beneath(sight):
+            return self._flatten(sight, dead, live)
         return self._heal(sight, live)
 
     def _heal(self, sight: Sight, live: Mount) -> float | None:
@@ -293,7 +293,8 @@ class Guard:
 
         As long as it stands there, the applications hang off the live mount through the dead one,
         and one more layer would be added by each crash.  A dead mount that was never seen on top
-        gets its anchor on the way: a container may have been started while it lived.
+        gets its anchor on the way: a container may have been started while it lived.  The live one
+        has its own by now: should this process be killed meanwhile, the daemon does not end.
         """
         stack = (*dead, live)
         anchored = {anchor.base.shared for anchor in sight.anchors}

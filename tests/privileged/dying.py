@@ -7,7 +7,6 @@ change of a mount or of the state file, and kills itself just before the one of 
 
 import itertools
 import os
-import signal
 import sys
 import threading
 from pathlib import Path
@@ -37,15 +36,27 @@ def say(word: str) -> None:
 class Fate:
     """Ends the process before its nth change."""
 
-    def __init__(self, number: int) -> None:
-        self.armed = False
+    def __init__(self, number: int, *, armed: bool = False) -> None:
+        self.armed = armed
         self._number = number
         self._changes = itertools.count()
 
     def strike(self) -> None:
         """Count a change that is about to be made."""
         if self.armed and next(self._changes) == self._number:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os._exit(137)  # as kill -9, to which the first process of a container is deaf
+
+
+def let_die(fate: Fate) -> None:
+    """Have this process counted among the mortals: each change of a mount may be its end."""
+    call = syscalls._call
+
+    def mortal_call(number: int, *args: Any) -> int:
+        if number in CHANGES:
+            fate.strike()
+        return call(number, *args)
+
+    setattr(syscalls, "_call", mortal_call)  # noqa: B010  mypy would not let us change it
 
 
 class Voice:
@@ -79,14 +90,7 @@ def main() -> None:
     state, kubelet, mount_root = sys.argv[1:]
     say("loaded")
     fate = Fate(int(sys.stdin.readline()))
-    call = syscalls._call
-
-    def mortal_call(number: int, *args: Any) -> int:
-        if number in CHANGES:
-            fate.strike()
-        return call(number, *args)
-
-    setattr(syscalls, "_call", mortal_call)  # noqa: B010  mypy would not let us change it
+    let_die(fate)
     MortalStore.fate = fate
     store = MortalStore.open(Path(state))
     settings = loop.Settings(

@@ -140,7 +140,7 @@ class ServerlessPod:
         return [m.mount_point for m in mountinfo.read() if m.mount_point.startswith(parents)]
 
     def await_settled(self) -> None:
-        """Wait until only the other pod's live mount is left at the shared host path."""
+        """Wait until only one mount, a live one, is left at the host path."""
         path = self.data[0].host_path
         until(lambda: len(self.node.sees.layers(path)) == 1, f"settled: {self.agent.said[-8:]}")
 

@@ -17,7 +17,7 @@ DEEDS = ("daemon", "agent", "agent first", "daemon first", "application")
 
 
 def crash(daemon: Sidecar) -> None:
-    """Kill a daemon, unless it ended with its mount, in the hands of an agent that was killed."""
+    """Kill a daemon, unless it ended because it mounted on what was just being unmounted."""
     with contextlib.suppress(ProcessLookupError):
         daemon.kill()
 

@@ -1,0 +1,67 @@
+"""Whatever change of a mount kill -9 hits an agent at, the next agent makes all whole again."""
+
+import errno
+
+import pytest
+
+from csi_fluid.demo.serverless import Agent, Client
+from tests.harness import Node, until
+from tests.privileged.serverless import ServerlessPod, serverless
+
+MOST = 200
+
+
+def mortal(pod: ServerlessPod, node: Node, number: int) -> Agent:
+    """Return an agent of the pod that dies before a change (tests/privileged/dyingagent.py)."""
+
+    class Mortal(Agent):
+        def command(self, *more: str) -> list[str]:
+            words = super().command(*more)
+            at = words.index("csi_fluid")
+            return [*words[:at], "tests.privileged.dyingagent", str(number), *words[at + 1 :]]
+
+    parents = [data.parent for data in pod.data]
+    return Mortal(node.machine.image, parents, pod=pod.name, options=["--period=50ms"])
+
+
+def live_and_die(pod: ServerlessPod, agent: Agent) -> bool:
+    """Run an agent until it dies, which gives False, or has healed the pod."""
+    try:
+        agent.start()
+        until(lambda: not agent.container.alive or healed(agent), f"its end: {agent.said}")
+    except TimeoutError:
+        assert not agent.container.alive
+    return healed(agent)
+
+
+def healed(agent: Agent) -> bool:
+    return any(" healed " in line for line in agent.said)
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("client", [Client.UNMOUNTS, Client.STACKS])
+def test_killed_before_any_change_the_next_agent_repairs_and_no_daemon_ends(
+    node: Node, client: Client
+):
+    for number in range(MOST):
+        with serverless(node, client, options=["--period=50ms"]) as pod:
+            app = pod.start()
+            pod.await_anchors(1)
+            pod.agent.end()
+            pod.crash()
+
+            agent = mortal(pod, node, number)
+            has_healed = live_and_die(pod, agent)
+            assert app.sees.names("/data0") in ({"file0"}, errno.ENOTCONN)
+            agent.close()
+            pod.agent.start()
+
+            pod.await_whole(app)
+            pod.await_layers(app, 1, 2)
+            pod.await_settled()
+            until(lambda: app.sees.names("/data0") == {"file0"}, "the data")
+            assert pod.data[0].container.alive
+        if has_healed:
+            break
+
+    assert number > 5  # to clear, to clone, to set, to attach, to bring
