@@ -24,8 +24,8 @@ def mortal(pod: ServerlessPod, node: Node, number: int) -> Agent:
     return Mortal(node.machine.image, parents, pod=pod.name, options=["--period=50ms"])
 
 
-def live_and_die(pod: ServerlessPod, agent: Agent) -> bool:
-    """Run an agent until it dies, which gives False, or has healed the pod."""
+def live_and_die(agent: Agent) -> bool:
+    """Run an agent until it has died, or has healed the pod, which gives True."""
     try:
         agent.start()
         until(lambda: not agent.container.alive or healed(agent), f"its end: {agent.said}")
@@ -38,30 +38,33 @@ def healed(agent: Agent) -> bool:
     return any(" healed " in line for line in agent.said)
 
 
+def is_repaired(node: Node, client: Client, number: int) -> bool:
+    """Have an agent die before a change and the next one repair; tell whether it lived to heal."""
+    with serverless(node, client, options=["--period=50ms"]) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.agent.end()
+        pod.crash()
+
+        agent = mortal(pod, node, number)
+        has_healed = live_and_die(agent)
+        assert app.sees.names("/data0") in ({"file0"}, errno.ENOTCONN)
+        agent.close()
+        pod.agent.start()
+
+        pod.await_whole(app)
+        pod.await_layers(app, 1, 2)
+        pod.await_settled()
+        until(lambda: app.sees.names("/data0") == {"file0"}, "the data")
+        assert pod.data[0].container.alive
+    return has_healed
+
+
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("client", [Client.UNMOUNTS, Client.STACKS])
 def test_killed_before_any_change_the_next_agent_repairs_and_no_daemon_ends(
     node: Node, client: Client
 ):
-    for number in range(MOST):
-        with serverless(node, client, options=["--period=50ms"]) as pod:
-            app = pod.start()
-            pod.await_anchors(1)
-            pod.agent.end()
-            pod.crash()
+    changes = next(n for n in range(MOST) if is_repaired(node, client, n))
 
-            agent = mortal(pod, node, number)
-            has_healed = live_and_die(pod, agent)
-            assert app.sees.names("/data0") in ({"file0"}, errno.ENOTCONN)
-            agent.close()
-            pod.agent.start()
-
-            pod.await_whole(app)
-            pod.await_layers(app, 1, 2)
-            pod.await_settled()
-            until(lambda: app.sees.names("/data0") == {"file0"}, "the data")
-            assert pod.data[0].container.alive
-        if has_healed:
-            break
-
-    assert number > 5  # to clear, to clone, to set, to attach, to bring
+    assert changes > 5  # to clone, to set, to attach, to bare, to bring
