@@ -59,8 +59,11 @@ class _Guarded:
         return any(guard.place.leaving.exists() for guard in self.guards)
 
 
-def run(settings: Settings) -> None:
-    """Guard until SIGTERM or SIGINT."""
+def run(settings: Settings) -> int:
+    """Guard until SIGTERM or SIGINT, and return the exit status.
+
+    It is 0 only when the pod is over: in a Job kubelet does not start again what ended with 0.
+    """
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # before the first thread is made
     log.configure(settings.log_level, settings.log_format)
     prober = Prober(timeout_s=settings.probe_timeout_s)
@@ -84,12 +87,13 @@ def run(settings: Settings) -> None:
     gc.collect()
     gc.freeze()
     try:
-        _serve(agent, settings.health_file, guarded.are_leaving)
+        number = _serve(agent, settings.health_file, guarded.are_leaving)
     finally:
-        release_s = _RELEASE_S if guarded.are_leaving() else None
-        if not agent.stop(_STOP_S, release_s=release_s):
+        is_over = guarded.are_leaving()
+        if not agent.stop(_STOP_S, release_s=_RELEASE_S if is_over else None):
             _log.warning("a pass did not end in time; the next agent goes on from what it left")
         meter.stop()
+    return 0 if is_over else 128 + number
 
 
 def _guard(settings: Settings, target: Target, prober: Prober, observer: Observer) -> Guard:
@@ -103,25 +107,28 @@ def _guard(settings: Settings, target: Target, prober: Prober, observer: Observe
     )
 
 
-def _serve(agent: Agent, health_file: Path | None, are_leaving: Callable[[], bool]) -> None:
-    """Wait for the signal to end, and show in between whether the agent gets on.
+def _serve(agent: Agent, health_file: Path | None, are_leaving: Callable[[], bool]) -> int:
+    """Return the signal to end when it comes, and show meanwhile whether the agent gets on.
 
     When the application of a Job has ended, Fluid's controller runs the preStop hooks of the FUSE
     side and nobody sends a signal: the pod completes only if the agent ends by itself.
     """
     is_shown = False
+    number = 0
     while not are_leaving():
         if health_file is not None and agent.is_working != is_shown:
             is_shown = not is_shown
             _show(health_file, is_working=is_shown)
         received = signal.sigtimedwait(_STOP_SIGNALS, _HEALTH_S)
         if received is not None:
-            _log.info("stopping on %s", signal.Signals(received.si_signo).name)
+            number = received.si_signo
+            _log.info("stopping on %s", signal.Signals(number).name)
             break
     else:
         _log.info("stopping: the preStop hook says that the pod is over")
     if health_file is not None:
         _show(health_file, is_working=False)
+    return number
 
 
 def _show(path: Path, *, is_working: bool) -> None:

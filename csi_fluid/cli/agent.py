@@ -40,11 +40,11 @@ def run(words: Sequence[str]) -> int:
     if given.leave:
         agent.leave(chosen)
         return 0
-    agent.run(chosen)
+    status = agent.run(chosen)
     # A thread that hangs in a FUSE mount must not keep the process: nothing is left to be done.
     logging.shutdown()
     sys.stdout.flush()
-    os._exit(0)
+    os._exit(status)
 
 
 def _parser() -> usage.Parser:

@@ -153,7 +153,12 @@ class Container:
     @property
     def alive(self) -> bool:
         """Tell whether the container's first process runs."""
-        return self._process.poll() is None
+        return self.status is None
+
+    @property
+    def status(self) -> int | None:
+        """Return the exit status of the container's first process, None while it runs."""
+        return self._process.poll()
 
     def close(self) -> None:
         """Kill all processes of the container and wait until they are gone."""

@@ -28,17 +28,23 @@ class Mount:
 class Container:
     """A container; index is its place in its list, security its securityContext as given.
 
-    user is the user id that container or pod demand, None where they leave it to the image.
+    user is the user id that container or pod demand, None where they leave it to the image;
+    restart_policy is Always, OnFailure, Never, or "" for an init container that is to end.
     """
 
     name: str
     place: Place
     index: int
-    is_native_sidecar: bool
+    restart_policy: str
     security: Mapping[str, Any]
     user: int | None
     env: Mapping[str, str]
     mounts: tuple[Mount, ...]
+
+    @property
+    def is_native_sidecar(self) -> bool:
+        """Tell whether it is an init container that goes on beside the others."""
+        return self.place == "initContainers" and self.restart_policy == _ALWAYS
 
     @property
     def is_privileged(self) -> bool:
@@ -91,7 +97,7 @@ def _container(
         name=objects.text(found, "name"),
         place=place,
         index=index,
-        is_native_sidecar=place == "initContainers" and found.get("restartPolicy") == _ALWAYS,
+        restart_policy=_restart_policy(pod, place, found),
         security=security if isinstance(security, Mapping) else {},
         user=next((user for user in users if isinstance(user, int)), None),
         env={
@@ -99,6 +105,12 @@ def _container(
         },
         mounts=tuple(_mounts(found, volumes)),
     )
+
+
+def _restart_policy(pod: object, place: Place, found: objects.Object) -> str:
+    """Return the container's own policy, or the pod's, which init containers do not have."""
+    pods = objects.text(pod, "spec", "restartPolicy") or _ALWAYS
+    return objects.text(found, "restartPolicy") or (pods if place == "containers" else "")
 
 
 def _mounts(container: objects.Object, volumes: Mapping[str, str]) -> Iterator[Mount]:

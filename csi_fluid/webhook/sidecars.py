@@ -85,6 +85,8 @@ def find(pod: Pod) -> Finding:
             problems.append(f"container {sidecar.name}: {problem}")
         else:
             shares += found
+        if sidecar.restart_policy == "OnFailure":
+            problems.append(f"container {sidecar.name}: {_ON_FAILURE}")
     uses = tuple(_uses(pod, shares))
     problems += (f"container {use.container.name}: {use.problem}" for use in uses if use.problem)
     guarded = tuple(_guarded(uses, problems))
@@ -94,10 +96,14 @@ def find(pod: Pod) -> Finding:
     return Finding(guarded, tuple(problems))
 
 
+_NEVER = "with restartPolicy Never, kubelet does not start it again"
+_ON_FAILURE = "with restartPolicy OnFailure, kubelet does not start it again if it ended with 0"
 _NO_SHARE = "it shares no hostPath volume with mountPropagation Bidirectional"
 
 
 def _forbids(sidecar: Container) -> str:
+    if sidecar.restart_policy == "Never":
+        return _NEVER
     if not sidecar.is_privileged:
         return "it is not privileged, and an agent may have no more rights than its sidecar"
     if sidecar.user:

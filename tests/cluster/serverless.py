@@ -53,7 +53,12 @@ def check_scripts(namespace: str, *mount_types: str) -> list[Object]:
 
 
 def application(
-    name: str, *claims: str, policy: str | None = "auto", read_only: bool = False, **metadata: Any
+    name: str,
+    *claims: str,
+    policy: str | None = "auto",
+    read_only: bool = False,
+    command: str = "sleep infinity",
+    **metadata: Any,
 ) -> Object:
     """Return a pod as its user writes it; the first claim is at /data, the next at /data1 ...
 
@@ -63,6 +68,7 @@ def application(
     more: dict[str, Any] = {"readOnly": True} if read_only else {}
     made = objects.pod(
         name,
+        command,
         labels=LABELS | metadata.get("labels", {}),
         volumes=[objects.claim(f"{claim}-vol", claim) for claim in claims],
         mounts=[objects.mount(f"{claim}-vol", path, **more) for claim, path in paths.items()],
@@ -71,6 +77,18 @@ def application(
     made["metadata"]["annotations"] = asked | metadata.get("annotations", {})
     made["spec"]["terminationGracePeriodSeconds"] = 30  # Kubernetes' own
     return made
+
+
+def job(name: str, pod: Object, restart_policy: str) -> Object:
+    """Return a Job around a pod."""
+    metadata = {key: pod["metadata"][key] for key in ("labels", "annotations")}
+    template = {"metadata": metadata, "spec": pod["spec"] | {"restartPolicy": restart_policy}}
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name},
+        "spec": {"template": template},
+    }
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -172,6 +190,24 @@ class ServerlessPod:
         assert view is not None
         return view
 
+    def end_sidecars(self) -> None:
+        """Do as Fluid's controller when the application has ended: run the FUSE side's hooks."""
+        pod = self._cluster.get("pod", self.name, self.namespace)
+        for container in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]):
+            if container["name"].startswith("fluid-fuse"):
+                self.execute(
+                    container["name"], *container["lifecycle"]["preStop"]["exec"]["command"]
+                )
+
+    def await_end(self, container: str) -> None:
+        """Return when a container has ended with status 0."""
+
+        def has_ended() -> bool:
+            status = self._cluster.container_status(self.name, container, self.namespace)
+            return bool(status["state"].get("terminated", {}).get("exitCode") == 0)
+
+        wait_for(has_ended, f"the end of {container} in {self.name}", 30)
+
     def restarts(self, container: str) -> int:
         """Return how often a container was restarted."""
         status = self._cluster.container_status(self.name, container, self.namespace)
@@ -226,6 +262,22 @@ class Serverless:
         """Create an application that asks for recovery, and return it when it is Ready."""
         pod = ServerlessPod(self._cluster, self.namespace, name)
         return pod.start(application(name, *claims, **more))
+
+    def start_job(self, name: str, *claims: str, restart_policy: str, **more: Any) -> ServerlessPod:
+        """Create a Job of such an application, and return its pod when that is Ready."""
+        made = job(name, application(name, *claims, **more), restart_policy)
+        self._cluster.apply(made, namespace=self.namespace)
+        (pod,) = wait_for(
+            lambda: self._cluster.list("pods", self.namespace, f"job-name={name}"), "its pod"
+        )
+        self._cluster.wait_ready(pod["metadata"]["name"], self.namespace, 90)
+        return ServerlessPod(self._cluster, self.namespace, pod["metadata"]["name"])
+
+    def await_complete(self, job: str) -> None:
+        """Return when a Job is Complete."""
+        self._cluster.kubectl(
+            "wait", f"job/{job}", "--for=condition=Complete", "-n", self.namespace, "--timeout=60s"
+        )
 
     def traces(self) -> list[str]:
         """Return what there is on the node for the datasets: mounts, and the agents' files."""

@@ -163,6 +163,41 @@ def test_a_deleted_pod_ends_in_time_and_leaves_nothing_on_the_node(
     assert serverless.traces() == []
 
 
+def test_a_job_reads_on_and_completes_when_fluid_ends_its_sidecars(serverless: Serverless):
+    serverless.dataset()
+    until_told = "until [ -e /tmp/over ]; do sleep 0.1; done"
+    pod = serverless.start_job("job", "demo", restart_policy="OnFailure", command=until_told)
+    before = pod.see()
+
+    pod.crash(AGENT)
+    pod.crash(SIDECAR)
+    pod.await_heal(before)
+    pod.execute("main", "touch", "/tmp/over")
+    pod.await_end("main")
+    pod.end_sidecars()
+
+    serverless.await_complete("job")
+    assert pod.restarts("main") == 0
+    assert serverless.traces() == []
+
+
+def test_a_job_whose_sidecars_are_native_may_never_restart_its_application(
+    serverless: Serverless, injector: FluidWebhook
+):
+    injector.native = True
+    serverless.dataset()
+    until_told = "until [ -e /tmp/over ]; do sleep 0.1; done"
+    pod = serverless.start_job("job", "demo", restart_policy="Never", command=until_told)
+    before = pod.see()
+
+    pod.crash(AGENT, SIDECAR)
+    pod.await_heal(before)
+    pod.execute("main", "touch", "/tmp/over")
+
+    serverless.await_complete("job")
+    assert serverless.traces() == []
+
+
 def test_a_pod_with_its_policy_off_gets_no_agent(serverless: Serverless):
     serverless.dataset()
 

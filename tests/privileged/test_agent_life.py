@@ -44,6 +44,7 @@ def test_the_end_of_the_agent_alone_takes_nothing_from_the_applications(node: No
 
         assert app.sees.error("/data0") == 0
         assert len(pod.anchors()) == 2
+        assert pod.agent.container.status == 143  # so that in a Job, too, it is started again
 
 
 def test_while_the_daemon_serves_the_deletion_of_the_pod_takes_nothing(node: Node):
@@ -138,6 +139,7 @@ def test_an_agent_that_was_told_to_leave_ends_without_a_signal(node: Node):
 
         until(lambda: not pod.agent.container.alive, "the agent to end", timeout_s=20)
         assert not pod.left_on_the_node
+        assert pod.agent.container.status == 0  # so that the Job is complete
 
 
 def test_what_a_pod_unmounts_as_it_ends_is_not_put_back(node: Node):

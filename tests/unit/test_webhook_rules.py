@@ -289,6 +289,43 @@ def test_an_annotation_has_writable_volumes_healed_too(value: str, has_it: bool)
 # ---- What cannot be had
 
 
+def test_where_kubelet_does_not_start_a_sidecar_again_there_is_no_agent_and_it_is_told():
+    found = injected(pod("demo-dataset"))
+    found["spec"]["restartPolicy"] = "Never"
+
+    assert agents(webhooks.patched(found)) == []
+    assert warnings(found) == (
+        "FUSE mounts of this pod will not be recovered: container fluid-fuse-0: "
+        "with restartPolicy Never, kubelet does not start it again"
+    )
+
+
+def test_where_kubelet_starts_a_sidecar_again_after_failures_only_that_is_told():
+    found = injected(pod("demo-dataset"))
+    found["spec"]["restartPolicy"] = "OnFailure"
+
+    assert len(agents(webhooks.patched(found))) == 1
+    assert "limited: container fluid-fuse-0: with restartPolicy OnFailure" in warnings(found)
+
+
+@pytest.mark.parametrize("policy", ["OnFailure", "Never"])
+def test_a_native_sidecar_is_started_again_whatever_the_pod_says(policy: str):
+    found = injected(pod("demo-dataset"), native=True)
+    found["spec"]["restartPolicy"] = policy
+
+    assert len(agents(webhooks.patched(found))) == 1
+    assert warnings(found) == ""
+
+
+def test_an_ordinary_sidecar_may_have_a_restart_policy_of_its_own():
+    found = injected(pod("demo-dataset"))
+    found["spec"]["restartPolicy"] = "Never"
+    found["spec"]["containers"][0]["restartPolicy"] = "Always"
+
+    assert len(agents(webhooks.patched(found))) == 1
+    assert warnings(found) == ""
+
+
 def test_an_unprivileged_sidecar_gets_no_agent_and_the_reason_is_told():
     labels = ECI | {"unprivileged.sidecar.fluid.io/inject": "true"}
     found = injected(pod("demo-dataset", labels=labels))
