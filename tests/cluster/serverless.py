@@ -58,6 +58,7 @@ def application(
     policy: str | None = "auto",
     read_only: bool = False,
     command: str = "sleep infinity",
+    grace_s: int = 30,  # Kubernetes' own
     **metadata: Any,
 ) -> Object:
     """Return a pod as its user writes it; the first claim is at /data, the next at /data1 ...
@@ -75,7 +76,7 @@ def application(
     )
     asked = {} if policy is None else {POLICY: policy}
     made["metadata"]["annotations"] = asked | metadata.get("annotations", {})
-    made["spec"]["terminationGracePeriodSeconds"] = 30  # Kubernetes' own
+    made["spec"]["terminationGracePeriodSeconds"] = grace_s
     return made
 
 

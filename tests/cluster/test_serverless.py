@@ -146,12 +146,12 @@ def test_a_dataset_that_can_be_written_to_heals_where_its_pod_says_so(serverless
     pod.execute("main", "touch", "/data/hello")
 
 
-@pytest.mark.parametrize("state", ["alive", "dead"])
+@pytest.mark.parametrize(("state", "grace_s"), [("alive", 30), ("alive", 1), ("dead", 30)])
 def test_a_deleted_pod_ends_in_time_and_leaves_nothing_on_the_node(
-    serverless: Serverless, state: str
+    serverless: Serverless, state: str, grace_s: int
 ):
     serverless.dataset(environment={"FUSE_DEAD": "refuse"})
-    pod = serverless.start("app", "demo")
+    pod = serverless.start("app", "demo", grace_s=grace_s)
     before = pod.see()
     pod.crash(SIDECAR)
     pod.await_heal(before)
