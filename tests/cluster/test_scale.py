@@ -16,7 +16,6 @@ from tests.cluster.waiting import wait_for
 
 PODS = 110
 LARGEST_MIB = 50  # right after 440 events; Fluid's own plugin has 44-54, by how it was built
-SLOWEST_MS = 5000  # Fluid's period; a loaded machine of two processors takes some hundred
 
 
 def deployment(name: str, claim: str, replicas: int, propagation: str) -> Object:
@@ -137,5 +136,4 @@ def test_a_crash_under_110_pods_heals_all_of_them_and_asks_the_api_server_for_ev
     assert set(calls) <= {"create events", "patch events", "get datasets"}
     assert calls["get datasets"] <= 1
     assert calls.total() <= sent + 1
-    assert last < SLOWEST_MS
     assert busy["plugin"] < LARGEST_MIB

@@ -66,7 +66,7 @@ def test_status_follows_a_crash_and_its_heal(node: Node):
     assert "Look at the FUSE pod" in during["advice"]
     assert (after["state"], after["layers"]) == ("healthy", 1)
     assert after["healthy"] == after["copies"] >= 2
-    assert 0 < after["last_heal"]["latency_s"] < 1
+    assert after["last_heal"]["latency_s"] > 0
 
 
 def test_recover_heals_what_broke_while_the_plugin_is_down(node: Node):
