@@ -5,18 +5,20 @@ point on the host, as the pod that Fluid's webhook makes does: the sidecar and t
 Bidirectional, the application has the mount point itself with HostToContainer.
 """
 
+import contextlib
 import enum
 import os
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import csi_fluid
 from csi_fluid.demo.pods import PYTHON, Container, Image, Propagation, VolumeMount
 from csi_fluid.demo.waiting import until
-from recover.linux import mountinfo
+from recover.errors import Covered
+from recover.linux import mountinfo, mounts
 from recover.linux.probe import Prober
 
 PARENT = "/jfs"
@@ -92,24 +94,22 @@ class Sidecar:
         Returns the monotonic time in s of that answer.
         """
         self.parent.mkdir(parents=True, exist_ok=True)
-        before = set(mountinfo.read())
+        path = str(self.host_path)
 
-        def answers() -> bool:
+        def answers(before: set[str]) -> bool:
             if self._container is None or not self._container.alive:
                 self._run()
-            mount = mountinfo.read().at(str(self.host_path))
-            return (
-                mount is not None
-                and mount not in before
-                and self._prober.ask(str(self.host_path)).alive
-            )
+            reply = self._prober.ask(path)
+            top = mountinfo.read().at(path)
+            return reply.alive and top is not None and top.dev == reply.dev not in before
 
-        until(
-            answers,
-            f"the FUSE sidecar to mount at {self.host_path}",
-            timeout_s=timeout_s,
-            every_s=0.001,
-        )
+        with _superblocks(path) as before:
+            until(
+                lambda: answers(before),
+                f"the FUSE sidecar to mount at {path}",
+                timeout_s=timeout_s,
+                every_s=0.001,
+            )
         return time.monotonic()
 
     def _run(self) -> None:
@@ -138,6 +138,23 @@ class Sidecar:
         """End the container; a dead mount may stay on the host, as in a real pod."""
         if self._container is not None:
             self._container.close()
+
+
+@contextlib.contextmanager
+def _superblocks(path: str) -> Iterator[set[str]]:
+    """Yield which superblocks are mounted at a path; the topmost keeps its number for the block.
+
+    That of a dead one which is unmounted would else be given to the next one at once.
+    """
+    while stack := mountinfo.read().stack(path):
+        try:
+            pin = mounts.pin(path, stack[-1])
+        except (Covered, OSError):  # an agent took it away just now
+            continue
+        with mounts.closing(pin):
+            yield {mount.dev for mount in stack}
+        return
+    yield set()
 
 
 class Agent:
