@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +24,13 @@ from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
 from csi_fluid.volumes.targets import Claim, Claims, Kind
+from recover import reconcile
 from recover.errors import Covered, Unverified
 from recover.linux import mountinfo, mounts, namespaces, syscalls
+from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Prober
 from recover.locks import Locks
-from recover.store import Publication, Store
+from recover.store import Generation, Publication, Store
 
 LOCK_WAIT_S = 5.0  # a heal holds a target for milliseconds
 
@@ -179,7 +181,7 @@ class Publisher:
         path = wanted.target
         kind = targets.look(path).kind
         if kind is Kind.MOUNT:
-            self._swap(path, clone)
+            self._swap(wanted, source, clone)
             self._confirm(wanted, source)
             return
         if kind in {Kind.LINK, Kind.FILE}:
@@ -192,11 +194,13 @@ class Publisher:
                 mounts.unmount_all(path)
                 raise
 
-    def _swap(self, path: str, clone: int) -> None:
+    def _swap(self, wanted: Publication, source: Source, clone: int) -> None:
         """Put the clone in the place of what is mounted, without a moment of the bare directory."""
+        path = wanted.target
         stack = mountinfo.read().stack(path)
         if not stack:
             raise Covered(f"what was mounted at {path} went away just now; try again")
+        self._remember(wanted.source, (m for m in stack if m.is_fuse and m.dev != source.dev))
         own = os.dup(clone)  # the visit may outlive our patience
         layers = namespaces.visit(
             namespaces.home(),
@@ -207,6 +211,17 @@ class Publisher:
         _log.info(
             "repaired a target", extra={"target": path, "before": len(stack), "after": layers}
         )
+
+    def _remember(self, source: str, replaced: Iterable[Mount]) -> None:
+        """Record earlier lives of a source that recovery may not have seen at a target yet.
+
+        Once they are gone from here, nothing else tells that the containers' copies are ours.
+        """
+        known = {generation.dev for generation in self._store.generations(source)}
+        for m in replaced:
+            if m.dev not in known:
+                row = (source, m.dev, "/", m.fs_type, m.source, reconcile.boot_id(), time.time())
+                self._store.put_generation(Generation(*row))
 
     def _confirm(self, wanted: Publication, source: Source) -> None:
         seen = targets.look(wanted.target)

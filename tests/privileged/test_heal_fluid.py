@@ -1,5 +1,7 @@
 """Mounts that Fluid's own plugin left, and the way its chart runs a plugin."""
 
+import contextlib
+import errno
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from csi_fluid.demo import programs
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
 from tests.harness import Dataset, Node, Propagation, until
-from tests.privileged.healing import healing, only_layer
+from tests.privileged.healing import Healing, healing, only_layer
 
 
 def bind_as_fluid_does(data: Dataset, target: Path) -> None:
@@ -71,11 +73,30 @@ def test_what_fluid_stacked_is_one_layer_again_before_any_crash(node: Node, data
         heal.unpublish(target)
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="races with the first look: Fluid's stacked bind, put right by a publish while recovery "
-    "starts, sometimes leaves the container dead until the next tick",
-)
+@pytest.mark.parametrize("stacked", [False, True])
+def test_what_a_publish_replaced_before_the_first_look_heals_in_the_container(
+    node: Node, *, stacked: bool
+):
+    data = node.dataset("writable", read_only=False)
+    pod = node.pod()
+    target = pod.target(data.volume.volume_id)
+    bind_as_fluid_does(data, target)
+    main = pod.container("main", {"/data": target})
+    data.daemon.kill()
+    data.daemon.restart()
+    if stacked:
+        bind_as_fluid_does(data, target)
+
+    with contextlib.closing(Healing(node)) as heal:
+        heal.publish(pod, data, read_only=True)  # before recovery begins
+        assert main.sees.error("/data") == errno.ENOTCONN
+        heal.start()
+
+        heal.await_whole(data, main.sees, "/data")
+        assert only_layer(main.sees, "/data").read_only
+        heal.unpublish(target)
+
+
 def test_a_writable_bind_of_a_read_only_volume_is_put_right_by_kubelets_next_publish(node: Node):
     data = node.dataset("writable", read_only=False)
     pod = node.pod()
