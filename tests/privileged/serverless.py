@@ -13,7 +13,7 @@ from pathlib import Path
 from csi_fluid.demo import pods, programs
 from csi_fluid.demo.serverless import Agent, Client, Sidecar
 from recover.anchor import FOLDER
-from recover.linux import mountinfo
+from recover.linux import fuse, mountinfo
 from tests.harness import Node, Propagation, View, VolumeMount, until
 from tests.harness.node import Container
 from tests.privileged.healing import Healing
@@ -86,13 +86,18 @@ class ServerlessPod:
         return {m.mount_point for m in mountinfo.read() if m.mount_point.startswith(prefix)}
 
     def await_whole(self, app: Container, n: int = 0) -> None:
-        """Wait until an application sees a dataset's present mount."""
+        """Wait until an application sees a dataset's present mount, and goes on seeing it.
+
+        What a client stacked on its dead mount is seen at once, and again when that is cleared.
+        """
         path = f"/data{n}"
 
         def is_whole() -> bool:
             live = self.node.sees.layers(self.data[n].host_path)
+            if not live or any(not fuse.daemons(mount.dev) for mount in live[-2:-1]):
+                return False
             top = app.sees.layers(path)
-            return bool(live and top) and top[-1].dev == live[-1].dev and not app.sees.error(path)
+            return bool(top) and top[-1].dev == live[-1].dev and not app.sees.error(path)
 
         until(
             is_whole,

@@ -31,7 +31,7 @@ def test_an_application_sees_its_data_again(node: Node, client: Client):
         pod.data[0].start()
 
         pod.await_whole(app)
-        until(lambda: app.sees.names("/data0") == {"file0", "later"}, "the new data")
+        assert app.sees.names("/data0") == {"file0", "later"}
         until(lambda: pod.heals == 1, f"the heal is told: {pod.agent.said}")
         assert len(app.sees.layers("/data0")) == 2
 
@@ -162,7 +162,7 @@ def test_where_no_anchor_can_be_made_the_others_heal_and_no_mount_is_lost(
             pod.crash()
         pod.agent.start()
         until(lambda: pod.said("File name too long"), f"it is told: {pod.agent.said}")
-        pod.await_whole(app)
+        until(lambda: app.sees.names("/data0") == {"file0"}, f"it reads: {pod.agent.said}")
         full.unlink()
 
         pod.await_layers(app, 2)

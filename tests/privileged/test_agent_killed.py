@@ -52,10 +52,9 @@ def is_repaired(node: Node, client: Client, number: int) -> bool:
         agent.close()
         pod.agent.start()
 
-        pod.await_whole(app)
-        pod.await_layers(app, 1, 2)
         pod.await_settled()
-        until(lambda: app.sees.names("/data0") == {"file0"}, "the data")
+        pod.await_layers(app, 1, 2)
+        assert app.sees.names("/data0") == {"file0"}
         assert pod.data[0].container.alive
     return has_healed
 
