@@ -216,8 +216,9 @@ class Publisher:
         """Record earlier lives of a source that recovery may not have seen at a target yet.
 
         Once they are gone from here, nothing else tells that the containers' copies are ours.
+        What is known already stays as it is, above all as another source's.
         """
-        known = {generation.dev for generation in self._store.generations(source)}
+        known = {generation.dev for generation in self._store.generations()}
         for m in replaced:
             if m.dev not in known:
                 row = (source, m.dev, "/", m.fs_type, m.source, reconcile.boot_id(), time.time())

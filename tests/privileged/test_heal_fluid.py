@@ -9,6 +9,7 @@ import pytest
 from csi_fluid.demo import programs
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
+from recover.store import Generation
 from tests.harness import Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, only_layer
 
@@ -94,6 +95,23 @@ def test_what_a_publish_replaced_before_the_first_look_heals_in_the_container(
 
         heal.await_whole(data, main.sees, "/data")
         assert only_layer(main.sees, "/data").read_only
+        heal.unpublish(target)
+
+
+def test_a_superblock_that_is_known_as_another_sources_is_not_claimed(node: Node, data: Dataset):
+    pod = node.pod()
+    target = pod.target("default-demo")
+    bind_as_fluid_does(data, target)
+    dev = node.sees.layers(target)[-1].dev
+    data.daemon.kill()
+    data.daemon.restart()
+
+    with contextlib.closing(Healing(node)) as heal:
+        row = Generation("/runtime-mnt/other", dev, "/", "fuse", "other", "this boot", 1.0)
+        heal.store.put_generation(row)
+        heal.publish(pod, data)
+
+        assert heal.store.generations() == (row,)
         heal.unpublish(target)
 
 
