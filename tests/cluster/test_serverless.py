@@ -10,6 +10,8 @@ from tests.cluster.serverless import AGENT, SIDECAR, Serverless, application
 from tests.cluster.waiting import ClusterError, wait_for
 from tests.harness.fluidwebhook import INJECT
 
+UNTIL_TOLD = "until [ -e /tmp/over ]; do sleep 0.1; done"
+
 
 @pytest.mark.parametrize("dead", ["unmount", "stack", "refuse"])
 def test_an_application_reads_on_whatever_its_client_does_about_a_dead_mount(
@@ -165,8 +167,7 @@ def test_a_deleted_pod_ends_in_time_and_leaves_nothing_on_the_node(
 
 def test_a_job_reads_on_and_completes_when_fluid_ends_its_sidecars(serverless: Serverless):
     serverless.dataset()
-    until_told = "until [ -e /tmp/over ]; do sleep 0.1; done"
-    pod = serverless.start_job("job", "demo", restart_policy="OnFailure", command=until_told)
+    pod = serverless.start_job("job", "demo", restart_policy="OnFailure", command=UNTIL_TOLD)
     before = pod.see()
 
     pod.crash(AGENT)
@@ -186,8 +187,7 @@ def test_a_job_whose_sidecars_are_native_may_never_restart_its_application(
 ):
     injector.native = True
     serverless.dataset()
-    until_told = "until [ -e /tmp/over ]; do sleep 0.1; done"
-    pod = serverless.start_job("job", "demo", restart_policy="Never", command=until_told)
+    pod = serverless.start_job("job", "demo", restart_policy="Never", command=UNTIL_TOLD)
     before = pod.see()
 
     pod.crash(AGENT, SIDECAR)
