@@ -13,12 +13,12 @@ from pathlib import Path
 
 from csi_fluid import log, telling
 from csi_fluid.metrics.meter import Meter
-from recover.agent import Agent
-from recover.anchor import Place
-from recover.guard import STRATEGY, Guard, Target
 from recover.linux.probe import Prober
 from recover.observer import Observer
 from recover.rows import Publication
+from recover.serverless.agent import Agent
+from recover.serverless.guard import STRATEGY, Guard, Target
+from recover.serverless.place import Place
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _STOP_S = 4.0

@@ -35,7 +35,7 @@ from csi_fluid.volumes.users import Users
 from recover import loop, observer, reconcile
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -75,7 +75,7 @@ class Plugin:
         self._settings = settings
         self._store = Store.open(settings.state, self._tell_of_state)
         self._prober = Prober(timeout_s=settings.probe_timeout_s)
-        self._locks = Locks()
+        self._parts = Parts.of(self._store, self._prober, settings.anchors)
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._api = self._build_api()
         self._observer = self._build_observer()
@@ -146,7 +146,7 @@ class Plugin:
             hung_abort_after_s=settings.hung_abort_after_s,
             lease=settings.lease,
         )
-        recovery = loop.Recovery(self._store, self._locks, self._prober, self._observer, chosen)
+        recovery = loop.Recovery(self._parts, self._observer, chosen)
         self._meter.observer.strategy = recovery.strategy
         return recovery
 
@@ -157,8 +157,8 @@ class Plugin:
         changed = self._recovery.changed if self._recovery else self._flush
         volumes = Volumes(
             stager=Stager(self._api.kube, users, claims, prober, self._settings.mount_root),
-            publisher=Publisher(store, self._locks, prober, sources, claims, changed),
-            unpublisher=Unpublisher(store, self._locks, prober, claims, changed),
+            publisher=Publisher(self._parts, sources, claims, changed),
+            unpublisher=Unpublisher(self._parts, claims, changed),
             stats=Stats(store, prober),
             health=Health(store, prober, sources),
         )
@@ -191,7 +191,7 @@ class Plugin:
         """Make the state agree with the kernel, as recovery does itself where it is on."""
         settings = self._settings
         reconcile.Reconciler(
-            self._store, self._locks, self._observer, settings.kubelet_root, settings.mount_root
+            self._parts, self._observer, settings.kubelet_root, settings.mount_root
         ).run(mountinfo.read())
         self._reconciled.set()
 

@@ -401,6 +401,11 @@ class Settings:
     without_effect: tuple[str, ...] = ()
 
     @property
+    def anchors(self) -> Path:
+        """Return the plugin's own folder in kubelet's directory, which the host shares."""
+        return (Path(os.path.realpath(self.kubelet_root)) / _SOCKET).parent
+
+    @property
     def lease(self) -> Path:
         """Return the file by which processes take turns in healing."""
         return self.state.with_name(f"{self.state.name}.lease")

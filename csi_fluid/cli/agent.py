@@ -9,7 +9,7 @@ from pathlib import Path
 
 from csi_fluid import config
 from csi_fluid.cli import usage
-from recover.guard import Target
+from recover.serverless.guard import Target
 
 _SETTINGS = ("recover-writable", "probe-timeout", "metrics-addr", "log-format", "log-level")
 _READ_ONLY = ":ro"

@@ -66,7 +66,13 @@ def look(settings: config.Settings) -> Report:
     store = read_state(settings.state)
     prober = Prober(timeout_s=settings.probe_timeout_s)
     strategy = loop.chosen_strategy(settings.strategy)
-    sources = survey.survey(store, prober, strategy, recover_writable=settings.recover_writable)
+    sources = survey.survey(
+        store,
+        prober,
+        strategy,
+        anchors=settings.anchors,
+        recover_writable=settings.recover_writable,
+    )
     problems = (store.problem, absence(settings.endpoint))
     return Report(sources, tuple(filter(None, problems)), time.time())
 

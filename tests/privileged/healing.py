@@ -18,6 +18,7 @@ from recover.linux.mountinfo import Mount
 from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
 from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Publication, Store
 from tests.harness import Dataset, Node, Pod, View, until
 
@@ -77,8 +78,9 @@ class Healing:
     ) -> None:
         self.ear = Ear()
         self.prober = Prober(timeout_s=probe_timeout_s)
-        self.locks = locks or Locks()
         self.store = Store.open(node.machine.state)
+        parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin")
+        self.parts = dataclasses.replace(parts, locks=locks or parts.locks)
         self._settings = loop.Settings(
             period_s=period_s,
             strategy=strategy,
@@ -96,8 +98,9 @@ class Healing:
 
     def start(self) -> "Healing":
         """Begin to heal, and return when the state is reconciled."""
-        parts = self.store, self.locks, self.prober, self.ear, self._settings
-        self.recovery = loop.Recovery(*parts, wake_ups=self._wake_ups)
+        self.recovery = loop.Recovery(
+            self.parts, self.ear, self._settings, wake_ups=self._wake_ups
+        )
         self.recovery.start()
         assert self.recovery.reconciled.wait(10)
         return self
@@ -141,16 +144,12 @@ class Healing:
 
     def put(self, row: Publication, timeout_s: float = 20.0) -> None:
         """Make a publication true."""
-        publisher = publish.Publisher(
-            self.store, self.locks, self.prober, self._sources, self._claims, self._changed
-        )
+        publisher = publish.Publisher(self.parts, self._sources, self._claims, self._changed)
         publisher.publish(row, readiness.Patience(time.monotonic() + timeout_s))
 
     def unpublish(self, target: Path | str) -> None:
         """Unpublish a target as NodeUnpublishVolume does."""
-        unpublish.Unpublisher(
-            self.store, self.locks, self.prober, self._claims, self._changed
-        ).unpublish(str(target))
+        unpublish.Unpublisher(self.parts, self._claims, self._changed).unpublish(str(target))
 
     def _changed(self, source: str) -> None:
         if self.recovery is not None:
