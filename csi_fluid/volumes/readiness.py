@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
 from recover.errors import Busy, Covered, Crowded, Hung
-from recover.linux import mountinfo, mounts, probe, syscalls
+from recover.linux import mountinfo, mounts, probe
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Clone
 from recover.linux.probe import Answer, Prober
@@ -31,12 +31,6 @@ T = TypeVar("T")
 MAX_WAITING = 64
 _TICK_S = 1.0
 _FLIGHTS = 10  # time limits to queue for a look at one source, whose daemon may be slow
-_BENEATH = (
-    syscalls.RESOLVE_BENEATH
-    | syscalls.RESOLVE_NO_XDEV
-    | syscalls.RESOLVE_NO_SYMLINKS
-    | syscalls.RESOLVE_NO_MAGICLINKS
-)
 _NEXT = "look at the FUSE pod of this dataset on this node"
 
 
@@ -295,7 +289,7 @@ def _is_wanted(mount: Mount, mount_type: str) -> bool:
 def _check_sub_path(fd: int, origin: Origin) -> None:
     where = f"sub path {origin.sub_path!r} under the FUSE mount at {origin.path}"
     try:
-        os.close(syscalls.openat2(fd, origin.sub_path, os.O_PATH | os.O_DIRECTORY, _BENEATH))
+        os.close(mounts.open_beneath(fd, origin.sub_path, os.O_DIRECTORY))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotReady(
             "SubPathMissing", f"{where} does not exist or is no directory; make it in the dataset"
