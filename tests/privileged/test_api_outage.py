@@ -12,6 +12,7 @@ import yaml
 
 from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Plugin
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.volumes.users import Users
 from recover.store import Store
 from tests.harness import Node, until
@@ -77,7 +78,7 @@ def test_mounts_that_are_in_no_state_file_are_users(node: Node):
     """Those of an earlier plugin: a bind, its sub path, and one of a reference dataset."""
     data = node.dataset("demo", files={"sub/a.txt": b"1"})
     source, volume_id = str(data.volume.source), data.volume.volume_id
-    users = Users(Store(), str(node.machine.kubelet))
+    users = Users(Store(), Kubelet(str(node.machine.kubelet)))
     assert users.of(volume_id, source) == ""
 
     pod = node.pod()
