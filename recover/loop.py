@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recover import observer as told, reconcile
 from recover.heal import Context, Healer, Options
+from recover.layout import Layout
 from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
@@ -31,12 +32,11 @@ _BURST_S = 0.2  # publishes that come together are looked at together
 class Settings:
     """What the operator may choose; times in s, strategy "auto", "namespace" or "propagation"."""
 
+    layout: Layout
     period_s: float = 5.0
     strategy: str = "auto"
     recover_writable: bool = False
     warning_threshold: int = 50
-    kubelet_root: str | None = None
-    mount_root: str = "/runtime-mnt"
     hung_abort_after_s: float | None = None  # end the connection of a daemon silent for so long
     lease: Path | None = None  # the file by which processes take turns in healing
 
@@ -162,11 +162,9 @@ class Recovery:
             settings.hung_abort_after_s,
         )
         self._context = Context.of(parts, observer, self._own, options)
-        self._reconciler = reconcile.Reconciler(
-            parts, observer, settings.kubelet_root, settings.mount_root
-        )
+        self._reconciler = reconcile.Reconciler(parts, observer, settings.layout)
         inside = strategy is Strategy.NAMESPACE
-        self._sidecars = Sidecars(parts.store, settings.mount_root) if inside else None
+        self._sidecars = Sidecars(parts.store, settings.layout.sources.root) if inside else None
         self._sidecars_at = 0  # version of the mount table when they were last looked for
         self._riddles = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try

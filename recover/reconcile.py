@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from recover import adopt, observer as told
 from recover.errors import Busy, Error
+from recover.layout import Layout
 from recover.linux import boot, mounts
 from recover.linux.mountinfo import MountTable
 from recover.observer import Observer
@@ -21,12 +22,11 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """Brings rows and mounts together; None as kubelet_root stands for any."""
+    """Brings rows and mounts together."""
 
     parts: Parts
     observer: Observer
-    kubelet_root: str | None
-    mount_root: str
+    layout: Layout
 
     def run(self, table: MountTable) -> bool:
         """Drop what is gone, adopt what is unknown; return whether some mount is still a riddle."""
@@ -39,7 +39,7 @@ class Reconciler:
 
     def _drop_gone(self) -> None:
         """Drop rows of pods that are gone, and generations of an earlier boot."""
-        gone = adopt.gone(self.parts.store.publications(), os.path.isdir)
+        gone = adopt.gone(self.parts.store.publications(), self.layout, os.path.isdir)
         for publication in gone:
             self.parts.store.remove_publication(publication.target)
         if gone:
@@ -51,9 +51,7 @@ class Reconciler:
 
     def adopt(self, table: MountTable) -> bool:
         """Record mounts that an earlier plugin made; return whether a source is still unknown."""
-        found = adopt.find(
-            table, self.parts.store, self.kubelet_root, self.mount_root, adopt.read_vol_data
-        )
+        found = adopt.find(table, self.parts.store, self.layout)
         for riddle in found.unknown:
             _log.debug("not adopted: %s: %s", riddle.target, riddle.reason)
         adopted = tuple(p for p in found.publications if self._record(p))
