@@ -404,7 +404,7 @@ class Settings:
     @property
     def anchors(self) -> Path:
         """Return the plugin's own folder in kubelet's directory, which the host shares."""
-        return (Path(os.path.realpath(self.kubelet_root)) / _SOCKET).parent
+        return Kubelet(os.path.realpath(self.kubelet_root)).socket.parent
 
     @property
     def lease(self) -> Path:

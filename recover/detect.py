@@ -4,10 +4,9 @@ A copy is ours only by a recorded generation's superblock that is also known to 
 standing at the target of a publication; nothing is concluded from names in paths.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from recover.anchors import anchor
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
 from recover.store import Generation, Publication
@@ -43,17 +42,16 @@ def copies(
     *,
     dead: frozenset[str],
     live: str,
-    spared: frozenset[str] = frozenset(),
+    is_spared: Callable[[str], bool] = lambda _: False,
 ) -> Iterator[Copy]:
     """Yield the paths of a table at which a mount of a dead superblock stands, covered or not.
 
-    live is the source's present superblock ("" for none); spared paths are left out, and anchors.
+    live is the source's present superblock ("" for none); spared paths are left out.
     What somebody else mounted there stays out of a copy, with all that it covers.
     """
     ours = dead | {live}
     for mount in table.of_superblocks(ours):
-        point = mount.mount_point
-        if point in spared or anchor.is_anchor(point) or _stands_on(table, mount, ours):
+        if is_spared(mount.mount_point) or _stands_on(table, mount, ours):
             continue
         pile = _pile(table, mount)
         is_dead = [each.dev in dead for each in pile]

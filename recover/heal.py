@@ -322,8 +322,8 @@ class Healer:
         there = [act for act in acts if isinstance(act, visits.Act)]
         for result in self._on_node(here, view.live):
             _add(tally, result)
-        for result in self._inside(there, view.live):
-            _add(tally, result)
+        for inner in self._inside(there, view.live):
+            _add(tally, inner)
 
     def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result]:
         context = self._context

@@ -4,6 +4,8 @@ The answers that need a daemon come through the Prober; everything else is mount
 hang.  `detect` and `reach` then say what is broken and what will heal it.
 """
 
+import enum
+import functools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -316,8 +318,12 @@ def with_copies(
     home, own = tables[0]
     allowed = node.Origins(case).variants
     behind = [a for a in case.anchors if a.variant in allowed and node.is_behind(case, a)]
-    spared = frozenset({view.source})
-    here = tuple(detect.copies(home, own, dead=view.dead, live=view.live, spared=spared))
+    found = functools.partial(detect.copies, dead=view.dead, live=view.live)
+
+    def is_no_copy(path: str) -> bool:
+        return path == view.source or anchors.is_anchor(path)
+
+    here = _shown(own, found(home, own, is_spared=is_no_copy))
     broken = [copy for copy in here if copy.stack[-1].dev in view.dead]
     reach = Reach.of(behind, broken)
     strays = tuple(c for c in broken if not reach.has(c) and detect.is_visible(own, c))
@@ -325,30 +331,58 @@ def with_copies(
     kin = _kin(behind, (c for c in here if c.stack[-1].dev == view.live or reach.has(c)))
     hanging = len(broken) - len(strays)
     layers = [len(c.stack) for c in here if c.stack[-1].dev == view.live]
-    copies: list[Copy] = []
-    exposed: list[Copy] = []
+    at_source = frozenset(mount.shared for mount in own.stack(view.source)) - {0}
+    off_source = frozenset() if view.is_sidecar else at_source
+    fates: dict[_Fate, list[Copy]] = {fate: [] for fate in _Fate}
     for namespace, table in tables[1:]:
-        for copy in detect.copies(namespace, table, dead=view.dead, live=view.live):
-            if copy.stack[-1].dev == view.live:
-                layers.append(len(copy.stack))
-            elif was := parted.get((namespace.inode, copy.stack[0].mnt_id)):
-                copies.append(replace(copy, stack=(was, *copy.stack[1:])))
-            elif not reach.has(copy):
-                copies.append(copy)
-            elif copy.nested or reach.weakens(copy):
-                exposed.append(copy)
+        for copy in found(namespace, table, is_spared=anchors.is_anchor):
+            if was := parted.get((namespace.inode, copy.stack[0].mnt_id)):
+                before = replace(copy, stack=(was, *copy.stack[1:]))
+                fates[_Fate.MISSED].append(before)
             else:
-                hanging += 1
+                fates[_fate(copy, view, reach, off_source)].append(copy)
+    hanging += len(fates[_Fate.REACHED])
+    layers += [len(copy.stack) for copy in fates[_Fate.WHOLE]]
     return replace(
         view,
         hanging=hanging,
         strays=strays,
-        copies=_visible(copies),
-        exposed=tuple(exposed),
+        copies=_visible(fates[_Fate.MISSED]),
+        exposed=tuple(fates[_Fate.EXPOSED]),
         kin=kin,
         layers=max(layers, default=1),
         deep=tuple(copy for copy in here if len(copy.stack) > _LAYERS),
-        peers=_peers(view, own, strays),
+        peers=_peers(at_source, strays),
+    )
+
+
+class _Fate(enum.Enum):
+    """What becomes of a copy in another namespace when only the node is healed."""
+
+    WHOLE = "shows the live mount already"
+    REACHED = "gets the live mount"
+    EXPOSED = "gets it, and loses by that"
+    MISSED = "stays dead"
+
+
+def _fate(copy: Copy, view: View, reach: Reach, off_source: frozenset[int]) -> _Fate:
+    if copy.stack[-1].dev == view.live:
+        return _Fate.WHOLE
+    if _hangs_off(copy, off_source):
+        return _Fate.EXPOSED  # to what the daemon stacks, as writable as that is
+    if not reach.has(copy):
+        return _Fate.MISSED
+    return _Fate.EXPOSED if copy.nested or reach.weakens(copy) else _Fate.REACHED
+
+
+def _shown(table: MountTable, copies: Iterable[Copy]) -> tuple[Copy, ...]:
+    """Leave out what another copy at the same path hides: a directory that is bound on itself."""
+    by_path: dict[str, list[Copy]] = {}
+    for copy in copies:
+        by_path.setdefault(copy.path, []).append(copy)
+    groups = by_path.values()
+    return tuple(
+        c for group in groups for c in group if len(group) == 1 or detect.is_visible(table, c)
     )
 
 
@@ -381,8 +415,11 @@ def _kin(behind: Iterable[Anchor], here: Iterable[Copy]) -> dict[int, tuple[Kin,
     return found
 
 
-def _peers(view: View, own: MountTable, strays: Iterable[Copy]) -> tuple[Copy, ...]:
-    groups = frozenset(mount.shared for mount in own.stack(view.source)) - {0}
+def _hangs_off(copy: Copy, groups: frozenset[int]) -> bool:
+    return any({mount.shared, mount.master} & groups for mount in copy.stack)
+
+
+def _peers(groups: frozenset[int], strays: Iterable[Copy]) -> tuple[Copy, ...]:
     peers = (c for c in strays if c.stack[-1].shared in groups)
     return tuple(c for c in peers if not any(m.shared in groups for m in c.stack[:-1]))
 

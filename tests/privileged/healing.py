@@ -102,9 +102,7 @@ class Healing:
 
     def start(self) -> "Healing":
         """Begin to heal, and return when the state is reconciled."""
-        self.recovery = loop.Recovery(
-            self.parts, self.ear, self._settings, wake_ups=self._wake_ups
-        )
+        self.recovery = loop.Recovery(self.parts, self.ear, self._settings, wake_ups=self._wake_ups)
         self.recovery.start()
         assert self.recovery.reconciled.wait(10)
         return self
@@ -176,7 +174,7 @@ class Healing:
         return self.heals(data)[-1]
 
     def await_whole(self, data: Dataset, view: View, path: str | Path) -> None:
-        """Wait until a path shows a dataset's present mount in one layer."""
+        """Wait until a path shows a dataset's present mount."""
         until(lambda: whole(self._node, view, path, data), f"{path} healed: {self.ear.events}")
 
     def await_looked(self, data: Dataset) -> None:
@@ -202,15 +200,21 @@ def healing(node: Node, **options: object) -> Iterator[Healing]:
         made.close()
 
 
+def shown(view: View, path: str | Path) -> Mount:
+    """Return what a path shows; fail unless it answers, and covers one dead mount at the most."""
+    layers = view.layers(path)
+    assert 1 <= len(layers) <= 2, layers
+    assert view.error(path) in {0, errno.ENOTDIR}
+    return layers[-1]
+
+
 def only_layer(view: View, path: str | Path) -> Mount:
     """Return the mount at a path; fail unless it is the only layer there, and it answers."""
-    layers = view.layers(path)
-    assert len(layers) == 1, layers
-    assert view.error(path) in {0, errno.ENOTDIR}
-    return layers[0]
+    assert len(view.layers(path)) == 1, view.layers(path)
+    return shown(view, path)
 
 
 def whole(node: Node, view: View, path: str | Path, data: Dataset) -> bool:
-    """Tell whether a path shows a dataset's present mount in one layer."""
+    """Tell whether a path shows a dataset's present mount, over one dead mount at the most."""
     layers, source = view.layers(path), node.sees.layers(data.volume.source)
-    return [mount.dev for mount in layers] == [source[-1].dev]
+    return 1 <= len(layers) <= 2 and layers[-1].dev == source[-1].dev

@@ -11,7 +11,7 @@ from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
 from recover.store import Generation
 from tests.harness import Dataset, Node, Propagation, until
-from tests.privileged.healing import Healing, healing, only_layer
+from tests.privileged.healing import Healing, healing, shown
 
 
 def bind_as_fluid_does(data: Dataset, target: Path) -> None:
@@ -54,7 +54,7 @@ def test_what_fluid_left_heals_to_one_read_only_layer(
         heal.await_whole(data, slave.sees, "/data")
         heal.await_whole(data, private.sees, "/data")
         for view, path in ((node.sees, target), (slave.sees, "/data"), (private.sees, "/data")):
-            assert only_layer(view, path).read_only
+            assert shown(view, path).read_only
         assert len(node.sees.layers(data.volume.source)) == 1 + stack
         heal.unpublish(target)
 
@@ -94,7 +94,7 @@ def test_what_a_publish_replaced_before_the_first_look_heals_in_the_container(
         heal.start()
 
         heal.await_whole(data, main.sees, "/data")
-        assert only_layer(main.sees, "/data").read_only
+        assert shown(main.sees, "/data").read_only
         heal.unpublish(target)
 
 
@@ -131,7 +131,7 @@ def test_a_writable_bind_of_a_read_only_volume_is_put_right_by_kubelets_next_pub
 
         for view, path in ((node.sees, target), (main.sees, "/data")):
             heal.await_whole(data, view, path)
-            assert only_layer(view, path).read_only
+            assert shown(view, path).read_only
 
 
 @pytest.mark.parametrize("stack", [False, True])
@@ -209,7 +209,7 @@ def test_what_fluids_recovery_laid_into_a_target_through_its_subpath_goes(
             heal.crash(data, delay_s=0.1)
             heal.await_whole(data, node.sees, target)
             heal.await_whole(data, main.sees, "/data")
-            assert only_layer(node.sees, target).read_only
+            assert shown(node.sees, target).read_only
             assert laid_into(node, target) == []
         assert main.sees.names("/data") == {"b.txt"}
         heal.unpublish(target)

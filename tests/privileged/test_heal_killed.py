@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Node, Propagation, View
-from tests.privileged.healing import healing, only_layer
+from tests.privileged.healing import healing, shown
 
 NEVER = 10**6
 
@@ -104,7 +104,7 @@ class Scene:
             for view, path, names in self.places:
                 if path != "/data/cache":
                     heal.await_whole(self.data, view, path)
-                    assert only_layer(view, path).read_only
+                    assert shown(view, path).read_only
                 assert view.names(path) == names
 
     def close(self) -> None:
