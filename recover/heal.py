@@ -326,10 +326,11 @@ class Healer:
             _add(tally, inner)
 
     def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result]:
-        context = self._context
+        context, steps = self._context, tuple(acts)
         executor = Executor(context.store, context.locks, context.prober, live, self._witness)
-        with contextlib.suppress(Busy), context.keeper.turn(self.source):
-            yield from executor.run(tuple(acts), self._stopping)
+        if steps:
+            with contextlib.suppress(Busy), context.keeper.turn(self.source):
+                yield from executor.run(steps, self._stopping)
 
     def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[inside.Result]:
         context = self._context

@@ -244,7 +244,7 @@ class Looker:
         """
         is_covered = False
         for namespace, table in tables:
-            for mount in table.of_superblocks(frozenset({dev})):
+            for mount in _safest_first(table.of_superblocks(frozenset({dev}))):
                 at_source = namespace == self.home and mount.mount_point == source
                 if table.at(mount.mount_point) != mount:
                     is_covered = is_covered or not at_source
@@ -270,6 +270,11 @@ class Looker:
             return Answer.HUNG
         except Exception:  # noqa: BLE001  it changed or ended meanwhile: the next look will tell
             return Answer.ABSENT
+
+
+def _safest_first(found: Iterable[Mount]) -> list[Mount]:
+    """Put anchors first: the way to one leads over no other volume."""
+    return sorted(found, key=lambda mount: not anchors.is_anchor(mount.mount_point))
 
 
 def _number(view: View) -> int:

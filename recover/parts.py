@@ -20,6 +20,10 @@ class Parts:
     keeper: Keeper
 
     @classmethod
-    def of(cls, store: Store, prober: Prober, anchors: Path) -> "Parts":
-        """Build them around a store; anchors is the plugin's own folder in kubelet's directory."""
-        return cls(store, Locks(), prober, Keeper(store, anchors, boot.boot_id()))
+    def of(cls, store: Store, prober: Prober, anchors: Path, locks: Locks | None = None) -> "Parts":
+        """Build them around a store; anchors is the plugin's own folder in kubelet's directory.
+
+        Targets and sources are different paths, so that one set of locks does for both.
+        """
+        locks = locks or Locks()
+        return cls(store, locks, prober, Keeper(store, anchors, boot.boot_id(), locks))

@@ -26,11 +26,11 @@ class Reach:
     def of(cls, anchors: Iterable[Anchor], copies: Iterable[Copy]) -> "Reach":
         """Return what anchors reach, and through the copies on the node that hang off them."""
         flags = {(a.base.shared, a.base.root): a.base.options for a in anchors}
-        direct = cls(flags)
-        for copy in copies:
-            base = copy.stack[0]
-            if base.shared and direct.has(copy):
-                flags[base.shared, base.root] = flags[base.master, base.root]
+        for mount in (mount for copy in copies for mount in copy.stack):
+            # what hangs off an upper layer is handed on to its master when that is detached
+            arriving = flags.get((mount.master, mount.root))
+            if arriving is not None and mount.shared:
+                flags[mount.shared, mount.root] = arriving
         return cls(flags)
 
     def and_at(self, copies: Iterable[Copy]) -> "Reach":

@@ -127,8 +127,7 @@ class Executor:
             case Bring():
                 return self._bring(step, root_fd)
             case Cover():
-                clone = mounts.clone(step.origin, step.inner, step.attributes, self._live)
-                with clone as copy:
+                with mounts.clone(step.origin, "", step.attributes, self._live) as copy:
                     anchors.bring(step.path, step.copy.stack[-1], copy, root_fd)
                 return len(step.copy.stack) + 1
             case Attach():

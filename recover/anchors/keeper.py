@@ -23,12 +23,12 @@ _TURN_S = 5.0  # a heal of a source takes milliseconds
 class Keeper:
     """Keeps the anchors of all sources in a folder of the plugin; one for the whole process."""
 
-    def __init__(self, store: Store, root: Path, boot_id: str) -> None:
-        """Take the store that numbers the generations, and the folder."""
+    def __init__(self, store: Store, root: Path, boot_id: str, turns: Locks) -> None:
+        """Take the store that numbers the generations, the folder, and locks by source."""
         self._store = store
         self.root = root
         self.boot_id = boot_id
-        self._turns = Locks()
+        self._turns = turns
 
     def shelf(self, source: str) -> Shelf:
         """Return where the anchors of a source are."""

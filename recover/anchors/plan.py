@@ -81,7 +81,6 @@ class Cover:
     namespace: Namespace
     copy: Copy
     origin: str
-    inner: str
     attributes: Attributes
     target: str = ""
 
@@ -92,7 +91,7 @@ class Cover:
 
     def describe(self) -> str:
         """Say it in words."""
-        new = words(self.origin, self.inner, self.attributes)
+        new = words(self.origin, "", self.attributes)
         return f"mount {new} on top of {self.path} (superblock {self.copy.stack[-1].dev})"
 
 
@@ -222,7 +221,8 @@ def refusal(case: Case, variant: Variant) -> str | None:
     """Return why a variant must not be healed, None if it may."""
     return policy.refusal(
         copy_read_only=variant.read_only,
-        publications=[p for p in case.publications if Variant.of(p) == variant],
+        publications=[p for p in case.publications if Variant.of(p) == variant]
+        or case.publications,
         recover_writable=case.recover_writable,
     )
 
@@ -231,15 +231,26 @@ class Origins:
     """The live anchors to copy from; takes note of each variant that needs one."""
 
     def __init__(self, case: Case) -> None:
-        """Begin with the variants that have publications."""
+        """Begin with the variants that have publications, or anchors that are behind."""
         self._case = case
-        allowed = (v for v in map(Variant.of, case.publications) if refusal(case, v) is None)
+        wanted = (*map(Variant.of, case.publications), *_behind(case))
+        allowed = (v for v in wanted if refusal(case, v) is None)
         self.variants = {variant.name: variant for variant in allowed}
 
-    def of(self, inner: str, *, read_only: bool) -> tuple[str, str]:
-        """Return the anchor to copy from for a part of the source, and the path in it.
+    def of(self, inner: str, *, read_only: bool) -> str:
+        """Return the anchor to copy from for exactly a part of the source.
 
-        It never has more rights than the copy may have: what is mounted on it later arrives too.
+        What is mounted on it later arrives at the copy.  So it has the same root, or nothing would
+        arrive, and no more rights than the copy may have.
+        """
+        variant = Variant(read_only, inner)
+        self.variants.setdefault(variant.name, variant)
+        return self.path(variant)
+
+    def around(self, inner: str, *, read_only: bool) -> tuple[str, str]:
+        """Return an anchor to copy a part of the source from, and its path there.
+
+        For a copy at which nothing is to arrive.
         """
         fitting = [v for v in self.variants.values() if v.read_only == read_only and _has(v, inner)]
         variant = max(fitting, key=lambda v: len(v.inner), default=Variant(read_only))
@@ -249,6 +260,13 @@ class Origins:
     def path(self, variant: Variant) -> str:
         """Return where the live generation's anchor of a variant is, or is to be."""
         return self._case.shelf.path(self._case.number, variant)
+
+
+def _behind(case: Case) -> Iterator[Variant]:
+    for anchor in case.anchors:
+        inner = detect.inner_path(anchor.base, case.generations)
+        if inner is not None and is_behind(case, anchor):
+            yield Variant.named(anchor.variant, inner)
 
 
 def _makes(case: Case, origins: Origins) -> Iterator[Make]:
@@ -295,8 +313,8 @@ def _cover(case: Case, stray: Copy, origins: Origins) -> Step:
     read_only = stray.read_only or all(p.read_only for p in _owners(case, stray))
     flags = Attributes.of(base, read_only=read_only).flags
     bared = replace(stray, stack=(base,))
-    origin, rest = origins.of(inner, read_only=read_only)
-    return Cover(case.home, bared, origin, rest, Attributes(flags, "slave-shared"), target)
+    origin = origins.of(inner, read_only=read_only)
+    return Cover(case.home, bared, origin, Attributes(flags, "slave-shared"), target)
 
 
 def _owners(case: Case, stray: Copy) -> tuple[Publication, ...]:

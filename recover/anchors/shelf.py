@@ -35,6 +35,11 @@ class Variant:
         p = publication
         return cls(p.read_only, p.sub_path, p.recover_writable and not p.read_only)
 
+    @classmethod
+    def named(cls, name: str, inner: str) -> "Variant":
+        """Return the variant of a name, which shows a part of the source."""
+        return cls(name.startswith("ro"), inner, name.startswith("rw-recover"))
+
     @property
     def name(self) -> str:
         """Return what names it in a path."""

@@ -143,8 +143,10 @@ def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
     if case.on_source:
         return Swap(copy, node.shelf.source, inner, attributes)
     kin = _kin(case.kin, copy)
+    if kin is None and attributes.propagation == "slave":
+        return Swap(copy, origins.of(inner, read_only=read_only), "", attributes)
     if kin is None:
-        origin, rest = origins.of(inner, read_only=read_only)
+        origin, rest = origins.around(inner, read_only=read_only)
         return Swap(copy, origin, rest, attributes)
     # a slave with a group of its own must not become a peer: its mounts would appear on the host
     is_peer = copy.stack[0].shared in case.kin

@@ -82,8 +82,7 @@ class Healing:
         self.ear = Ear()
         self.prober = Prober(timeout_s=probe_timeout_s)
         self.store = Store.open(node.machine.state)
-        parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin")
-        self.parts = dataclasses.replace(parts, locks=locks or parts.locks)
+        self.parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin", locks)
         self._settings = loop.Settings(
             layout=Layout(
                 Kubelet(str(node.machine.kubelet)), MountRoot(str(node.machine.mount_root))

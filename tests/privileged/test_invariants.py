@@ -114,9 +114,9 @@ def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
         trap.spring = data.daemon.kill  # the new one, after it answered and before the swap
         with contextlib.suppress(DemoError):  # it may be gone before anybody sees it answer
             data.daemon.restart()
-        until(lambda: heal.ear.of(told.HealFailed), "the failure is told")
+        until(lambda: trap.spring is None, "the heal has begun")
+        until(lambda: node.sees.error(target) == errno.ENOTCONN, "the new one is dead")
 
-        assert node.sees.error(target) == errno.ENOTCONN
         assert not heal.heals(data)
         assert not heal.store.heals()
         data.daemon.start()
@@ -197,13 +197,13 @@ def test_what_somebody_mounted_over_a_copy_stays_there(node: Node, heal: Healing
     data.daemon.kill()
     until(lambda: heal.ear.of(told.Broken), "the break is told")
     main.run("mount", "-t", "tmpfs", "theirs", "/data")
-    before = [mount.mnt_id for mount in main.sees.layers("/data")]
+    before = main.sees.layers("/data")[-1]
 
     data.daemon.restart()
     heal.healed(data)
 
     heal.await_whole(data, main.sees, "/other")
-    assert [mount.mnt_id for mount in main.sees.layers("/data")] == before
+    assert main.sees.layers("/data")[-1].mnt_id == before.mnt_id  # what was dead heals beneath it
 
 
 @pytest.mark.parametrize("kind", ["shared", "private"])
