@@ -12,7 +12,7 @@ from pathlib import Path
 
 from csi_fluid.demo import pods, programs
 from csi_fluid.demo.serverless import Agent, Client, Sidecar
-from recover.anchor import FOLDER
+from recover.anchors.anchor import FOLDER
 from recover.linux import fuse, mountinfo
 from tests.harness import Node, Propagation, View, VolumeMount, until
 from tests.harness.node import Container

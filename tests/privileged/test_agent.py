@@ -7,7 +7,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from csi_fluid.demo.serverless import LEAF, Client
-from recover.anchor import FOLDER
+from recover.anchors.anchor import FOLDER
 from tests.harness import Node, until
 from tests.privileged.serverless import serverless
 from tests.privileged.watching import GONE, Watch

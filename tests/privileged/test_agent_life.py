@@ -10,7 +10,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from csi_fluid.demo.serverless import LEAF, MOUNT_POINT, Client
-from recover.anchor import FOLDER
+from recover.anchors.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
 from tests.privileged.serverless import serverless
 

@@ -9,11 +9,11 @@ import pytest
 from csi_fluid import cli
 from csi_fluid.cli import agent as command
 from csi_fluid.cli.usage import Misuse
-from recover.agent import Agent
 from recover.errors import Covered
-from recover.guard import Guard, Target
 from recover.linux.probe import Prober
 from recover.observer import Event
+from recover.serverless.agent import Agent
+from recover.serverless.guard import Guard, Target
 from tests.sandbox import wait_until
 
 MOUNT = "/jfs/jindofs-fuse"
