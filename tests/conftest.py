@@ -47,6 +47,11 @@ def needs_sandbox(item: pytest.Item) -> bool:
     return sandboxed and not sandbox.inside() and os.geteuid() == 0
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    if any(needs_sandbox(item) for item in session.items):
+        sandbox.leave_machine()
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
     """Leave the time limit of a sandboxed test to the sandbox."""

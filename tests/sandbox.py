@@ -3,8 +3,10 @@
 The parent pytest does not run a sandboxed test itself: it starts a second pytest for that one test
 behind ``unshare --mount --pid``, receives its reports through an inherited descriptor, and hands
 them on as its own. When the namespaces end, the kernel removes every mount and process in them.
+The parent leaves the machine's mount namespace first: what it then sees change, a test changed.
 """
 
+import ctypes
 import dataclasses
 import gc
 import json
@@ -27,6 +29,7 @@ TOKEN = "CSI_FLUID_SANDBOX"  # marks every process of a sandbox; its value is th
 REPORTS = "CSI_FLUID_SANDBOX_REPORTS"  # the descriptor that takes the reports
 DEFAULT_TIMEOUT_S = 60.0
 GRACE_S = 3.0  # what the inner pytest gets to report its own time-out before it is killed
+CLONE_NEWNS = 0x00020000  # <linux/sched.h>; Python has os.unshare only since 3.12
 SETTLE_S = 1.0  # threads and processes that were told to end may need a moment
 
 # The shell is the first process of the PID namespace: unlike Python it reaps orphans, so that a
@@ -154,6 +157,18 @@ def _processes() -> Iterator[tuple[int, str]]:
 
 
 # ---- The parent's side
+
+
+def leave_machine() -> None:
+    """Move this process into a copy of the mount namespace that no mount passes into or out of.
+
+    What else the machine mounts meanwhile (containers, an automounter, another test run) would
+    look like something that a test left behind. Raises OSError.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.unshare(CLONE_NEWNS):
+        raise OSError(ctypes.get_errno(), "unshare of the mount namespace")
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
