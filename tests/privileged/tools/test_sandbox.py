@@ -12,15 +12,15 @@ import pytest
 
 from tests import sandbox
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout")
 
 
 def run_victim(name: str, **environment: str) -> tuple[int, str]:
     """Run one test of victims.py in a sandbox within this one; return exit status and output."""
-    inherited = {k: v for k, v in os.environ.items() if k not in {sandbox.TOKEN, sandbox.REPORTS}}
+    inherited = {k: v for k, v in os.environ.items() if k != sandbox.TOKEN}
     done = subprocess.run(
-        [*PYTEST, f"tests/privileged/victims.py::{name}"],
+        [*PYTEST, f"tests/privileged/tools/victims.py::{name}"],
         cwd=ROOT,
         env=inherited | {"REQUIRE_ALL": ""} | environment,
         capture_output=True,
