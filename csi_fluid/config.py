@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from csi_fluid import kubelet
+from csi_fluid.kubelet import Kubelet
+
 Owner = Literal["Fluid", "ours"]
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
@@ -23,8 +26,6 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _MAX_SOCKET_PATH = 107  # sockaddr_un.sun_path without its final zero: unix(7)
 _STATE_NAME = "state.db"
 _STATE_FOLDER = Path("/var/lib/csi-fluid")
-_PLUGIN_FOLDER = "plugins/csi-fluid-plugin"  # Fluid's chart mounts it from the host
-_SOCKET = "csi-plugins/fuse.csi.fluid.io/csi.sock"
 
 GATES: Mapping[str, str] = {"FuseRecovery": "Beta"}
 _LATER_GATES = frozenset({"SeamlessRecovery"})
@@ -246,7 +247,7 @@ class Settings:
     state: Path = _option(  # noqa: RUF009  a dataclass field
         Kind("FILE", Path),
         "ours",
-        f"the state file; if not given {_PLUGIN_FOLDER}/{_STATE_NAME} in kubelet's directory "
+        f"the state file; if not given {kubelet.OWN}/{_STATE_NAME} in kubelet's directory "
         f"where that folder exists, else {_STATE_FOLDER / _STATE_NAME}",
         flag="state",
     )
@@ -345,7 +346,7 @@ class Settings:
         default="/runtime-mnt",
     )
     kubelet_root: str = _option(
-        _DIR, "Fluid", "kubelet's directory", env=("KUBELET_ROOTDIR",), default="/var/lib/kubelet"
+        _DIR, "Fluid", "kubelet's directory", env=("KUBELET_ROOTDIR",), default=kubelet.ROOT
     )
     publish_method: Literal["bind", "symlink"] = _option(
         Kind("symlink|bindMount", _method),
@@ -476,10 +477,9 @@ def _parse(option: Option, name: str, text: str) -> object:
 
 
 def _derive(values: dict[str, Any]) -> None:
-    kubelet = Path(values["kubelet_root"])
-    plugin = kubelet / _PLUGIN_FOLDER
-    folder = plugin if plugin.is_dir() else _STATE_FOLDER
+    place = Kubelet(values["kubelet_root"])
+    folder = place.own if place.own.is_dir() else _STATE_FOLDER
     values["node_id"] = values["node_id"] or ""
-    values["endpoint"] = values["endpoint"] or f"unix:{kubelet / _SOCKET}"
+    values["endpoint"] = values["endpoint"] or f"unix:{place.socket}"
     values["state"] = values["state"] or folder / _STATE_NAME
     values["log_level"] = values["log_level"] or ("debug" if values["verbosity"] >= 5 else "info")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recover import observer as told, reconcile
 from recover.heal import Context, Healer
+from recover.layout import Layout
 from recover.lease import Lease
 from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
@@ -35,12 +36,11 @@ _BURST_S = 0.2  # publishes that come together are looked at together
 class Settings:
     """What the operator may choose; times in s, strategy "auto", "namespace" or "propagation"."""
 
+    layout: Layout
     period_s: float = 5.0
     strategy: str = "auto"
     recover_writable: bool = False
     warning_threshold: int = 50
-    kubelet_root: str | None = None
-    mount_root: str = "/runtime-mnt"
     hung_abort_after_s: float | None = None  # end the connection of a daemon silent for so long
     lease: Path | None = None  # the file by which processes take turns in healing
 
@@ -176,11 +176,9 @@ class Recovery:
             warning_threshold=settings.warning_threshold,
             hung_abort_after_s=settings.hung_abort_after_s,
         )
-        self._reconciler = reconcile.Reconciler(
-            store, locks, observer, settings.kubelet_root, settings.mount_root
-        )
+        self._reconciler = reconcile.Reconciler(store, locks, observer, settings.layout)
         inside = strategy is Strategy.NAMESPACE
-        self._sidecars = Sidecars(store, settings.mount_root) if inside else None
+        self._sidecars = Sidecars(store, settings.layout.sources.root) if inside else None
         self._sidecars_at = 0  # version of the mount table when they were last looked for
         self._riddles = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try

@@ -25,8 +25,8 @@ def refusal(
     if not writable:
         return None
     return (
-        "the volume is writable and may have lost writes; to heal it anyway set --recover-writable "
-        'or the volume attribute fuse.csi.fluid.io/recover-writable: "true"'
+        "the volume is writable and may have lost writes; to heal it anyway set "
+        "--recover-writable, or recover-writable for this volume alone"
     )
 
 

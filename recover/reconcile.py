@@ -11,6 +11,7 @@ from pathlib import Path
 
 from recover import adopt, observer as told
 from recover.errors import Busy
+from recover.layout import Layout
 from recover.linux import mounts
 from recover.linux.mountinfo import MountTable
 from recover.locks import Locks
@@ -27,13 +28,12 @@ def boot_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """Brings rows and mounts together; None as kubelet_root stands for any."""
+    """Brings rows and mounts together."""
 
     store: Store
     locks: Locks
     observer: Observer
-    kubelet_root: str | None
-    mount_root: str
+    layout: Layout
 
     def run(self, table: MountTable) -> bool:
         """Drop what is gone, adopt what is unknown; return whether some mount is still a riddle."""
@@ -42,7 +42,7 @@ class Reconciler:
 
     def _drop_gone(self) -> None:
         """Drop rows of pods that are gone, and generations of an earlier boot."""
-        gone = adopt.gone(self.store.publications(), os.path.isdir)
+        gone = adopt.gone(self.store.publications(), self.layout, os.path.isdir)
         for publication in gone:
             self.store.remove_publication(publication.target)
         if gone:
@@ -54,9 +54,7 @@ class Reconciler:
 
     def adopt(self, table: MountTable) -> bool:
         """Record mounts that an earlier plugin made; return whether a source is still unknown."""
-        found = adopt.find(
-            table, self.store, self.kubelet_root, self.mount_root, adopt.read_vol_data
-        )
+        found = adopt.find(table, self.store, self.layout)
         for riddle in found.unknown:
             _log.debug("not adopted: %s: %s", riddle.target, riddle.reason)
         adopted = tuple(p for p in found.publications if self._record(p))

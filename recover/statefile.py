@@ -136,10 +136,6 @@ def _encode(value: object) -> object:
     return json.dumps(dict(value)) if isinstance(value, Mapping) else value
 
 
-def _key_part(value: Any) -> str | int:
-    return value if isinstance(value, int) else _text(value)
-
-
 def _text(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode("utf-8", "surrogatepass")

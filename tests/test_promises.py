@@ -1,17 +1,18 @@
 """What the project promises about itself: documented, nothing private in it, quick to start."""
 
+import ast
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 import csi_fluid
-from csi_fluid import cli, config, metrics
+from csi_fluid import cli, config, driver, metrics
 from tests import sandbox
 
 ROOT = Path(__file__).parents[1]
@@ -28,11 +29,36 @@ PRIVATE = {
 }
 
 
+# As a whole text: a column of the state file may have the same name.
+ATTRIBUTES = [
+    rf"^{re.escape(value)}$"
+    for name, value in vars(driver).items()
+    if name.isupper() and name != "NAME"
+]
+
+
 def tree() -> Iterator[Path]:
     """Walk through the files of the project, without what is made on the way."""
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [name for name in folders if not MADE_HERE.match(name)]
         yield from (Path(folder, name) for name in files if not MADE_HERE.match(name))
+
+
+def modules() -> Iterator[Path]:
+    """Walk through the modules of the two packages that people write."""
+    for path in tree():
+        parts = path.relative_to(ROOT).parts
+        if path.suffix == ".py" and parts[0] in {"csi_fluid", "recover"} and "_pb" not in parts:
+            yield path
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Yield the strings of a module that it works with: no docstring, no comment."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
 
 
 def configuration() -> str:
@@ -70,12 +96,36 @@ def test_every_environment_variable_is_documented():
 def test_the_environment_is_read_by_the_configuration_only():
     readers = [
         path.relative_to(ROOT).as_posix()
-        for path in tree()
-        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in {"csi_fluid", "recover"}
+        for path in modules()
         if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     ]
 
     assert readers == ["csi_fluid/config.py"]
+
+
+KUBELETS = [
+    *("/var/lib/kubelet", "csi-plugins", "plugins_registry", "csi-fluid-plugin"),
+    *("kubernetes.io~", "volume-subpaths", "vol_data", "driverName", "volumeHandle"),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("csi_fluid/driver.py", [re.escape(driver.NAME), *ATTRIBUTES]),
+        ("csi_fluid/kubelet.py", map(re.escape, KUBELETS)),
+    ],
+    ids=["driver", "kubelet"],
+)
+def test_what_others_chose_is_written_in_one_module(place: str, words: Iterable[str]):
+    pattern = re.compile("|".join(words))
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules()
+        if any(pattern.search(text) for text in strings(path))
+    }
+
+    assert found == {place}
 
 
 def test_every_metric_is_documented():

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from csi_fluid import config
 from csi_fluid.cli import screen, usage, words
 from csi_fluid.cli.status import read_state
+from csi_fluid.kubelet import Kubelet
 from recover import loop, observer, reconcile, survey
 from recover.heal import Context, Healer
 from recover.lease import Lease
@@ -18,10 +19,10 @@ from recover.plan import Leave
 from recover.store import Store
 from recover.survey import SourceReport, State
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
   csi-fluid recover --dry-run
   csi-fluid recover default/demo
-  csi-fluid recover /var/lib/kubelet/pods/UID/volumes/kubernetes.io~csi/PV/mount"""
+  csi-fluid recover {Kubelet().target("UID", "PV")}"""
 _DESCRIPTION = """\
 Heal broken volumes now, beside a running plugin or without one.
 A TARGET is a dataset (namespace/name), a FUSE mount or a published path, and stands for every copy

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from csi_fluid import driver
 from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
@@ -244,8 +245,8 @@ def _refuse_overlap(wanted: Publication) -> None:
     target, source = f"{wanted.target}/", f"{wanted.source}/"
     if target.startswith(source) or source.startswith(target):
         raise InvalidArgument(
-            f"target_path {wanted.target} and fluid_path {wanted.source} lie within each other; "
-            "publish to a directory outside the FUSE mount"
+            f"target_path {wanted.target} and {driver.FLUID_PATH} {wanted.source} "
+            "lie within each other; publish to a directory outside the FUSE mount"
         )
 
 

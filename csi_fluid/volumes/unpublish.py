@@ -6,6 +6,7 @@ no heal begins on the target afterwards.  Unmounting is lazy and asks no daemon,
 
 from collections.abc import Callable
 
+from csi_fluid import kubelet
 from csi_fluid.errors import Occupied
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.publish import LOCK_WAIT_S
@@ -14,8 +15,6 @@ from recover.linux import mountinfo, mounts
 from recover.linux.probe import Prober
 from recover.locks import Locks
 from recover.store import Store
-
-_KUBELETS = "/volumes/kubernetes.io~csi/"
 
 
 class Unpublisher:
@@ -61,7 +60,7 @@ class Unpublisher:
 
     def _refuse_foreign(self, path: str) -> None:
         """Raise Occupied for a mount nobody published: a source, or neither FUSE nor a pod's."""
-        if targets.look(path).kind is not Kind.MOUNT or _KUBELETS in path:
+        if targets.look(path).kind is not Kind.MOUNT or kubelet.is_of_volume(path):
             return
         stack = mountinfo.read().stack(path)
         is_ours = path not in self._store.sources() and any(mount.is_fuse for mount in stack)

@@ -12,8 +12,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from csi_fluid.kubelet import Kubelet
+from csi_fluid.mountroot import MountRoot
 from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
+from recover.layout import Layout
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
@@ -80,13 +83,14 @@ class Healing:
         self.locks = locks or Locks()
         self.store = Store.open(node.machine.state)
         self._settings = loop.Settings(
+            layout=Layout(
+                Kubelet(str(node.machine.kubelet)), MountRoot(str(node.machine.mount_root))
+            ),
             period_s=period_s,
             strategy=strategy,
             recover_writable=recover_writable,
             warning_threshold=warning_threshold,
             hung_abort_after_s=hung_abort_after_s,
-            kubelet_root=str(node.machine.kubelet),
-            mount_root=str(node.machine.mount_root),
         )
         self._node = node
         self._claims = targets.Claims()

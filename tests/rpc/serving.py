@@ -13,6 +13,7 @@ from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
 from csi_fluid.kube import Kube
 from csi_fluid.kube.none import NoKube
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.rpc import controller, identity, node, server
 from csi_fluid.volumes import (
     health,
@@ -59,7 +60,7 @@ class Serving:
         volumes = node.Volumes(
             stager=stage.Stager(
                 kube or NoKube(),
-                users.Users(self.store, str(folder)),
+                users.Users(self.store, Kubelet(str(folder))),
                 claims,
                 self.prober,
                 str(folder),

@@ -1,7 +1,5 @@
 """Adoption: rows for mounts that Fluid's plugin left, from the evidence that a real node has."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,8 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
+from csi_fluid import driver, kubelet
+from csi_fluid.kubelet import Kubelet
+from csi_fluid.mountroot import MountRoot
 from recover import adopt
 from recover.adopt import Found
+from recover.layout import Dataset, Layout, Note, Place
 from recover.linux import mountinfo
 from recover.linux.mountinfo import MountTable
 from recover.store import Generation, Publication, Store
@@ -49,17 +51,15 @@ def table(*lines: str) -> MountTable:
     return mountinfo.parse("\n".join([*BASE, *lines]).encode())
 
 
-def vol_data(handle: str = "default-demo", driver: str = adopt.DRIVER) -> dict[str, object]:
-    """Return what kubelet 1.37 writes."""
-    return {
-        "attachmentID": "csi-5ad0",
-        "driverName": driver,
-        "nodeName": "node-1",
-        "seLinuxMountContext": "",
-        "specVolID": "default-demo",
-        "volumeHandle": handle,
-        "volumeLifecycleMode": "Persistent",
-    }
+def vol_data(handle: str = "default-demo", name: str = driver.NAME) -> dict[str, object]:
+    """Return what adoption needs of kubelet's note."""
+    return {"driverName": name, "volumeHandle": handle}
+
+
+def layout(
+    read: kubelet.Reader = lambda _: {}, kubelet_root: str = KUBELET, mount_root: str = MOUNT_ROOT
+) -> Layout:
+    return Layout(Kubelet(kubelet_root, read=read), MountRoot(mount_root))
 
 
 def find(
@@ -67,12 +67,13 @@ def find(
     store: Store | None = None,
     *,
     data: Mapping[str, object] | None = None,
-    kubelet_root: str | None = KUBELET,
+    kubelet_root: str = KUBELET,
     mount_root: str = MOUNT_ROOT,
 ) -> Found:
     """Look with the same vol_data.json beside every target, by default one of default-demo."""
     content = vol_data() if data is None else data
-    return adopt.find(mounts, store or Store(), kubelet_root, mount_root, lambda _: content)
+    places = layout(lambda _: content, kubelet_root, mount_root)
+    return adopt.find(mounts, store or Store(), places)
 
 
 def sources(found: Found) -> dict[str, tuple[str, str]]:
@@ -127,12 +128,13 @@ def test_a_target_with_a_row_is_left_as_it_is():
     assert find(table(GLOBAL, line(31, target())), store) == Found((), ())
 
 
-def test_any_kubelet_directory_is_taken_where_none_is_known():
-    places = [target(root="/data/kubelet"), target(root="/k/pods/x"), target(root="")]
+def test_only_the_directory_of_this_kubelet_is_looked_at():
+    roots = ["/data/kubelet", "/k/pods/x", ""]
+    places = [target(root=root) for root in roots]
     mounts = table(GLOBAL, *[line(31 + i, place) for i, place in enumerate(places)])
 
-    assert set(sources(find(mounts, kubelet_root=None))) == set(places)
-    assert set(sources(find(mounts, kubelet_root="/data/kubelet/"))) == {places[0]}
+    for root, place in zip(roots, places, strict=True):
+        assert set(sources(find(mounts, kubelet_root=f"{root}/"))) == {place}
 
 
 @pytest.mark.parametrize(
@@ -147,11 +149,11 @@ def test_any_kubelet_directory_is_taken_where_none_is_known():
     ],
 )
 def test_a_mount_at_another_place_is_not_ours(place):
-    assert find(table(GLOBAL, line(31, place)), kubelet_root=None) == Found((), ())
+    assert find(table(GLOBAL, line(31, place))) == Found((), ())
 
 
 def test_the_volume_of_another_driver_is_never_adopted():
-    data = vol_data(driver="s3.csi.aws.com")
+    data = vol_data(name="s3.csi.aws.com")
 
     assert find(table(GLOBAL, line(31, target())), data=data) == Found((), ())
 
@@ -176,8 +178,8 @@ def test_only_what_the_path_shows_counts():
 def test_a_place_within_a_fuse_mount_is_not_even_read():
     """A pod may mount what it likes inside its volume, and a lookup there may hang for ever."""
 
-    def read(directory: str) -> None:
-        raise AssertionError(f"read {directory}")
+    def read(path: str) -> dict[str, object]:
+        raise AssertionError(f"read {path}")
 
     bait = f"{SOURCE}/pods/u1/volumes/kubernetes.io~csi/default-demo/mount"
     on_plain = table(
@@ -188,7 +190,7 @@ def test_a_place_within_a_fuse_mount_is_not_even_read():
     )
 
     for mounts in (table(GLOBAL, line(31, bait, on=30)), on_plain):
-        assert adopt.find(mounts, Store(), None, MOUNT_ROOT, read) == Found((), ())
+        assert adopt.find(mounts, Store(), layout(read, SOURCE)) == Found((), ())
 
 
 # Which mount is the source
@@ -406,7 +408,7 @@ def test_a_device_number_that_was_used_again_is_no_evidence():
     [
         {},
         {"driverName": 7},
-        {"driverName": adopt.DRIVER},
+        {"driverName": driver.NAME},
         {"driverName": None, "volumeHandle": "x"},
     ],
 )
@@ -422,56 +424,57 @@ def test_without_vol_data_nothing_else_is_proof():
     assert find(table(elsewhere, NEW, ORPHAN), data={}) == Found((), ())
 
 
-# The file itself
+# Another driver, another layout
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    return tmp_path / "vol_data.json"
+def test_another_drivers_name_is_served_by_handing_it_in():
+    mounts = table(GLOBAL, line(31, target()))
+    other = Kubelet(KUBELET, "other.csi.example", lambda _: vol_data(name="other.csi.example"))
+    places = Layout(other, MountRoot(MOUNT_ROOT))
+
+    assert sources(adopt.find(mounts, Store(), places)) == {target(): (SOURCE, "")}
+    assert find(mounts, data=vol_data(name="other.csi.example")) == Found((), ())
 
 
-def test_kubelets_file_is_read(place):
-    place.write_text(json.dumps(vol_data()))
+class Shelf:
+    """A node that keeps things otherwise: /shelf/VOLUME@POD, and sources at /fuse/NAME."""
 
-    assert adopt.read_vol_data(str(place.parent)) == vol_data()
+    root = "/fuse"
 
+    def published(self, path: str) -> Place | None:
+        volume, at, pod = path.removeprefix("/shelf/").partition("@")
+        return Place("/shelf", pod, volume) if path.startswith("/shelf/") and at else None
 
-@pytest.mark.parametrize(
-    "content",
-    [b"", b"{", b"[]", b'"x"', b"\xff\xfe{}", b"[" * 60_000, b'{"a": "' + b"x" * 2**16 + b'"}'],
-    ids=["empty", "cut off", "list", "text", "bytes", "deep", "huge"],
-)
-def test_a_broken_or_huge_file_is_no_file(place, content):
-    place.write_bytes(content)
+    def sub_path(self, path: str) -> Place | None:
+        return None
 
-    assert adopt.read_vol_data(str(place.parent)) is None
+    def is_in_pod(self, path: str) -> bool:
+        return self.holds(path)
 
+    def holds(self, path: str) -> bool:
+        return path.startswith("/shelf/")
 
-def test_what_is_no_plain_file_is_not_read(place):
-    real = place.with_name("real.json")
-    real.write_text(json.dumps(vol_data()))
+    def note(self, target: str) -> Note | None:
+        return Note(volume_id="id of x", is_ours=True)
 
-    assert adopt.read_vol_data(str(place.parent)) is None  # absent
-    place.symlink_to(real)
-    assert adopt.read_vol_data(str(place.parent)) is None
-    place.unlink()
-    os.mkfifo(place)
-    assert adopt.read_vol_data(str(place.parent)) is None
-    place.unlink()
-    place.mkdir()
-    assert adopt.read_vol_data(str(place.parent)) is None
+    def dataset(self, source: str) -> Dataset | None:
+        return Dataset("ns", source.removeprefix("/fuse/"), f"id of {source[6:]}")
 
 
-def test_the_short_way_reads_the_real_file(tmp_path):
-    mount = Path(target(root=str(tmp_path)))
-    mount.parent.mkdir(parents=True)
-    (mount.parent / "vol_data.json").write_text(json.dumps(vol_data()))
-
-    (row,) = adopt.found_publications(
-        table(NEW, line(31, str(mount))), Store(), str(tmp_path), MOUNT_ROOT
+def test_another_layout_is_served_by_handing_it_in():
+    places = Layout(Shelf(), Shelf())
+    mounts = table(
+        line(30, "/fuse/x", dev="0:60"),  # mounted again since
+        line(31, "/shelf/v@p", root="/sub"),
+        line(32, target()),
     )
 
-    assert (row.target, row.source) == (str(mount), SOURCE)
+    (row,) = adopt.find(mounts, Store(), places).publications
+
+    assert (row.target, row.source, row.sub_path) == ("/shelf/v@p", "/fuse/x", "sub")
+    assert (row.volume_id, row.runtime_name, row.pod_uid) == ("id of x", "x", "p")
+    assert adopt.gone((row,), places, lambda path: False) == ()
+    assert adopt.gone((row,), places, lambda path: path == "/shelf") == ()
 
 
 # Pods that are gone
@@ -486,19 +489,19 @@ def test_a_pod_is_gone_when_the_directory_of_its_target_is():
         asked.append(path)
         return path in present
 
-    assert adopt.gone((here, away), is_directory) == (away,)
+    assert adopt.gone((here, away), layout(), is_directory) == (away,)
     assert not {here.target, away.target} & set(asked)
 
 
 def test_no_pod_is_gone_where_kubelets_directory_is_missing():
-    assert adopt.gone((Publication(target(), "v", "/s"),), lambda _: False) == ()
+    assert adopt.gone((Publication(target(), "v", "/s"),), layout(), lambda _: False) == ()
 
 
 def test_a_target_outside_of_kubelet_is_gone_with_its_directory():
     row = Publication("/srv/x/mount", "v", "/s")
 
-    assert adopt.gone((row,), lambda path: path == "/srv/x") == ()
-    assert adopt.gone((row,), lambda _: False) == (row,)
+    assert adopt.gone((row,), layout(), lambda path: path == "/srv/x") == ()
+    assert adopt.gone((row,), layout(), lambda _: False) == (row,)
 
 
 # Any node
@@ -530,16 +533,16 @@ def nodes(draw):
             lines.append(line(number, place, dev=draw(st.sampled_from(generations))))
             truth[place] = source
             if draw(st.booleans()):
-                data[str(Path(place).parent)] = vol_data(f"{namespace}-{name}")
+                data[str(Path(place).with_name("vol_data.json"))] = vol_data(f"{namespace}-{name}")
     return table(*lines[2:]), data, truth
 
 
 @given(nodes())
 def test_a_source_is_the_true_one_or_none(node):
     mounts, data, truth = node
-    store = Store()
+    store, places = Store(), layout(lambda path: data.get(path, {}))
 
-    found = adopt.find(mounts, store, KUBELET, MOUNT_ROOT, data.get)
+    found = adopt.find(mounts, store, places)
 
     for row in found.publications:
         assert row.source == truth[row.target]
@@ -552,7 +555,7 @@ def test_a_source_is_the_true_one_or_none(node):
         mount = mounts.at(place)
         if mount is not None and mount.dev in shown:
             assert place in {row.target for row in found.publications}
-    again = adopt.find(mounts, store, KUBELET, MOUNT_ROOT, data.get)
+    again = adopt.find(mounts, store, places)
     assert not {row.target for row in again.publications} & {
         row.target for row in found.publications
     }
@@ -573,7 +576,7 @@ def test_no_table_makes_it_fail(data):
         for _ in range(data.draw(st.integers(0, 8)))
     ]
 
-    found = find(mountinfo.parse("\n".join(lines).encode()), kubelet_root=None)
+    found = find(mountinfo.parse("\n".join(lines).encode()))
 
     for row in found.publications:
         assert not row.source.startswith(f"{KUBELET}/pods")

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import csi_fluid
-from csi_fluid import config
+from csi_fluid import config, driver
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
 from csi_fluid.kube import calls
-from csi_fluid.rpc.identity import DRIVER
+from csi_fluid.kubelet import Kubelet
 from tests import manifests
 from tests.manifests import FOLDER, Object
 
@@ -125,7 +125,7 @@ def test_kubelet_and_the_program_agree_on_every_path():
     assert settings.endpoint == config.settle({}, {}).endpoint  # where `status` looks
     assert mounts["kubelet-dir"] == paths["kubelet-dir"] == settings.kubelet_root
     assert mounts["fluid-src-dir"] == paths["fluid-src-dir"] == settings.mount_root
-    assert paths["plugin-dir"] == str(Path(settings.kubelet_root, config._PLUGIN_FOLDER))
+    assert paths["plugin-dir"] == str(Kubelet(settings.kubelet_root).own)
 
 
 def test_mounts_travel_where_they_must():
@@ -195,10 +195,10 @@ def test_the_recovery_overlay_is_the_walk_through():
 
 
 def test_the_csi_driver_is_the_plugins():
-    driver = manifests.base("csidriver")
+    found = manifests.base("csidriver")
 
-    assert driver["metadata"]["name"] == DRIVER
-    assert driver["spec"] == {
+    assert found["metadata"]["name"] == driver.NAME
+    assert found["spec"] == {
         "attachRequired": False,
         "podInfoOnMount": True,
         "fsGroupPolicy": "None",

@@ -114,14 +114,13 @@ def test_generations_are_kept_by_source_and_device(path):
     assert Store.read(path).generations() == (dead,)
 
 
-def test_volumes_are_found_by_id_and_by_name(path):
+def test_volumes_are_found_by_their_id(path):
     volume = Volume("id", "name", {"a": "b\udcff"}, 2**62)
     with opened(path) as store:
         store.put_volume(volume)
 
-        assert store.volume("id") == store.volume_named("name") == volume
+        assert store.volume("id") == volume
         assert store.volume("name") is None
-        assert store.volume_named("id") is None
     with opened(path) as store:
         assert store.volume("id") == volume
         assert store.remove_volume("id")
