@@ -152,16 +152,16 @@ def bind(source: Mount, path: Path, root_fd: int) -> None:
     """
     try:
         os.close(mounts.open_exactly(source.mount_point, source, root_fd))
-        with mounts.closing(take(source, read_only=False)) as fd:
-            mounts.attach_bare(fd, str(path), root_fd)
+        with take(source, read_only=False) as clone:
+            mounts.attach_bare(clone, str(path), root_fd)
     except BaseException:
         with contextlib.suppress(OSError):
             path.rmdir()
         raise
 
 
-def take(source: Mount, *, read_only: bool) -> int:
-    """Return a detached peer of a mount with its flags, and "ro" if asked; raises Covered.
+def take(source: Mount, *, read_only: bool) -> mounts.Clone:
+    """Return a peer of a mount with its flags, and "ro" if asked; raises Covered.
 
     A peer of the live mount: what hangs off the copy goes on hanging off the mount on the host,
     also when every anchor is lost.
@@ -200,8 +200,8 @@ def put_back(anchor: Anchor, mount_point: str, root_fd: int) -> None:
 
     Raises Covered or OSError.
     """
-    with mounts.closing(take(anchor.base, read_only=False)) as fd:
-        mounts.attach_bare(fd, mount_point, root_fd)
+    with take(anchor.base, read_only=False) as clone:
+        mounts.attach_bare(clone, mount_point, root_fd)
 
 
 def clear(mount: Mount, root_fd: int) -> None:
@@ -216,19 +216,19 @@ def flatten(stack: Sequence[Mount], places: Mapping[Mount, Path], root_fd: int) 
     fails, the live one stays at the mount point.  Raises Covered or OSError.
     """
     with (
-        mounts.closing(take(stack[-1], read_only=False)) as fd,
-        _on_top_at_worst(fd, stack[-1].mount_point, root_fd),
+        take(stack[-1], read_only=False) as clone,
+        _on_top_at_worst(clone, stack[-1].mount_point, root_fd),
     ):
         for covered, cover in reversed(list(itertools.pairwise(stack))):
             clear(cover, root_fd)
             if covered in places:
                 bind(covered, places[covered], root_fd)
-        mounts.swap(fd, tuple(stack[:1]), root_fd)
+        mounts.swap(clone, tuple(stack[:1]), root_fd)
 
 
 @contextlib.contextmanager
-def _on_top_at_worst(clone_fd: int, path: str, root_fd: int) -> Iterator[None]:
-    """Mount a detached copy on whatever is at a path if the block fails before that is done."""
+def _on_top_at_worst(clone: mounts.Clone, path: str, root_fd: int) -> Iterator[None]:
+    """Mount a copy on whatever is at a path if the block fails before that is done."""
     try:
         yield
     except BaseException:
@@ -236,7 +236,7 @@ def _on_top_at_worst(clone_fd: int, path: str, root_fd: int) -> Iterator[None]:
             contextlib.suppress(OSError),  # it was done
             mounts.closing(mounts.open_path(path, root_fd)) as place,
         ):
-            mounts.attach(clone_fd, place, about=path)
+            mounts.attach(clone, place, about=path)
         raise
 
 
@@ -254,8 +254,8 @@ def bring(anchor: Anchor, source: Mount, view: str, root_fd: int, *, read_only: 
     """
     with mounts.closing(mounts.open_exactly(anchor.path, anchor.base, root_fd)) as base:
         slave = mounts.clone(anchor.path, "", Attributes(frozenset(), "slave", keep=True))
-        with mounts.closing(slave):
+        with slave:
             mounts.attach_bare(slave, view, root_fd)
-        with mounts.closing(take(source, read_only=read_only)) as fd:
-            mounts.attach(fd, base, about=anchor.path)
+        with take(source, read_only=read_only) as clone:
+            mounts.attach(clone, base, about=anchor.path)
     return len(mountinfo.read().stack(view))

@@ -180,7 +180,7 @@ class Executor:
 
     def _take(self, step: Act, table: Callable[[], MountTable]) -> "_Prepared":
         if isinstance(step, Peel):
-            return _Prepared(step, -1)
+            return _Prepared(step)
         prepared = _Prepared(step, self._clone(step))
         try:
             if isinstance(step, Swap):
@@ -192,13 +192,15 @@ class Executor:
             raise
         return prepared
 
-    def _clone(self, step: Swap | Cover | Attach) -> int:
-        def clone() -> int:
+    def _clone(self, step: Swap | Cover | Attach) -> mounts.Clone:
+        def clone() -> mounts.Clone:
             return mounts.clone(step.origin, step.inner, step.attributes, self._live)
 
         if not step.inner:
             return clone()
-        return self._prober.run(("clone", step.origin, step.inner), clone, discard=os.close)
+        return self._prober.run(
+            ("clone", step.origin, step.inner), clone, discard=mounts.Clone.close
+        )
 
     def _rebuild(self, mount: Mount, prepared: "_Prepared", table: MountTable) -> mounts.Nested:
         """Copy a mount that stands inside a dead one, and find its place in the new one."""
@@ -208,14 +210,14 @@ class Executor:
         inner = mount.mount_point[len(prepared.step.path.rstrip("/")) :]
         around = [n for n in prepared.nested if f"{inner}/".startswith(f"{n.inner}/")]
         below = max(around, key=lambda n: len(n.inner), default=None)
-        base_fd, base = (below.clone_fd, below.inner) if below else (prepared.clone_fd, "")
+        base, at = (below.clone, below.inner) if below else (prepared.clone, "")
 
         def build() -> mounts.Nested:
-            place_fd = mounts.open_inside(base_fd, inner[len(base) :])
+            place_fd = mounts.open_inside(base.fd, inner[len(at) :])
             try:
                 attributes = mounts.Attributes.of(mount)
-                fd = mounts.clone(origin.path, origin.inner, attributes, origin.dev)
-                return mounts.Nested(inner, fd, place_fd)
+                copy = mounts.clone(origin.path, origin.inner, attributes, origin.dev)
+                return mounts.Nested(inner, copy, place_fd)
             except BaseException:
                 os.close(place_fd)
                 raise
@@ -258,13 +260,12 @@ class _Prepared:
     """A step and the detached clones for it; closing dissolves what was not attached."""
 
     step: Act
-    clone_fd: int
+    clone: mounts.Clone = field(default_factory=mounts.Clone)
     nested: list[mounts.Nested] = field(default_factory=list)
     is_nested: bool = False  # those stand in the clone already
 
     def close(self) -> None:
-        if self.clone_fd >= 0:
-            os.close(self.clone_fd)
+        self.clone.close()
         for nested in self.nested:
             nested.close()
 
@@ -275,17 +276,17 @@ def _key(step: Act) -> Hashable:
 
 
 def _do(prepared: _Prepared, root_fd: int) -> int:
-    step, fd = prepared.step, prepared.clone_fd
+    step, clone = prepared.step, prepared.clone
     match step:
         case Swap():
             late = () if prepared.is_nested else prepared.nested
-            return mounts.swap(fd, step.copy.stack, root_fd, late)
+            return mounts.swap(clone, step.copy.stack, root_fd, late)
         case Peel():
             return mounts.peel(step.copy.stack, root_fd)
         case Cover():
-            return mounts.cover(fd, step.copy.stack, root_fd)
+            return mounts.cover(clone, step.copy.stack, root_fd)
         case Attach():
-            mounts.attach_bare(fd, step.target, root_fd)
+            mounts.attach_bare(clone, step.target, root_fd)
             return 1
 
 

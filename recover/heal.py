@@ -10,7 +10,6 @@ answer of the new daemon and no look at any mount table.
 
 import contextlib
 import functools
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -86,7 +85,7 @@ class Healer:
         self._version = 0  # of our mount table, when it was last looked at
         self._complaints: dict[str, str] = {}
         self._settled: set[tuple[int, str]] = set()
-        self._pins: dict[str, int] = {}  # a descriptor keeps a dead superblock's number from reuse
+        self._pins: dict[str, mounts.Clone] = {}  # they keep a dead superblock's number from reuse
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
@@ -133,8 +132,7 @@ class Healer:
 
     def close(self) -> None:
         """Forget everything and release what is held."""
-        for fd in self._pins.values():
-            os.close(fd)
+        mounts.close_all(self._pins)
         self._pins.clear()
         self._waiting = None
         self._state = ""
@@ -217,8 +215,9 @@ class Healer:
             top = copy.stack[-1]
             if copy.namespace == self._context.looker.home and top.dev not in self._pins:
                 pin = functools.partial(mounts.pin, copy.path, top)
+                key = "pin", copy.path
                 with contextlib.suppress(Error, OSError):
-                    self._pins[top.dev] = prober.run(("pin", copy.path), pin, discard=os.close)
+                    self._pins[top.dev] = prober.run(key, pin, discard=mounts.Clone.close)
 
     def _parted(self, view: View) -> View:
         """Take the dead copies out of the peer group of the source's dead mount; look again if so.
@@ -247,7 +246,7 @@ class Healer:
             ):
                 self._context.store.remove_generation(self.source, generation.dev)
                 if generation.dev in self._pins:
-                    os.close(self._pins.pop(generation.dev))
+                    self._pins.pop(generation.dev).close()
 
     # -- healing ---------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """See one mount point and its anchors: who answers, who is dead, which anchors are behind."""
 
 import functools
-import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -68,7 +67,7 @@ class Eyes:
         self._place = place
         self._prober = prober
         self._own = OwnTable()
-        self._pins: dict[str, int] = {}  # a descriptor by which a covered superblock can be asked
+        self._pins: dict[str, mounts.Clone] = {}  # by which covered superblocks can be asked
         self._gone: set[str] = set()  # superblocks of anchors whose daemons are dead, for good
 
     @property
@@ -112,12 +111,12 @@ class Eyes:
         if mount.dev not in self._pins:
             pin = functools.partial(mounts.pin, mount.mount_point, mount)
             key = "pin", mount.mount_point
-            self._pins[mount.dev] = self._prober.run(key, pin, discard=os.close)
+            self._pins[mount.dev] = self._prober.run(key, pin, discard=mounts.Clone.close)
 
     def forget(self, keep: Iterable[Mount]) -> None:
         """Forget the daemons of all mounts but these."""
         for dev in self._pins.keys() - {mount.dev for mount in keep}:
-            os.close(self._pins.pop(dev))
+            self._pins.pop(dev).close()
 
     def uncover(self, sight: Sight) -> None:
         """Be able to ask the daemons of the covered mounts also when they were never seen on top.
@@ -128,15 +127,15 @@ class Eyes:
             return
         pin_all = functools.partial(mounts.pin_all, (*sight.lower, sight.top))
         key = "uncover", sight.top.mount_point
-        for dev, fd in self._prober.run(key, pin_all, discard=mounts.close_all).items():
+        for dev, pin in self._prober.run(key, pin_all, discard=mounts.close_all).items():
             if dev in self._pins:
-                os.close(fd)
+                pin.close()
             else:
-                self._pins[dev] = fd
+                self._pins[dev] = pin
 
     def is_dead(self, mount: Mount) -> bool:
         """Ask the daemon of a mount that is remembered or was uncovered; False too if it hangs."""
-        fd = self._pins[mount.dev]
+        fd = self._pins[mount.dev].fd
         try:
             reply = self._prober.run(("pin", mount.dev), lambda: probe.ask(fd))
         except Error:

@@ -151,7 +151,7 @@ def _superblocks(path: str) -> Iterator[set[str]]:
             pin = mounts.pin(path, stack[-1])
         except (Covered, OSError):  # an agent took it away just now
             continue
-        with mounts.closing(pin):
+        with pin:
             yield {mount.dev for mount in stack}
         return
     yield set()

@@ -14,7 +14,6 @@ publish, or adoption at the next start, finds what the kernel has and goes on fr
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
@@ -178,7 +177,7 @@ class Publisher:
         with targets.directory(Path(path).parent):
             targets.link(path, to)
 
-    def _bind(self, wanted: Publication, source: Source, clone: int) -> None:
+    def _bind(self, wanted: Publication, source: Source, clone: mounts.Clone) -> None:
         path = wanted.target
         kind = targets.look(path).kind
         if kind is Kind.MOUNT:
@@ -195,19 +194,19 @@ class Publisher:
                 mounts.unmount_all(path)
                 raise
 
-    def _swap(self, wanted: Publication, source: Source, clone: int) -> None:
+    def _swap(self, wanted: Publication, source: Source, clone: mounts.Clone) -> None:
         """Put the clone in the place of what is mounted, without a moment of the bare directory."""
         path = wanted.target
         stack = mountinfo.read().stack(path)
         if not stack:
             raise Covered(f"what was mounted at {path} went away just now; try again")
         self._remember(wanted.source, (m for m in stack if m.is_fuse and m.dev != source.dev))
-        own = os.dup(clone)  # the visit may outlive our patience
+        own = clone.handed_over()  # the visit may outlive our patience
         layers = namespaces.visit(
             namespaces.home(),
             lambda root_fd: mounts.swap(own, stack, root_fd, ()),
             self._prober,
-            release=lambda: os.close(own),
+            release=own.close,
         )
         _log.info(
             "repaired a target", extra={"target": path, "before": len(stack), "after": layers}

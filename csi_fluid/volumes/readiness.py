@@ -19,7 +19,7 @@ from pathlib import Path
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
 from recover.errors import Busy, Crowded, Hung
-from recover.linux import mountinfo, mounts, probe, syscalls
+from recover.linux import mountinfo, mounts, probe
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Prober
 from recover.locks import Locks
@@ -27,12 +27,6 @@ from recover.locks import Locks
 MAX_WAITING = 64
 _TICK_S = 1.0
 _FLIGHTS = 10  # time limits to queue for a look at one source, whose daemon may be slow
-_BENEATH = (
-    syscalls.RESOLVE_BENEATH
-    | syscalls.RESOLVE_NO_XDEV
-    | syscalls.RESOLVE_NO_SYMLINKS
-    | syscalls.RESOLVE_NO_MAGICLINKS
-)
 _NEXT = "look at the FUSE pod of this dataset on this node"
 
 
@@ -135,23 +129,23 @@ class Sources:
             raise self._hung(origin) from error
 
     @contextlib.contextmanager
-    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[int]:
-        """Own a detached copy of a source for a block; raises NotReady if it changed."""
-        with mounts.closing(self._clone(source, attributes)) as fd:
-            if mountinfo.superblock(fd) != source.dev:
+    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[mounts.Clone]:
+        """Own a copy of a source for a block; raises NotReady if it changed."""
+        with self._clone(source, attributes) as clone:
+            if mountinfo.superblock(clone.fd) != source.dev:
                 raise _replaced(source.origin.path)
-            yield fd
+            yield clone
 
-    def _clone(self, source: Source, attributes: mounts.Attributes) -> int:
+    def _clone(self, source: Source, attributes: mounts.Attributes) -> mounts.Clone:
         origin = source.origin
 
-        def take() -> int:
+        def take() -> mounts.Clone:
             return mounts.clone(origin.path, origin.sub_path, attributes)
 
         try:
             if not origin.sub_path:  # only the walk to a sub path asks the daemon
                 return take()
-            return self._prober.run((origin.path, source.dev), take, discard=os.close)
+            return self._prober.run((origin.path, source.dev), take, discard=mounts.Clone.close)
         except Hung as error:
             raise self._hung(origin) from error
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -283,7 +277,7 @@ def _is_wanted(mount: Mount, mount_type: str) -> bool:
 def _check_sub_path(fd: int, origin: Origin) -> None:
     where = f"sub path {origin.sub_path!r} under the FUSE mount at {origin.path}"
     try:
-        os.close(syscalls.openat2(fd, origin.sub_path, os.O_PATH | os.O_DIRECTORY, _BENEATH))
+        os.close(mounts.open_beneath(fd, origin.sub_path, os.O_DIRECTORY))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotReady(
             "SubPathMissing", f"{where} does not exist or is no directory; make it in the dataset"

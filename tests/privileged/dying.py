@@ -22,11 +22,12 @@ from recover.locks import Locks
 from recover.store import Store
 
 CHANGES = {
-    syscalls._NR_OPEN_TREE,
-    syscalls._NR_MOVE_MOUNT,
-    syscalls._NR_MOUNT_SETATTR,
-    syscalls._number("umount2"),
-    syscalls._number("setns"),
+    "open_tree",
+    "move_mount",
+    "mount_setattr",
+    "mount",
+    "umount2",
+    "setns",
 }
 
 
@@ -54,10 +55,10 @@ def let_die(fate: Fate) -> None:
     """Have this process counted among the mortals: each change of a mount may be its end."""
     call = syscalls._call
 
-    def mortal_call(number: int, *args: Any) -> int:
-        if number in CHANGES:
+    def mortal_call(name: str, *args: Any) -> int:
+        if name in CHANGES:
             fate.strike()
-        return call(number, *args)
+        return call(name, *args)
 
     setattr(syscalls, "_call", mortal_call)  # noqa: B010  mypy would not let us change it
 
