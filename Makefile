@@ -23,9 +23,8 @@ demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclo
 	@.venv/bin/csi-fluid demo --daemon=$(DAEMON) $(ARGS)
 
 test: export REQUIRE_ALL = 1
-test: _python _tools _cluster ## Run every test; a missing tool is a failure
-	@.ci/setup csi-sanity
-	@$(pytest) tests
+test: _python _tools ## Run every test, in parts side by side; a missing tool is a failure
+	@$(py) -m tests.parts $(ARGS)
 
 check: _python ## Check format, lint, types, imports, generated code, promises; run the unit tests
 	@$(py) -m ruff format --check --quiet . && $(py) -m ruff check --quiet . && $(py) -m mypy

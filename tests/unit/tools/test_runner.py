@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout")
 
 
 def run_victim(name: str, **environment: str) -> tuple[int, str]:
     """Run one test of victims.py; return exit status and output."""
     done = subprocess.run(
-        [*PYTEST, f"tests/unit/victims.py::{name}"],
+        [*PYTEST, f"tests/unit/tools/victims.py::{name}"],
         cwd=ROOT,
         env=os.environ | {"REQUIRE_ALL": "", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
         capture_output=True,

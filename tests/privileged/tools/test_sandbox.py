@@ -4,21 +4,23 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from tests import sandbox
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout")
 
 
 def run_victim(name: str, **environment: str) -> tuple[int, str]:
     """Run one test of victims.py in a sandbox within this one; return exit status and output."""
-    inherited = {k: v for k, v in os.environ.items() if k not in {sandbox.TOKEN, sandbox.REPORTS}}
+    inherited = {k: v for k, v in os.environ.items() if k != sandbox.TOKEN}
     done = subprocess.run(
-        [*PYTEST, f"tests/privileged/victims.py::{name}"],
+        [*PYTEST, f"tests/privileged/tools/victims.py::{name}"],
         cwd=ROOT,
         env=inherited | {"REQUIRE_ALL": ""} | environment,
         capture_output=True,
@@ -26,6 +28,15 @@ def run_victim(name: str, **environment: str) -> tuple[int, str]:
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
+
+
+@pytest.fixture
+def shared(workdir: Path) -> Iterator[Path]:
+    """Return a folder of a mount that passes on what is mounted in it."""
+    subprocess.run(["mount", "-t", "tmpfs", "none", workdir], check=True)
+    subprocess.run(["mount", "--make-shared", workdir], check=True)
+    yield workdir
+    subprocess.run(["umount", "--recursive", workdir], check=True)
 
 
 @pytest.mark.parametrize(
@@ -68,6 +79,22 @@ def test_namespaces_and_work_folder_are_a_tests_own():
     status, output = run_victim("test_is_in_namespaces_of_its_own", OUTER_NAMESPACES=namespaces)
 
     assert status == 0, output
+
+
+def test_what_others_mount_meanwhile_is_not_taken_for_a_tests(shared: Path):
+    with ThreadPoolExecutor(1) as others:
+        mounting = others.submit(mount_once_begun, shared)
+        status, output = run_victim("test_lasts_while_somebody_mounts", MEETING=str(shared))
+
+    mounting.result()
+    assert status == 0, output
+
+
+def mount_once_begun(meeting: Path) -> None:
+    sandbox.wait_until((meeting / "begun").exists, "the begin of the victim", timeout_s=30)
+    (meeting / "mounted").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", meeting / "mounted"], check=True)
+    (meeting / "told").touch()
 
 
 def test_a_killed_orphan_is_reaped():

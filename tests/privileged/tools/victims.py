@@ -56,3 +56,9 @@ def test_is_in_namespaces_of_its_own(workdir: Path):
     subprocess.run(["mount", "-t", "tmpfs", "none", "/mnt"], check=True)
     subprocess.run(["umount", "/mnt"], check=True)
     assert list(workdir.iterdir()) == []
+
+
+def test_lasts_while_somebody_mounts():
+    meeting = Path(os.environ["MEETING"])
+    (meeting / "begun").touch()
+    sandbox.wait_until((meeting / "told").exists, "the mount of somebody else")

@@ -1,4 +1,4 @@
-"""Tests that misbehave on purpose; only test_runner.py runs them, each by its name."""
+"""Tests that misbehave on purpose; test_runner.py and test_parts.py run them, each by its name."""
 
 import logging
 import os
@@ -37,3 +37,12 @@ def test_is_skipped():
 @pytest.mark.xfail(reason="a known defect")
 def test_fails_as_expected():
     pytest.fail("as ever")
+
+
+def test_waits(capsys: pytest.CaptureFixture[str]):
+    with capsys.disabled():
+        try:
+            os.write(1, b"test_waits waits\n")
+            threading.Event().wait()
+        finally:
+            os.write(1, b"test_waits cleaned up\n")
