@@ -1,4 +1,7 @@
-"""A pod as the rules see it: read from any JSON, where what has another form reads as missing."""
+"""A pod as the rules see it: read from any JSON, where what has another form reads as missing.
+
+Nobody has checked the pod yet, so a name or path that is too long to be one is missing as well.
+"""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -10,6 +13,11 @@ from csi_fluid.kube import objects
 Place = Literal["initContainers", "containers"]
 PLACES: tuple[Place, ...] = ("initContainers", "containers")
 _ALWAYS = "Always"
+_MAX_NAME = 63  # characters, of a container or volume: a DNS label
+_MAX_PATH = 4095  # bytes: PATH_MAX without its final zero
+
+MAX_SIZE = 10_000
+"""The `size` above which a pod is not looked at; deciding about one so large takes some 50 ms."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,17 +71,34 @@ class Pod:
     has_own_host_name: bool
 
 
+def annotations(pod: object) -> Mapping[str, str]:
+    """Return the annotations of a pod's JSON, whatever that is."""
+    return _strings(objects.at(pod, "metadata", "annotations"))
+
+
+def size(pod: object) -> int:
+    """Return how many volumes, containers, mounts and variables `read` goes through.
+
+    The latter two are not counted where the others are too many by themselves.
+    """
+    containers = [each for place in PLACES for each in _list(pod, "spec", place)]
+    count = len(containers) + len(_list(pod, "spec", "volumes"))
+    if count > MAX_SIZE:
+        return count
+    return count + sum(len(_list(c, key)) for c in containers for key in ("volumeMounts", "env"))
+
+
 def read(pod: object) -> Pod:
     """Return what is read of a pod's JSON, whatever that is."""
     volumes = dict(_volumes(pod))
     found = (
         _container(pod, place, index, each, volumes)
         for place in PLACES
-        for index, each in enumerate(_list(pod, place))
+        for index, each in enumerate(_list(pod, "spec", place))
         if isinstance(each, Mapping)
     )
     return Pod(
-        annotations=_strings(objects.at(pod, "metadata", "annotations")),
+        annotations=annotations(pod),
         labels=_strings(objects.at(pod, "metadata", "labels")),
         containers=tuple(found),
         volumes=frozenset(volumes),
@@ -94,7 +119,7 @@ def _container(
     security = objects.at(found, "securityContext")
     users = (objects.at(each, "securityContext", "runAsUser") for each in (found, _spec(pod)))
     return Container(
-        name=objects.text(found, "name"),
+        name=_name(found),
         place=place,
         index=index,
         restart_policy=_restart_policy(pod, place, found),
@@ -115,10 +140,10 @@ def _restart_policy(pod: object, place: Place, found: objects.Object) -> str:
 
 def _mounts(container: objects.Object, volumes: Mapping[str, str]) -> Iterator[Mount]:
     for found in objects.items(container, "volumeMounts"):
-        volume = objects.text(found, "name")
+        volume = _name(found)
         yield Mount(
             volume=volume,
-            path=_normal(objects.text(found, "mountPath")),
+            path=normal(objects.text(found, "mountPath")),
             host_path=volumes.get(volume, ""),
             propagation=objects.text(found, "mountPropagation") or "None",
             read_only=found.get("readOnly") is True,
@@ -128,16 +153,27 @@ def _mounts(container: objects.Object, volumes: Mapping[str, str]) -> Iterator[M
 
 def _volumes(pod: object) -> Iterator[tuple[str, str]]:
     for found in objects.items(pod, "spec", "volumes"):
-        yield objects.text(found, "name"), _normal(objects.text(found, "hostPath", "path"))
+        yield _name(found), normal(objects.text(found, "hostPath", "path"))
 
 
-def _normal(path: str) -> str:
-    """Return an absolute path without doubled or trailing slashes, "" for any other."""
-    return os.path.normpath("/" + path.lstrip("/")) if path.startswith("/") else ""
+def _name(found: object) -> str:
+    name = objects.text(found, "name")
+    return name if len(name) <= _MAX_NAME else ""
 
 
-def _list(pod: object, place: Place) -> list[Any]:
-    found = objects.at(pod, "spec", place)
+def normal(path: str) -> str:
+    """Return an absolute path without doubled or trailing slashes, "" for any other.
+
+    Kubernetes takes no ".." in a path of the node.
+    """
+    is_usable = path.startswith("/") and len(path.encode("utf-8", "replace")) <= _MAX_PATH
+    if not is_usable or ".." in path.split("/"):
+        return ""
+    return os.path.normpath("/" + path.lstrip("/"))
+
+
+def _list(thing: object, *path: str) -> list[Any]:
+    found = objects.at(thing, *path)
     return found if isinstance(found, list) else []
 
 

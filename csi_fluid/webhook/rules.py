@@ -43,11 +43,10 @@ class Decision:
 
 def decide(found: object, image: str) -> Decision:
     """Decide about a pod; image is the agent's."""
-    pod = pods.read(found)
-    policy, doubts = _policy(pod.annotations)
+    policy, doubts = _policy(pods.annotations(found))
     if policy != "auto":
         return Decision("unasked", (), doubts)
-    decision = _agent(pod, image) if sidecars.of(pod) else _sidecars(pod)
+    decision = _recovery(found, image)
     return Decision(decision.outcome, decision.operations, doubts + decision.warnings)
 
 
@@ -65,6 +64,15 @@ def _policy(annotations: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
             f"the annotations disagree: {POLICY}: {valid[0]} holds, not {PLATFORM_POLICY}"
         )
     return (valid[0] if valid else ""), tuple(doubts)
+
+
+def _recovery(found: object, image: str) -> Decision:
+    """Decide about a pod that asks for recovery."""
+    if (size := pods.size(found)) > pods.MAX_SIZE:
+        what = "volumes, containers, mounts and variables"
+        return _impossible(f"it has {size} {what}, and above {pods.MAX_SIZE} none is looked at")
+    pod = pods.read(found)
+    return _agent(pod, image) if sidecars.of(pod) else _sidecars(pod)
 
 
 def _sidecars(pod: Pod) -> Decision:

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -455,6 +456,102 @@ def test_a_users_volume_of_the_agents_name_is_not_taken():
 
     assert agents(webhooks.patched(found)) == []
     assert "name that otherwise" in warnings(found)
+
+
+# ---- Large pods
+
+
+def crowded(number: int) -> webhooks.Object:
+    """Return a pod of so many sidecars, whose directories lie in each other, and applications."""
+    found = pod()
+    deep = "/".join(f"d{n}" for n in range(20))
+    sidecars = [{"name": f"fluid-fuse-{n}", "securityContext": PRIVILEGED} for n in range(number)]
+    found["spec"]["volumes"] = [
+        {"name": f"v{n}", "hostPath": {"path": f"/{deep[: n % 60]}/s{n}"}} for n in range(number)
+    ] + [
+        {"name": f"a{n}", "hostPath": {"path": f"/{deep[: n % 60]}/s{n}/fuse"}}
+        for n in range(number)
+    ]
+    for n, sidecar in enumerate(sidecars):
+        mount = {"name": f"v{n}", "mountPath": "/jfs", "mountPropagation": "Bidirectional"}
+        sidecar["volumeMounts"] = [mount]
+    mounts = [
+        {"name": f"a{n}", "mountPath": f"/data{n}", "mountPropagation": "HostToContainer"}
+        for n in range(number)
+    ]
+    found["spec"]["containers"] = [*sidecars, {"name": "app", "volumeMounts": mounts}]
+    return found
+
+
+PRIVILEGED = {"privileged": True}
+
+
+def calls_for(found: webhooks.Object) -> int:
+    """Return how many functions are called to decide about a pod, those in C included."""
+    called = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal called
+        called += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        decision = rules.decide(found, IMAGE)
+    finally:
+        sys.setprofile(None)
+    assert decision.outcome == "added"
+    return called
+
+
+def test_deciding_about_twice_the_pod_is_twice_the_work():
+    assert calls_for(crowded(400)) < 2.1 * calls_for(crowded(200))
+
+
+def test_an_agent_guards_so_many_mounts_as_fit_its_command_line_and_the_rest_is_told():
+    found = crowded(100)
+
+    (agent,) = agents(webhooks.patched(found))
+
+    assert len(mounts_of(agent)) == 64
+    assert "guards 64 FUSE mounts, and it has 100" in warnings(found)
+
+
+@pytest.mark.parametrize("key", ["volumes", "initContainers", "containers"])
+def test_a_pod_with_too_many_parts_is_not_looked_at_and_told(key: str):
+    found = injected(pod("demo-dataset"))
+    found["spec"][key] = [*found["spec"].get(key, ()), *({} for _ in range(10_000))]
+
+    assert "above 10000 none is looked at" in warnings(found)
+
+
+@pytest.mark.parametrize("key", ["volumeMounts", "env"])
+def test_a_container_with_too_many_parts_is_not_looked_at_and_told(key: str):
+    found = injected(pod("demo-dataset"))
+    found["spec"]["containers"][0][key] += [{} for _ in range(10_000)]
+
+    assert "above 10000 none is looked at" in warnings(found)
+
+
+def test_a_pod_that_does_not_ask_may_have_as_many_parts_as_it_likes():
+    found = pod(annotations={}, containers=[{} for _ in range(20_000)])
+
+    assert rules.decide(found, IMAGE) == rules.Decision("unasked")
+
+
+def test_a_name_too_long_to_be_one_is_repeated_in_no_message():
+    found = injected(pod("part", containers=[app("part", name="x" * 100_000)]))
+
+    assert len(warnings(found)) < 1000
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 4095, "/a/" + "é" * 2047, "/a/../b", "b"])
+def test_a_path_that_no_node_has_is_no_shared_directory(path: str):
+    found = injected(pod("demo-dataset"))
+    for volume in found["spec"]["volumes"]:
+        if volume["name"] == "jindofs-fuse-mount-0":
+            volume["hostPath"]["path"] = path
+
+    assert "shares no hostPath volume" in warnings(found)
 
 
 # ---- Whatever comes
