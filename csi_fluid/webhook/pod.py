@@ -36,8 +36,9 @@ class Mount:
 class Container:
     """A container; index is its place in its list, security its securityContext as given.
 
-    user is the user id that container or pod demand, None where they leave it to the image;
-    restart_policy is Always, OnFailure, Never, or "" for an init container that is to end.
+    user is the user id that container or pod demand, None where they leave it to the image, and
+    is_non_root tells that they refuse root; restart_policy is Always, OnFailure, Never, or "" for
+    an init container that is to end.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Container:
     restart_policy: str
     security: Mapping[str, Any]
     user: int | None
+    is_non_root: bool
     env: Mapping[str, str]
     mounts: tuple[Mount, ...]
 
@@ -62,13 +64,13 @@ class Container:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """What is read of a pod; has_own_host_name: no other pod on its node has the same one."""
+    """What is read of a pod; has_resources: the pod itself has requests or limits."""
 
     annotations: Mapping[str, str]
     labels: Mapping[str, str]
     containers: tuple[Container, ...]
     volumes: frozenset[str]
-    has_own_host_name: bool
+    has_resources: bool
 
 
 def annotations(pod: object) -> Mapping[str, str]:
@@ -102,34 +104,35 @@ def read(pod: object) -> Pod:
         labels=_strings(objects.at(pod, "metadata", "labels")),
         containers=tuple(found),
         volumes=frozenset(volumes),
-        has_own_host_name=_has_own_host_name(pod),
+        has_resources=bool(objects.at(pod, "spec", "resources")),
     )
-
-
-def _has_own_host_name(pod: object) -> bool:
-    """Tell whether the host name is the pod's name; a StatefulSet says so itself."""
-    given = objects.text(pod, "spec", "hostname")
-    is_on_nodes_network = objects.at(pod, "spec", "hostNetwork") is True
-    return not is_on_nodes_network and given in {"", objects.text(pod, "metadata", "name")}
 
 
 def _container(
     pod: object, place: Place, index: int, found: objects.Object, volumes: Mapping[str, str]
 ) -> Container:
     security = objects.at(found, "securityContext")
-    users = (objects.at(each, "securityContext", "runAsUser") for each in (found, _spec(pod)))
     return Container(
         name=_name(found),
         place=place,
         index=index,
         restart_policy=_restart_policy(pod, place, found),
         security=security if isinstance(security, Mapping) else {},
-        user=next((user for user in users if isinstance(user, int)), None),
+        user=next((u for u in _demanded(pod, found, "runAsUser") if isinstance(u, int)), None),
+        is_non_root=next(_demanded(pod, found, "runAsNonRoot"), None) is True,
         env={
             objects.text(e, "name"): objects.text(e, "value") for e in objects.items(found, "env")
         },
         mounts=tuple(_mounts(found, volumes)),
     )
+
+
+def _demanded(pod: object, found: objects.Object, key: str) -> Iterator[object]:
+    """Yield what the security context of the container, then that of the pod says."""
+    for each in (found, objects.at(pod, "spec")):
+        demanded = objects.at(each, "securityContext", key)
+        if demanded is not None:
+            yield demanded
 
 
 def _restart_policy(pod: object, place: Place, found: objects.Object) -> str:
@@ -175,10 +178,6 @@ def normal(path: str) -> str:
 def _list(thing: object, *path: str) -> list[Any]:
     found = objects.at(thing, *path)
     return found if isinstance(found, list) else []
-
-
-def _spec(pod: object) -> object:
-    return objects.at(pod, "spec")
 
 
 def _strings(found: object) -> Mapping[str, str]:

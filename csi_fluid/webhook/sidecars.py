@@ -103,6 +103,7 @@ def find(pod: Pod) -> Finding:
 
 _NEVER = "with restartPolicy Never, kubelet does not start it again"
 _ON_FAILURE = "with restartPolicy OnFailure, kubelet does not start it again if it ended with 0"
+_NON_ROOT = "with runAsNonRoot, kubelet starts no agent, which must be root to mount"
 _NO_SHARE = "it shares no hostPath volume with mountPropagation Bidirectional"
 
 
@@ -113,6 +114,8 @@ def _forbids(sidecar: Container) -> str:
         return "it is not privileged, and an agent may have no more rights than its sidecar"
     if sidecar.user:
         return f"it runs as user {sidecar.user}, and an agent with these rights cannot mount"
+    if sidecar.is_non_root:
+        return _NON_ROOT
     return ""
 
 

@@ -343,6 +343,29 @@ def test_a_sidecar_that_is_not_root_gets_no_agent():
     assert "user 1000" in warnings(found)
 
 
+@pytest.mark.parametrize("whose", ["pod", "sidecar"])
+def test_where_kubelet_would_refuse_an_agent_that_is_root_there_is_none_and_it_is_told(whose: str):
+    found = injected(pod("demo-dataset"))
+    sidecar = found["spec"]["containers"][0]
+    holder = found["spec"] if whose == "pod" else sidecar
+    holder["securityContext"] = holder.get("securityContext", {}) | {"runAsNonRoot": True}
+
+    assert agents(webhooks.patched(found)) == []
+    assert "container fluid-fuse-0: with runAsNonRoot, kubelet starts no agent" in warnings(found)
+
+
+def test_a_sidecar_that_may_be_root_where_the_pod_says_otherwise_has_an_agent_that_may():
+    found = injected(pod("demo-dataset"))
+    found["spec"]["securityContext"] = {"runAsUser": 1000, "runAsNonRoot": True}
+    found["spec"]["containers"][0]["securityContext"] |= {"runAsUser": 0, "runAsNonRoot": False}
+
+    (agent,) = agents(webhooks.patched(found))
+
+    assert agent["securityContext"]["runAsUser"] == 0
+    assert agent["securityContext"]["runAsNonRoot"] is False
+    assert warnings(found) == ""
+
+
 def test_a_sub_path_is_told_and_gets_no_agent_by_itself():
     found = injected(pod("part"))
 
@@ -381,26 +404,26 @@ def test_a_sidecar_without_a_shared_directory_is_told():
     assert "shares no hostPath volume" in warnings(found)
 
 
-@pytest.mark.parametrize(
-    ("spec", "has_agent"),
-    [
-        ({"hostNetwork": True}, False),
-        ({"hostname": "one-for-all"}, False),
-        ({"hostname": "demo-app"}, True),  # as a StatefulSet sets it
-    ],
-)
-def test_a_pod_that_may_share_its_host_name_needs_a_directory_of_its_own(
-    spec: dict[str, Any], has_agent: bool
-):
+@pytest.mark.parametrize("spec", [{}, {"hostNetwork": True}, {"hostname": "one-for-all"}])
+def test_the_agent_is_told_the_uid_of_its_pod_whose_host_name_may_be_anothers(spec: dict[str, Any]):
     found = injected(pod("demo-dataset"))
     found["spec"] |= spec
 
-    assert bool(agents(webhooks.patched(found))) is has_agent
-    found["metadata"]["annotations"][f"default{MODE}"] = "random-suffix"
-    assert len(agents(webhooks.patched(found))) == 1
+    (agent,) = agents(webhooks.patched(found))
+
+    assert agent["env"] == [
+        {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+    ]
+    assert warnings(found) == ""
 
 
-MODE = ".fuse-sidecar.fluid.io/host-mount-path-mode"
+def test_an_agent_asks_for_nothing_where_the_pod_has_resources_of_its_own():
+    found = injected(pod("demo-dataset"))
+    assert agents(webhooks.patched(found))[0]["resources"]["limits"]
+
+    found["spec"]["resources"] = {"requests": {"memory": "1Gi"}}
+
+    assert "resources" not in agents(webhooks.patched(found))[0]
 
 
 def test_a_directory_that_a_sidecar_may_not_write_to_is_none_to_mount_in():
@@ -465,7 +488,9 @@ def crowded(number: int) -> webhooks.Object:
     """Return a pod of so many sidecars, whose directories lie in each other, and applications."""
     found = pod()
     deep = "/".join(f"d{n}" for n in range(20))
-    sidecars = [{"name": f"fluid-fuse-{n}", "securityContext": PRIVILEGED} for n in range(number)]
+    sidecars: list[webhooks.Object] = [
+        {"name": f"fluid-fuse-{n}", "securityContext": PRIVILEGED} for n in range(number)
+    ]
     found["spec"]["volumes"] = [
         {"name": f"v{n}", "hostPath": {"path": f"/{deep[: n % 60]}/s{n}"}} for n in range(number)
     ] + [
