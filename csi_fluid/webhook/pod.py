@@ -1,9 +1,10 @@
 """A pod as the rules see it: read from any JSON, where what has another form reads as missing.
 
-Nobody has checked the pod yet, so a name or path that is too long to be one is missing as well.
+Nobody has checked the pod yet, so what can be no name or path is missing as well.
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,7 +14,7 @@ from csi_fluid.kube import objects
 Place = Literal["initContainers", "containers"]
 PLACES: tuple[Place, ...] = ("initContainers", "containers")
 _ALWAYS = "Always"
-_MAX_NAME = 63  # characters, of a container or volume: a DNS label
+_NAME = re.compile(r"[a-z0-9-]{1,63}")  # of a container or volume: a DNS label
 _MAX_PATH = 4095  # bytes: PATH_MAX without its final zero
 
 MAX_SIZE = 10_000
@@ -156,12 +157,13 @@ def _mounts(container: objects.Object, volumes: Mapping[str, str]) -> Iterator[M
 
 def _volumes(pod: object) -> Iterator[tuple[str, str]]:
     for found in objects.items(pod, "spec", "volumes"):
-        yield _name(found), normal(objects.text(found, "hostPath", "path"))
+        if name := _name(found):
+            yield name, normal(objects.text(found, "hostPath", "path"))
 
 
 def _name(found: object) -> str:
     name = objects.text(found, "name")
-    return name if len(name) <= _MAX_NAME else ""
+    return name if _NAME.fullmatch(name) else ""
 
 
 def normal(path: str) -> str:

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -25,6 +26,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from csi_fluid import webhook
 from csi_fluid.kube import calls
+from csi_fluid.webhook import review, rules
 from csi_fluid.webhook.certificates import Material, Terms, renew
 from csi_fluid.webhook.keeper import Identity, Keeper
 from csi_fluid.webhook.review import Malformed
@@ -408,6 +410,48 @@ def test_whatever_comes_the_next_client_is_served(server: Server, data: bytes, a
         connection.sendall(post(data) if as_post else data)
 
     assert b" 200 " in said(server, post(b"{}"))
+
+
+@pytest.fixture
+def reviewing() -> Iterator[Server]:
+    """Serve what the webhook answers."""
+    identity = Identity()
+    identity.use(Served(MATERIAL.certificate, MATERIAL.key, MATERIAL.authorities))
+    decide = functools.partial(rules.decide, image=webhooks.IMAGE)
+    made = Server(
+        ("127.0.0.1", 0), identity, lambda body: review.answer(body, decide).body, lambda: True
+    )
+    made.start()
+    yield made
+    made.stop(1)
+
+
+REVIEW = question(webhooks.injected(webhooks.pod("demo-dataset")))
+HEADERS = st.sampled_from(["Content-Length", "Transfer-Encoding", "Expect", "Connection", "X"])
+VALUES = st.one_of(
+    st.sampled_from(["0", "7", str(len(REVIEW)), "9" * 20, "+3", "chunked", "100-continue"]),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=20),
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=FAULTS)
+@given(
+    head=st.sampled_from(
+        ["POST /mutate", "POST /mutate?timeout=\xff", "PUT /mutate", "GET /x", "A"]
+    ),
+    headers=st.lists(st.tuples(HEADERS, VALUES), max_size=4),
+    cut=st.integers(0, len(REVIEW)),
+    put=st.binary(max_size=8),
+)
+def test_whatever_request_and_review_come_the_next_review_is_answered(
+    reviewing: Server, head: str, headers: list[tuple[str, str]], cut: int, put: bytes
+):
+    body = REVIEW[:cut] + put + REVIEW[cut + len(put) :]
+    lines = [f"{head} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    with client(reviewing) as connection, contextlib.suppress(OSError):
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+    assert b" 200 " in said(reviewing, post(REVIEW))
 
 
 def test_bytes_that_are_no_tls_delay_nobody(server: Server):
