@@ -140,6 +140,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[\w-]{0,253}", text, re.ASCII):
+        raise ValueError("expected letters, digits and hyphens")
+    return text
+
+
 def _level(text: str) -> int:
     try:
         return int(text)
@@ -361,6 +367,14 @@ class Settings:
         "label the node without reading it before",
         env=("ALLOW_PATCH_STALE_NODE",),
         default="true",
+    )
+    pod_uid: str = _option(
+        Kind("UID", _identifier),
+        "ours",
+        "for the agent: the uid of its pod, by the downward API; without it the host name stands "
+        "in, which another pod may have too",
+        env=("POD_UID",),
+        default="",
     )
     prune_fs: tuple[str, ...] = _option(
         Kind("TYPE,...", _words),

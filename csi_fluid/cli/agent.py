@@ -28,7 +28,7 @@ def run(words: Sequence[str]) -> int:
 
     chosen = agent.Settings(
         targets=_targets(given.mount),
-        pod=os.uname().nodename,
+        pod_uid=settings.pod_uid,
         recover_writable=settings.recover_writable,
         probe_timeout_s=settings.probe_timeout_s,
         period_s=_period(given.period),

@@ -72,7 +72,7 @@ class Guard:
         recover_writable: bool = False,
         period_s: float = 1.0,
     ) -> None:
-        """Take what to guard; pod names the anchors, so that a restarted agent finds them."""
+        """Take what to guard; pod, unique on the node, names the anchors for the next agent."""
         self.target = target
         self.place = Place(target.mount_point, pod)
         self.live = ""  # the superblock that answered last
@@ -98,7 +98,7 @@ class Guard:
             source=target.mount_point,
             method="sidecar",
             read_only=target.read_only,
-            pod_name=pod,
+            pod_uid=pod,
         )
 
     @property

@@ -154,7 +154,7 @@ def test_where_no_anchor_can_be_made_the_others_heal_and_no_mount_is_lost(
     with serverless(node, client) as pod:
         app = pod.start()
         pod.await_anchors(1)
-        full = pod.data[0].parent / FOLDER / pod.name / LEAF / ("9" * 255)
+        full = pod.data[0].parent / FOLDER / pod.identity / LEAF / ("9" * 255)
         full.touch()
 
         pod.agent.end(signal.SIGKILL)
