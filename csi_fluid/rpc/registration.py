@@ -17,9 +17,9 @@ from pathlib import Path
 
 import grpc
 
+from csi_fluid import DRIVER
 from csi_fluid._pb import registration_pb2, registration_pb2_grpc
 from csi_fluid.rpc import requests, sockets
-from csi_fluid.rpc.identity import DRIVER
 
 FOLDER = "plugins_registry"
 """The directory's name below kubelet's own."""

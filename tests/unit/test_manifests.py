@@ -13,7 +13,6 @@ from csi_fluid import config
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
 from csi_fluid.kube import calls
-from csi_fluid.rpc.identity import DRIVER
 from tests import manifests
 from tests.manifests import FOLDER, Object
 
@@ -197,7 +196,7 @@ def test_the_recovery_overlay_is_the_walk_through():
 def test_the_csi_driver_is_the_plugins():
     driver = manifests.base("csidriver")
 
-    assert driver["metadata"]["name"] == DRIVER
+    assert driver["metadata"]["name"] == csi_fluid.DRIVER
     assert driver["spec"] == {
         "attachRequired": False,
         "podInfoOnMount": True,
