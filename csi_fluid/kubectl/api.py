@@ -74,6 +74,10 @@ class Api:
         self.namespace = _namespace(kubeconfig, context)
         self._pool = ApiClient(self._configuration).rest_client.pool_manager
 
+    def close(self) -> None:
+        """End the connections that are kept."""
+        self._pool.clear()
+
     def get(self, path: str, **query: str) -> Object:
         """Return an object; raises Absent, Denied or Unanswered."""
         found: Object = json.loads(self.text(path, **query))
@@ -128,7 +132,7 @@ class Api:
         except (OSError, websocket.WebSocketException) as error:
             raise Unanswered(f"{where.pod}: {error}") from error
         finally:
-            client.close()  # type: ignore[no-untyped-call]
+            client.sock.shutdown()  # close() leaves it open where the server closed first
 
     def _url(self, path: str, query: list[tuple[str, str]]) -> str:
         asked = f"?{urllib.parse.urlencode(query)}" if query else ""

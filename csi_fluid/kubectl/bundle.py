@@ -33,22 +33,31 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="default: csi-fluid-TIME.tar.gz"
     )
-    asked = parser.read(argv)
     name = f"csi-fluid-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
-    path = asked.given.output or Path(f"{name}.tar.gz")
-    every = plugins.find(asked.api, asked.namespace, asked.given.node)
-    try:
-        with tarfile.open(path, "x:gz") as archive:
-            missing = _fill(archive, name, _parts(asked, every), len(every))
-    except FileExistsError as error:
-        raise usage.Failure(f"{path} is there already; say with -o where to write") from error
-    except BaseException:
-        path.unlink(missing_ok=True)  # half of it would be taken for the whole
-        raise
+    with parser.read(argv) as asked:
+        path = asked.given.output or Path(f"{name}.tar.gz")
+        every = plugins.find(asked.api, asked.namespace, asked.given.node)
+        missing = _write(path, name, _parts(asked, every), len(every))
     for each in missing:
         screen.talk(f"not in it: {each.path}: {each.why}")
     print(f"{path}: {path.stat().st_size / 1024:.0f} KiB, {len(every)} nodes")
     return 0
+
+
+def _write(path: Path, name: str, parts: Iterator[Part], nodes: int) -> list[Missing]:
+    """Write a bundle, all of it or nothing; return what is not in it."""
+    if path.exists():
+        raise usage.Failure(f"{path} is there already; say with -o where to write")
+    half = path.with_name(f"{path.name}.part")
+    try:
+        with tarfile.open(half, "w:gz") as archive:
+            missing = _fill(archive, name, parts, nodes)
+        half.rename(path)
+    except OSError as error:
+        raise usage.Failure(f"{path} cannot be written: {error}; say with -o where to") from error
+    finally:
+        half.unlink(missing_ok=True)
+    return missing
 
 
 def _parts(asked: options.Asked, every: Sequence[plugins.Plugin]) -> Iterator[Part]:

@@ -37,8 +37,8 @@ def run(argv: Sequence[str]) -> int:
     parser.add_argument(
         "-o", "--output", choices=("json", "wide"), help="json, or what is well too"
     )
-    asked = parser.read(argv)
-    found = collect(asked)
+    with parser.read(argv) as asked:
+        found = collect(asked)
     if asked.given.output == "json":
         print(json.dumps([dataclasses.asdict(each) for each in found], indent=2))
     else:

@@ -39,16 +39,19 @@ def run(argv: Sequence[str]) -> int:
     )
     parser.add_argument("-n", "--namespace", default="", help="the pod's namespace")
     parser.add_argument("pod", metavar="POD")
-    asked = parser.read(argv)
+    with parser.read(argv) as asked:
+        for line in _told(asked, _pod(asked)):
+            print(line)
+    return 0
+
+
+def _pod(asked: options.Asked) -> Object:
     namespace = asked.given.namespace or asked.api.namespace
     try:
-        pod = asked.api.get(f"/api/v1/namespaces/{namespace}/pods/{asked.given.pod}")
+        return asked.api.get(f"/api/v1/namespaces/{namespace}/pods/{asked.given.pod}")
     except Absent as error:
-        where = f"{error}; say with -n in which namespace it is"
+        where = f"{error} in namespace {namespace}; say with -n in which it is"
         raise usage.Failure(where) from error
-    for line in _told(asked, pod):
-        print(line)
-    return 0
 
 
 def _told(asked: options.Asked, pod: Object) -> Iterator[str]:

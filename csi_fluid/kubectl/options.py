@@ -1,7 +1,9 @@
 """The options that every verb has: whom to ask, as whom, and for how long."""
 
+import contextlib
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from csi_fluid import config
@@ -53,8 +55,9 @@ class Parser(usage.Parser):
             help=f"how long one node may take (default {_EACH})",
         )
 
-    def read(self, words: Sequence[str]) -> Asked:
-        """Return what a command line asks; raises Misuse or Failure."""
+    @contextmanager
+    def read(self, words: Sequence[str]) -> Iterator[Asked]:
+        """Give what a command line asks, with connections for a block; raises Misuse or Failure."""
         given = self.parse_args(words)
         try:
             each_s = config.parse_duration(given.timeout)
@@ -62,5 +65,5 @@ class Parser(usage.Parser):
             raise usage.Misuse(f"--timeout={given.timeout}: {error}") from error
         if given.at_once < 1:
             raise usage.Misuse(f"--at-once={given.at_once}: expected a whole number above zero")
-        api = Api(given.kubeconfig, given.context)
-        return Asked(api, given.fluid_namespace, Limits(given.at_once, each_s), given)
+        with contextlib.closing(Api(given.kubeconfig, given.context)) as api:
+            yield Asked(api, given.fluid_namespace, Limits(given.at_once, each_s), given)

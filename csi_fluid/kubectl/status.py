@@ -27,13 +27,13 @@ _MOST_NODES = 1  # named in a cell; more are counted
 
 def run(argv: Sequence[str]) -> int:
     """Print the table, or follow it."""
-    asked = _parser().read(argv)
-    given = asked.given
-    if given.watch:
-        if given.output == "json" or not sys.stdout.isatty():
-            raise usage.Misuse("status: --watch needs a terminal and no -o json; leave it out")
-        return _watch(asked)
-    found = collect(asked)
+    with _parser().read(argv) as asked:
+        given = asked.given
+        if given.watch:
+            if given.output == "json" or not sys.stdout.isatty():
+                raise usage.Misuse("status: --watch needs a terminal and no -o json; leave it out")
+            return _watch(asked)
+        found = collect(asked)
     if given.output == "json":
         print(json.dumps([dataclasses.asdict(row) for row in found], indent=2))
     else:
