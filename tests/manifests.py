@@ -12,12 +12,15 @@ from tests.cluster.settings import BIN
 
 FOLDER = Path(__file__).parents[1] / "manifests"
 CHART = FOLDER / "chart"
+DROP_IN = FOLDER / "drop-in"  # values for Fluid's own chart
+_HOOK = "helm.sh/hook"
 Object = dict[str, Any]
 
 
 def files() -> list[Path]:
-    """Return every YAML file but the chart's, which are templates."""
-    return sorted(path for path in FOLDER.rglob("*.yaml") if CHART not in path.parents)
+    """Return every YAML file but those that are for Helm."""
+    helms = {CHART, DROP_IN}
+    return sorted(path for path in FOLDER.rglob("*.yaml") if helms.isdisjoint(path.parents))
 
 
 def read(path: Path) -> list[Any]:
@@ -57,10 +60,14 @@ def helm(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def charted(*settings: str) -> list[Object]:
-    """Return the objects that Helm makes of the chart with `--set` of each setting."""
+    """Return the objects that Helm makes of the chart with `--set` of each setting.
+
+    Without the pod of `helm test`, which kustomize has no counterpart of.
+    """
     done = helm(*(f"--set={setting}" for setting in settings))
     assert done.returncode == 0, done.stderr
-    return [each for each in yaml.safe_load_all(done.stdout) if each]
+    objects = (each for each in yaml.safe_load_all(done.stdout) if each)
+    return [each for each in objects if _HOOK not in each["metadata"].get("annotations", {})]
 
 
 def one(objects: list[Object], kind: str, name: str = "") -> Object:

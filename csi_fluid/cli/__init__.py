@@ -10,6 +10,7 @@ VERBS = {
     "agent": "heal the FUSE mounts of one serverless pod, from a container in it",
     "webhook": "give serverless pods that ask for recovery their agent, as an admission webhook",
     "demo": "watch a FUSE daemon die and its volume heal, on this machine",
+    "trial": "publish a small volume with this node's plugin, crash its daemon, see it heal",
     "version": "print the version",
 }
 

@@ -140,20 +140,27 @@ def _find_fuse_pods(asked: options.Asked, pod: Object, found: Findings) -> None:
 
 
 def _find_events(asked: options.Asked, pod: Object, found: Findings) -> None:
+    uid = pod["metadata"]["uid"]
+    pods = [(pod["metadata"], "the pod")]
+    pods += [(each["metadata"], "the FUSE pod") for each in found.fuse_pods]
+    for who, called in pods:
+        events = _events(asked.api, who["namespace"], f"involvedObject.uid={who['uid']}")
+        found.moments += story.of_events(events, called)
     namespace, name = found.volume.runtime
-    about = [(pod["metadata"], "Pod", "the pod")]
-    about += [({"namespace": namespace, "name": name}, "Dataset", "the dataset")]
-    about += [(each["metadata"], "Pod", "the FUSE pod") for each in found.fuse_pods]
-    for who, kind, called in about:
-        path = f"/api/v1/namespaces/{who['namespace']}/events"
-        selector = f"involvedObject.kind={kind},involvedObject.name={who['name']}"
-        events = asked.api.items(path, fieldSelector=selector)
-        found.moments += story.of_events(filter(_is_worth_telling, events), called)
+    selector = f"involvedObject.kind=Dataset,involvedObject.name={name}"
+    told = {moment.text.partition(": ")[2] for moment in found.moments}
+    others = [
+        each
+        for each in _events(asked.api, namespace, selector)
+        if each.get("message") not in told and story.is_about(each, uid)
+    ]
+    found.moments += story.of_events(others, "the dataset")
 
 
-def _is_worth_telling(event: Object) -> bool:
-    """Tell whether an event is one of ours, or of what went wrong."""
-    return event["reason"].startswith(_REASON) or event.get("type") == "Warning"
+def _events(api: Api, namespace: str, selector: str) -> list[Object]:
+    """Return the events that are ours, or of what went wrong."""
+    found = api.items(f"/api/v1/namespaces/{namespace}/events", fieldSelector=selector)
+    return [x for x in found if x["reason"].startswith(_REASON) or x.get("type") == "Warning"]
 
 
 # ---- Tell
@@ -200,7 +207,8 @@ def _of_fuse_pod(pod: Object) -> Iterator[str]:
 def _history(moments: Sequence[Moment], now: float) -> Iterator[str]:
     for moment in sorted(moments, key=lambda each: each.at)[-_LAST:]:
         clock = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment.at))
-        yield f"{clock}  {times.ago(moment.at, now):>6} ago  {moment.text}"
+        text = story.shortened(moment.text)
+        yield f"{clock}  {times.ago(moment.at, now):>6} ago  {text}"
 
 
 def _advice(found: Findings) -> list[str]:

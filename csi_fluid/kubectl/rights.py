@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from csi_fluid.cli import usage
-from csi_fluid.kube.calls import FLUID, Rule
+from csi_fluid.kube.calls import FLUID, RUNTIMES, Rule
 
 PLUGINS: tuple[Rule, ...] = (
     Rule("", ("pods",), ("list",)),
@@ -19,7 +19,7 @@ CLUSTER: tuple[Rule, ...] = (
     Rule("apps", ("daemonsets",), ("list",)),
     Rule("storage.k8s.io", ("csidrivers", "csinodes"), ("get", "list")),
     Rule("admissionregistration.k8s.io", ("mutatingwebhookconfigurations",), ("get",)),
-    Rule(FLUID, ("datasets",), ("get", "list")),
+    Rule(FLUID, ("datasets", *RUNTIMES.values()), ("get", "list")),
 )
 """In the whole cluster: what `doctor`, `explain` and `bundle` add.  Without it they tell less."""
 

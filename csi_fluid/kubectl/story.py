@@ -14,6 +14,7 @@ from csi_fluid.kubectl.api import Object
 _PASSED_ON = frozenset({"HostToContainer", "Bidirectional"})
 _READ_ONLY = "ReadOnlyMany"
 _WRITABLE = "fuse.csi.fluid.io/recover-writable"
+_POD_FOLDER = re.compile(r"(?<!\S)/\S*?/pods/[0-9a-f-]{36}(?=/)")
 _OPEN_FILES = "Files that are open then stay broken; opened again they work"
 
 
@@ -158,6 +159,17 @@ def of_events(events: Iterable[Object], about: str) -> Iterator[Moment]:
         count = series.get("count") or event.get("count") or 1
         times = f" ({count} times)" if count > 1 else ""
         yield Moment(at, f"{event['reason']} on {about}{times}: {event.get('message', '')}")
+
+
+def is_about(event: Object, uid: str) -> bool:
+    """Tell whether an event of a dataset is about a pod, or about no pod more than another."""
+    message = event.get("message", "")
+    return uid in message or _POD_FOLDER.search(message) is None
+
+
+def shortened(text: str) -> str:
+    """Return a text without the folder of the pod in kubelet's directory, the same in each line."""
+    return _POD_FOLDER.sub("...", text)
 
 
 def of_container(status: Object, about: str) -> Iterator[Moment]:

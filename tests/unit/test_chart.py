@@ -71,6 +71,16 @@ def test_chart_and_image_have_the_version_of_the_program():
     assert chart["version"] == chart["appVersion"] == csi_fluid.__version__
 
 
+def test_the_drop_in_is_what_its_page_says():
+    text = (manifests.DROP_IN / "values.yaml").read_text(encoding="utf-8")
+    page = (FOLDER.parent / "docs/install.md").read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
+
+    assert text.partition("\ncsi:")[2] in page
+    assert found["csi"]["plugins"]["imageTag"] == csi_fluid.__version__
+    assert config.parse_gates(found["csi"]["featureGates"])["FuseRecovery"]
+
+
 # ---- Values
 
 

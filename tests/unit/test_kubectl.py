@@ -259,3 +259,13 @@ def test_no_secret_is_shown(found: Any):
 )
 def test_what_is_no_secret_stays(found: Any):
     assert redact.tree(found) == found
+
+
+def test_a_datasets_event_about_another_pod_is_left_out():
+    mine, other = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+    event = {"message": f"Fuse recover /var/lib/kubelet/pods/{mine}/volumes/x/mount succeed"}
+
+    assert story.is_about(event, mine)
+    assert not story.is_about(event, other)
+    assert story.is_about({"message": "Fuse pod was deleted"}, other)
+    assert story.shortened(event["message"]) == "Fuse recover .../volumes/x/mount succeed"
