@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from csi_fluid import config
-from csi_fluid.cli import screen, usage, words
+from csi_fluid.cli import screen, times, usage, words
 from csi_fluid.cli.status import read_state
 from csi_fluid.kubelet import Kubelet
 from recover import loop, observer, survey
@@ -114,7 +114,7 @@ class _Told:
         """Print an event."""
         match event:
             case observer.Healed(copies=copies, layers=layers, latency_s=latency_s):
-                text = f"healed {copies} copies of {event.source} in {words.latency(latency_s)}"
+                text = f"healed {copies} copies of {event.source} in {times.latency(latency_s)}"
                 print(screen.plain(f"{text}, layers: {layers}"))
             case observer.HealFailed(where=where, error=error):
                 print(screen.plain(f"failed at {where}: {error}"))

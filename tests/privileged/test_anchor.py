@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from recover.serverless import place as places
 from recover.anchors.anchor import Anchor
 from recover.errors import Covered
 from recover.linux import mountinfo, mounts, syscalls
