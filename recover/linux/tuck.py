@@ -24,8 +24,8 @@ def beneath(
 ) -> int:
     """Put a detached copy beneath a mount; return its id if it is shared only by that, else 0.
 
-    fill is called when mounts can be attached inside the copy, if there are such.  Raises OSError, EINVAL where this
-    cannot be done.
+    fill is called when mounts can be attached inside the copy, if there are such.  Raises OSError,
+    EINVAL where this cannot be done.
     """
     parent = mountinfo.here().by_id.get(dead.parent_id)
     if parent is None or procself.is_locked():
