@@ -13,7 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from recover.linux import attributes, descriptors, syscalls
+from recover.linux import attributes, procself, syscalls
 from recover.linux.attributes import Attributes
 
 _PREFIX = "csi-fluid-scratch-"
@@ -24,7 +24,7 @@ class Scratch:
 
     def __init__(self, source_fd: int, wanted: Attributes) -> None:
         """Copy the mount at a descriptor, from there on; raises OSError."""
-        if descriptors.in_visit() and not descriptors.is_home():
+        if procself.in_visit() and not procself.is_home():
             raise OSError(
                 errno.ENOSYS, "this kernel or its seccomp profile takes no mount out of a container"
             )
@@ -60,7 +60,7 @@ class Scratch:
 
     def move_to(self, place_fd: int) -> None:
         """Move the copy onto what a descriptor refers to; raises OSError."""
-        source, target = descriptors.path(self.fd), descriptors.path(place_fd)
+        source, target = procself.path(self.fd), procself.path(place_fd)
         syscalls.mount(source, target, "", syscalls.MS_MOVE)
 
     def close(self) -> None:
@@ -70,7 +70,7 @@ class Scratch:
 
 
 def _bind(source_fd: int, place: Path) -> None:
-    syscalls.mount(descriptors.path(source_fd), str(place), "", syscalls.MS_BIND)
+    syscalls.mount(procself.path(source_fd), str(place), "", syscalls.MS_BIND)
 
 
 def _reserve() -> tuple[Path, int]:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from recover.linux import syscalls
+from recover.linux.procself import closing
 
 T = TypeVar("T")
 
@@ -45,11 +46,8 @@ def changed(copy: int, change: Callable[[int], None]) -> int:
     """
 
     def work() -> int:
-        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with closing(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
             syscalls.move_mount(copy, "", root, "", _EMPTY)
-        finally:
-            os.close(root)
         change(copy)
         return syscalls.open_tree(copy, "", _COPY)
 
