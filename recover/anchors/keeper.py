@@ -61,11 +61,11 @@ class Keeper:
         for row in rows:
             if row.dev == source.dev and row.dead_at is None and row.number:
                 return row.number
-        there = anchors.find(mountinfo.read(), shelf.folder)
+        places = shelf.places()
+        there = anchors.find(mountinfo.read(), shelf.folder) if places else ()
         number = next((a.number for a in there if a.base.dev == source.dev), 0)
         if not number:
-            taken = {n for n, _ in shelf.places()} | {row.number for row in rows}
-            number = 1 + max(taken, default=0)
+            number = 1 + max({n for n, _ in places} | {row.number for row in rows}, default=0)
         self._store.put_generation(
             Generation(
                 source=source.mount_point,
