@@ -330,6 +330,7 @@ def _run_here(item: pytest.Item, folder: str, channel: IO[bytes], output: IO[byt
     os.environ |= {TOKEN: folder, "TMPDIR": folder}
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     tempfile.tempdir = None  # it was looked up before
+    gc.freeze()  # what pytest holds is no garbage, and takes a while to go through
     # A time-out that cannot be acted on (a system call that no signal ends) still shows every
     # thread's stack.
     faulthandler.dump_traceback_later(timeout_of(item) + GRACE_S / 2, file=output)
