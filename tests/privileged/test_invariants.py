@@ -115,7 +115,8 @@ def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
         with contextlib.suppress(DemoError):  # it may be gone before anybody sees it answer
             data.daemon.restart()
         until(lambda: trap.spring is None, "the heal has begun")
-        until(lambda: node.sees.error(target) == errno.ENOTCONN, "the new one is dead")
+        until(lambda: not data.daemon.alive, "the new one is dead")
+        until(lambda: node.sees.error(target) == errno.ENOTCONN, "the target is, too")
 
         assert not heal.heals(data)
         assert not heal.store.heals()

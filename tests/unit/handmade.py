@@ -1,12 +1,5 @@
 """Mounts, copies and rows made by hand, as the pure modules of recovery take them."""
 
-from dataclasses import replace
-
-from hypothesis import strategies as st
-
-from recover.anchors import plan
-from recover.anchors.anchor import Anchor
-from recover.anchors.shelf import Shelf, Variant
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
