@@ -200,13 +200,13 @@ def steps(case: Case, origins: "Origins") -> tuple[Step, ...]:
 
     origins may know more variants that need an anchor already.
     """
-    covers = tuple(_covers(case, origins))
+    covers, attaches = tuple(_covers(case, origins)), tuple(_attaches(case, origins))
     return (
         *clear(case),
         *_makes(case, origins),
         *_brings(case, origins),
         *covers,
-        *_attaches(case),
+        *attaches,
         *_leaves(case),
         *_drops(case),
     )
@@ -234,9 +234,13 @@ class Origins:
     """The live anchors to copy from; takes note of each variant that needs one."""
 
     def __init__(self, case: Case) -> None:
-        """Begin with the variants that have publications, or anchors that are behind."""
+        """Begin with the variants of anchors that are behind, and of publications to come.
+
+        Of a source that is away only what has to be healed needs an anchor.
+        """
         self._case = case
-        wanted = (*map(Variant.of, case.publications), *_behind(case))
+        published = map(Variant.of, case.publications) if case.live else ()
+        wanted = (*published, *_behind(case))
         allowed = (v for v in wanted if refusal(case, v) is None)
         self.variants = {variant.name: variant for variant in allowed}
 
@@ -333,14 +337,13 @@ def _refusal_of(case: Case, stray: Copy) -> str | None:
     )
 
 
-def _attaches(case: Case) -> Iterator[Attach]:
+def _attaches(case: Case, origins: Origins) -> Iterator[Attach]:
     """Yield a step for each target whose mount is gone."""
     for p in case.bare:
         variant = Variant.of(p)
         if refusal(case, variant) is None:
             attributes = Attributes(frozenset(), "slave-shared", keep=True)
-            path = case.shelf.path(case.number, variant)
-            yield Attach(case.home, p.target, path, attributes)
+            yield Attach(case.home, p.target, origins.of(variant), attributes)
 
 
 def _leaves(case: Case) -> Iterator[Leave]:

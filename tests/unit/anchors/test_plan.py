@@ -140,6 +140,16 @@ def test_while_the_source_is_away_dead_layers_are_taken_off_and_nothing_else_is_
     ]
 
 
+def test_a_source_that_is_away_with_nothing_broken_needs_nothing():
+    assert not planned(node_case(live=""))
+
+
+def test_what_will_be_done_is_planned_while_the_source_is_away():
+    case = node_case(anchors=(anchor(DEAD, number=2),), live="")
+
+    assert [type(step) for step in planned(case)] == [Make, Bring]
+
+
 # Copies that hang off no anchor
 
 
