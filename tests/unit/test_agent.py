@@ -9,12 +9,12 @@ import pytest
 from csi_fluid import cli
 from csi_fluid.cli import agent as command
 from csi_fluid.cli.usage import Misuse
+from csi_fluid.demo.waiting import until
 from recover.agent import Agent
 from recover.errors import Covered
 from recover.guard import Guard, Target
 from recover.linux.probe import Prober
 from recover.observer import Event
-from tests.sandbox import wait_until
 
 MOUNT = "/jfs/jindofs-fuse"
 
@@ -89,7 +89,7 @@ def test_a_fault_is_logged_and_the_agent_goes_on(tmp_path: Path):
     guard = Faulty(tmp_path, OSError("disk is full"))
     agent = Agent([guard], Ear())
     agent.start()
-    wait_until(lambda: guard.passes == 1, "the pass that fails")
+    until(lambda: guard.passes == 1, "the pass that fails")
 
     assert agent.is_working
     assert agent.stop()
@@ -104,7 +104,7 @@ def test_what_changed_under_a_pass_is_looked_at_again_at_once(
     agent = Agent([guard], Ear())
     agent.start()
 
-    wait_until(lambda: guard.passes > 2, "more passes")
+    until(lambda: guard.passes > 2, "more passes")
 
     assert agent.stop()
     assert not caplog.records

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_fluid.demo.waiting import until
 from tests import sandbox
 
 ROOT = Path(__file__).parents[3]
@@ -91,7 +92,7 @@ def test_what_others_mount_meanwhile_is_not_taken_for_a_tests(shared: Path):
 
 
 def mount_once_begun(meeting: Path) -> None:
-    sandbox.wait_until((meeting / "begun").exists, "the begin of the victim", timeout_s=30)
+    until((meeting / "begun").exists, "the begin of the victim", timeout_s=30)
     (meeting / "mounted").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", meeting / "mounted"], check=True)
     (meeting / "told").touch()
@@ -105,4 +106,4 @@ def test_a_killed_orphan_is_reaped():
 
     os.kill(pid, 9)
 
-    sandbox.wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"{pid} is reaped")
+    until(lambda: not Path(f"/proc/{pid}").exists(), f"{pid} is reaped")
