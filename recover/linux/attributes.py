@@ -5,7 +5,7 @@ mount_setattr takes a mount that is attached nowhere; mount(2) one of the caller
 
 from dataclasses import dataclass
 
-from recover.linux import descriptors, facilities, mountinfo, syscalls
+from recover.linux import facilities, mountinfo, procself, syscalls
 from recover.linux.mountinfo import Mount
 
 _FLAGS = {  # by option of mountinfo: as mount_setattr has it, as mount(2) has it
@@ -78,7 +78,7 @@ def put_on(fd: int, attributes: Attributes) -> None:
     if attributes.keep:
         flags |= mountinfo.here().by_id[mountinfo.mount_id(fd)].options
     bits = sum(bit for flag, (_, bit) in (_FLAGS | _ATIME).items() if flag in flags)
-    name = descriptors.path(fd)
+    name = procself.path(fd)
     syscalls.mount("", name, "", syscalls.MS_REMOUNT | syscalls.MS_BIND | bits)
     for kind in _STEPS[attributes.propagation]:
         syscalls.mount("", name, "", kind)
@@ -95,4 +95,4 @@ def set_propagation(fd: int, propagation: str, *, recursive: bool = False) -> No
             syscalls.mount_setattr(fd, attr_set=0, attr_clr=0, propagation=kind, flags=flags)
         else:
             flags = syscalls.MS_REC if recursive else 0
-            syscalls.mount("", descriptors.path(fd), "", kind | flags)
+            syscalls.mount("", procself.path(fd), "", kind | flags)

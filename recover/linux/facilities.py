@@ -129,8 +129,7 @@ TABLE = (
         "move_mount_beneath",
         "6.5",
         _known(lambda: _move_mount(syscalls.MOVE_MOUNT_BENEATH), errno.EBADF),
-        "a heal inside a container mounts on top of the dead mount",
-        "such a container has two mount layers after a crash, and no more after others",
+        "a copy gets beneath a dead mount by way of the mount under both",
     ),
     Facility(
         "openat2",

@@ -10,39 +10,34 @@ through a Prober. `detach` and `swap` need the thread context that `namespaces.v
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from recover.errors import Covered
-from recover.linux import attributes, facilities, mountinfo, resolve, syscalls, workshop
+from recover.linux import (
+    attributes,
+    facilities,
+    mountinfo,
+    procself,
+    resolve,
+    syscalls,
+    tuck,
+    workshop,
+)
 from recover.linux.mountinfo import Mount
 from recover.linux.scratch import Scratch
 
+# What callers need beside the operations.
+closing = procself.closing
+open_path = resolve.open_path
 Attributes = attributes.Attributes
 set_propagation = attributes.set_propagation
 
 _COPY = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
 _EMPTY = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
-
-
-@contextlib.contextmanager
-def closing(fd: int) -> Iterator[int]:
-    """Own a descriptor for the length of a block."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def open_path(path: str, root_fd: int = syscalls.AT_FDCWD) -> int:
-    """Open a place with O_PATH, no symbolic link allowed anywhere (ELOOP).
-
-    With root_fd the path is taken inside that root, as a process with this root would see it.
-    """
-    inside = 0 if root_fd == syscalls.AT_FDCWD else syscalls.RESOLVE_IN_ROOT
-    return resolve.open_path(root_fd, path, resolve.NO_LINKS | inside)
 
 
 class Clone:
@@ -141,7 +136,7 @@ def open_beneath(fd: int, inner: str, flags: int = 0) -> int:
     path leads out or over another mount.
     """
     rules = resolve.NO_LINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
-    return resolve.open_path(fd, inner.strip("/"), rules, flags)
+    return resolve.open_at(fd, inner.strip("/"), rules, flags)
 
 
 def attach(clone: Clone, place_fd: int, *, beneath: bool = False, about: str = "") -> None:
@@ -249,7 +244,7 @@ def swap(
     top, left = _peel(stack, root_fd)
     with closing(top):
         try:
-            attach(clone, top, beneath=True, about=path)
+            exposed = _put_beneath(clone, top, stack[left - 1], root_fd, late)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
@@ -257,13 +252,35 @@ def swap(
             attach(clone, top, about=path)
             nest(late)
             return left + 1
-        nest(late)
         try:
             detach(top)
         except OSError as error:  # taken away by another namespace's swap, which propagated here
             if error.errno != errno.EINVAL:
                 raise
+    if exposed:
+        _withdraw(exposed, stack[left - 1], root_fd)
     return left
+
+
+def _put_beneath(
+    clone: Clone, top: int, dead: Mount, root_fd: int, late: Sequence["Nested"]
+) -> int:
+    """Return the id of what was put there if it is shared as no copy should be, else 0."""
+    if facilities.has("move_mount_beneath") or not can_detach():
+        attach(clone, top, beneath=True, about=dead.mount_point)
+        nest(late)
+        return 0
+    return tuck.beneath(clone.fd, dead, root_fd, (lambda: nest(late)) if late else None)
+
+
+def _withdraw(mnt_id: int, replaced: Mount, root_fd: int) -> None:
+    """Give a mount that was tucked the propagation of the one it replaced, with what is in it."""
+    if replaced.shared:
+        return
+    with closing(open_path(replaced.mount_point, root_fd)) as fd:
+        if mountinfo.mount_id(fd) == mnt_id:
+            kind = "slave" if replaced.master else "private"
+            set_propagation(fd, kind, recursive=True)
 
 
 def peel(stack: tuple[Mount, ...], root_fd: int) -> int:
@@ -332,7 +349,7 @@ class Nested:
 def open_inside(fd: int, inner: str) -> int:
     """Open a place within a mount, following no link; asks its server: call it through a Prober."""
     rules = resolve.NO_LINKS | syscalls.RESOLVE_BENEATH
-    return resolve.open_path(fd, inner.strip("/") or ".", rules)
+    return resolve.open_at(fd, inner.strip("/") or ".", rules)
 
 
 def nest(extra: Sequence[Nested]) -> bool:
@@ -348,6 +365,12 @@ def nest(extra: Sequence[Nested]) -> bool:
             raise
         return False
     return True
+
+
+def is_directory(fd: int) -> bool:
+    """Tell whether a descriptor is that of a directory, without asking its server."""
+    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
+    return stat.S_ISDIR(syscalls.statx(fd, "", flags, syscalls.STATX_TYPE).mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,16 @@ NO_LINKS = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
 _STEP = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def open_path(dirfd: int, path: str, rules: int, flags: int = 0) -> int:
+def open_path(path: str, root_fd: int = syscalls.AT_FDCWD) -> int:
+    """Open a place with O_PATH, no symbolic link allowed anywhere (ELOOP).
+
+    With root_fd the path is taken inside that root, as a process with this root would see it.
+    """
+    inside = 0 if root_fd == syscalls.AT_FDCWD else syscalls.RESOLVE_IN_ROOT
+    return open_at(root_fd, path, NO_LINKS | inside)
+
+
+def open_at(dirfd: int, path: str, rules: int, flags: int = 0) -> int:
     """Open a place with O_PATH and flags, under RESOLVE_* rules with NO_LINKS among them.
 
     Raises OSError: ELOOP at a link, EXDEV where a rule forbids to leave.

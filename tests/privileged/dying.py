@@ -18,7 +18,7 @@ from recover import loop, observer as told
 from recover.layout import Layout
 from recover.linux import syscalls
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 CHANGES = {
@@ -102,7 +102,8 @@ def main() -> None:
         strategy="namespace",
         period_s=600.0,
     )
-    loop.Recovery(store, Locks(), Prober(), Voice(fate), settings).start()
+    parts = Parts.of(store, Prober(), Path(kubelet, "plugin"))
+    loop.Recovery(parts, Voice(fate), settings).start()
     threading.Event().wait()
 
 

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recover import anchor as anchors
-from recover.anchor import Anchor
+from recover.anchors import anchor as anchors
+from recover.anchors.anchor import Anchor
 from recover.errors import Error, Unverified
 from recover.linux import mounts, probe
 from recover.linux.mountinfo import Mount
+from recover.serverless import place
 
 _ERRORS = (Error, OSError)
 
@@ -43,7 +44,7 @@ class Carrier:
 
         def act(root_fd: int) -> None:
             for anchor in behind:
-                anchors.bare(anchor, root_fd)
+                anchors.bare(anchor.path, anchor.stack, root_fd)
             for anchor in behind:
                 if not given_up.is_set():
                     self._bring(anchor, live, root_fd, delivery, read_only=read_only)
@@ -60,7 +61,7 @@ class Carrier:
     ) -> None:
         read_only = read_only or anchor.base.read_only
         try:
-            layers = anchors.bring(anchor, live, self._view, root_fd, read_only=read_only)
+            layers = place.bring(anchor, live, self._view, root_fd, read_only=read_only)
             _verify(self._view, live, root_fd)
         except _ERRORS as error:
             delivery.failed[anchor.path] = str(error)

@@ -1,17 +1,16 @@
-"""Run the steps of a plan and look whether each one worked.
+"""Do what is planned inside other mount namespaces, and look whether each step worked.
 
 A step that fails, or finds that what it should touch has changed, leaves what was there; all steps
-may be run again.  Nothing here touches a FUSE path but `mounts.clone` of a sub-path and the forced
-look at the end, both with a time limit; a target's lock is never held over either.
+may be done again.  Nothing here touches a FUSE path but `mounts.clone` of a sub-path and the forced
+look at the end, both with a time limit.
 """
 
-import contextlib
 import itertools
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -19,18 +18,16 @@ from recover import detect
 from recover.errors import Covered, Error, Hung, Unverified
 from recover.linux import mountinfo, mounts, namespaces, probe
 from recover.linux.mountinfo import Mount, MountTable
+from recover.linux.mounts import Clone
 from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
-from recover.locks import Locks
-from recover.plan import Act, Attach, Cover, Peel, Swap
 from recover.store import Store
+from recover.visits.plan import Act, Part, Peel, Swap
 
-_LOCK_WAIT_S = 2.0
 _VISITORS = 2  # namespaces visited at a time
 _MOST_VISITORS = 64
 _HURRY_S = 0.1  # after so long without an end of a visit another one begins beside those
 _MANY = 8  # steps in one namespace that make it likely to be that of the host
-_BATCH = 32  # steps of our own namespace done under one visit; bounds how long targets stay locked
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,29 +56,20 @@ _STALE = (Covered, ProcessLookupError, FileNotFoundError)
 class Executor:
     """Executes steps for one source whose live superblock is known."""
 
-    def __init__(self, store: Store, locks: Locks, prober: Prober, source: str, live: str) -> None:
+    def __init__(self, store: Store, prober: Prober, live: str) -> None:
         self._store = store
-        self._locks = locks
         self._prober = prober
-        self._source = source
         self._live = live
 
     def run(
         self, steps: Sequence[Act], table: Callable[[], MountTable], stopping: Callable[[], bool]
     ) -> Iterator[Result]:
-        """Execute steps, those of our own namespace first, yielding a result for each.
+        """Execute steps, those of one namespace in one visit, yielding a result for each.
 
         table gives our own mount table, asked for only when nested mounts have to be rebuilt.
-        Between groups, stopping() is asked; what was not begun is then left for the next start.
+        Between namespaces, stopping() is asked; what was not begun is then left for the next start.
         """
-        home = namespaces.home()
-        here = [step for step in steps if step.namespace.inode == home.inode]
-        for batch in _batches(here, _BATCH):
-            if stopping():
-                return
-            yield from self._at_home(home, batch, table)
-        rest = (step for step in steps if step.namespace.inode != home.inode)
-        groups = [list(g) for _, g in itertools.groupby(rest, key=lambda s: s.namespace.inode)]
+        groups = [list(g) for _, g in itertools.groupby(steps, key=lambda s: s.namespace.inode)]
 
         def inside(group: list[Act]) -> list[Result]:
             if stopping():
@@ -89,38 +77,16 @@ class Executor:
             namespace = group[0].namespace
             if len(group) > _MANY:
                 group = _still_there(group)
-            return list(self._inside(namespace, group, table, verify=True))
+            return list(self._inside(namespace, group, table))
 
         for results in _by_visitors(inside, groups) if len(groups) > 1 else map(inside, groups):
             yield from results
-
-    def _at_home(
-        self, home: Namespace, batch: Sequence[Act], table: Callable[[], MountTable]
-    ) -> Iterator[Result]:
-        with contextlib.ExitStack() as held:
-            wanted = [step for step in batch if self._claim(step, held)]
-            results = list(self._inside(home, wanted, table, verify=False))
-        done = [result for result in results if isinstance(result, Done)]
-        yield from (result for result in results if isinstance(result, Failed))
-        yield from self._verified(home, done)
-
-    def _claim(self, step: Act, held: contextlib.ExitStack) -> bool:
-        """Lock a publication's target; False when it was unpublished meanwhile or is being so."""
-        if not step.target:
-            return True
-        try:
-            held.enter_context(self._locks.hold(step.target, wait_s=_LOCK_WAIT_S))
-        except Error:
-            return False
-        return self._store.publication(step.target) is not None
 
     def _inside(
         self,
         namespace: Namespace,
         batch: Sequence[Act],
         table: Callable[[], MountTable],
-        *,
-        verify: bool,
     ) -> Iterator[Result]:
         stuck = [step for step in batch if self._prober.sleeps(_key(step))]
         yield from (Failed(s, Hung(s.path, self._prober.timeout_s), stale=False) for s in stuck)
@@ -128,13 +94,11 @@ class Executor:
         while rest:
             ready, failed = self._prepare(rest, table)
             yield from failed
-            results = self._act(namespace, ready, verify=verify) if ready else []
+            results = self._act(namespace, ready) if ready else []
             yield from results
             rest = [prepared.step for prepared in ready[len(results) :]]
 
-    def _act(
-        self, namespace: Namespace, ready: Sequence["_Prepared"], *, verify: bool
-    ) -> list[Result]:
+    def _act(self, namespace: Namespace, ready: Sequence["_Prepared"]) -> list[Result]:
         """Do steps in one visit; return their results, up to one that hung if one did.
 
         A path may lead over the mount of another daemon, which hangs; the steps behind it are then
@@ -147,7 +111,7 @@ class Executor:
             for prepared in ready:
                 if given_up.is_set():
                     return
-                results.append(self._try(prepared, root_fd, verify=verify))
+                results.append(self._try(prepared, root_fd))
 
         def release() -> None:
             for prepared in ready:
@@ -179,28 +143,25 @@ class Executor:
         return ready, failed
 
     def _take(self, step: Act, table: Callable[[], MountTable]) -> "_Prepared":
-        if isinstance(step, Peel):
+        if not isinstance(step, Swap):
             return _Prepared(step)
         prepared = _Prepared(step, self._clone(step))
         try:
-            if isinstance(step, Swap):
-                for mount in step.copy.nested:
-                    prepared.nested.append(self._rebuild(mount, prepared, table()))
-                prepared.is_nested = mounts.nest(prepared.nested)
+            for mount in step.copy.nested:
+                prepared.nested.append(self._rebuild(mount, prepared, table()))
+            prepared.is_nested = mounts.nest(prepared.nested)
         except BaseException:
             prepared.close()
             raise
         return prepared
 
-    def _clone(self, step: Swap | Cover | Attach) -> mounts.Clone:
-        def clone() -> mounts.Clone:
+    def _clone(self, step: Swap) -> Clone:
+        def clone() -> Clone:
             return mounts.clone(step.origin, step.inner, step.attributes, self._live)
 
         if not step.inner:
             return clone()
-        return self._prober.run(
-            ("clone", step.origin, step.inner), clone, discard=mounts.Clone.close
-        )
+        return self._prober.run(("clone", step.origin, step.inner), clone, discard=Clone.close)
 
     def _rebuild(self, mount: Mount, prepared: "_Prepared", table: MountTable) -> mounts.Nested:
         """Copy a mount that stands inside a dead one, and find its place in the new one."""
@@ -210,14 +171,14 @@ class Executor:
         inner = mount.mount_point[len(prepared.step.path.rstrip("/")) :]
         around = [n for n in prepared.nested if f"{inner}/".startswith(f"{n.inner}/")]
         below = max(around, key=lambda n: len(n.inner), default=None)
-        base, at = (below.clone, below.inner) if below else (prepared.clone, "")
+        around_fd, base = (below.clone.fd, below.inner) if below else (prepared.fd, "")
 
         def build() -> mounts.Nested:
-            place_fd = mounts.open_inside(base.fd, inner[len(at) :])
+            place_fd = mounts.open_inside(around_fd, inner[len(base) :])
             try:
                 attributes = mounts.Attributes.of(mount)
-                copy = mounts.clone(origin.path, origin.inner, attributes, origin.dev)
-                return mounts.Nested(inner, copy, place_fd)
+                clone = mounts.clone(origin.path, origin.inner, attributes, origin.dev)
+                return mounts.Nested(inner, clone, place_fd)
             except BaseException:
                 os.close(place_fd)
                 raise
@@ -225,34 +186,14 @@ class Executor:
         key = ("nest", prepared.step.namespace.inode, mount.mount_point)
         return self._prober.run(key, build, discard=mounts.Nested.close)
 
-    def _try(self, prepared: "_Prepared", root_fd: int, *, verify: bool) -> Result:
+    def _try(self, prepared: "_Prepared", root_fd: int) -> Result:
         try:
             layers = _do(prepared, root_fd)
-            if verify:
+            if isinstance(prepared.step, Swap | Peel):
                 look(prepared.step.path, root_fd, self._live)
         except (Error, OSError) as error:
             return Failed(prepared.step, error, isinstance(error, _STALE))
         return Done(prepared.step, layers, time.monotonic())
-
-    def _verified(self, home: Namespace, done: Sequence[Done]) -> list[Result]:
-        """Look at each healed path of our own namespace, outside of the targets' locks."""
-
-        def verify(root_fd: int) -> list[Result]:
-            return [self._looked(result, root_fd) for result in done]
-
-        if not done:
-            return []
-        try:
-            return namespaces.visit(home, verify, self._prober, key=("verify", self._source))
-        except (Error, OSError) as error:
-            return [Failed(result.step, error, stale=False) for result in done]
-
-    def _looked(self, done: Done, root_fd: int) -> Result:
-        try:
-            look(done.step.path, root_fd, self._live)
-        except (Error, OSError) as error:
-            return Failed(done.step, error, isinstance(error, _STALE))
-        return Done(done.step, done.layers, time.monotonic())
 
 
 @dataclass(slots=True)
@@ -260,12 +201,18 @@ class _Prepared:
     """A step and the detached clones for it; closing dissolves what was not attached."""
 
     step: Act
-    clone: mounts.Clone = field(default_factory=mounts.Clone)
+    clone: Clone | None = None
     nested: list[mounts.Nested] = field(default_factory=list)
     is_nested: bool = False  # those stand in the clone already
 
+    @property
+    def fd(self) -> int:
+        assert self.clone is not None
+        return self.clone.fd
+
     def close(self) -> None:
-        self.clone.close()
+        if self.clone is not None:
+            self.clone.close()
         for nested in self.nested:
             nested.close()
 
@@ -276,18 +223,19 @@ def _key(step: Act) -> Hashable:
 
 
 def _do(prepared: _Prepared, root_fd: int) -> int:
-    step, clone = prepared.step, prepared.clone
+    step = prepared.step
     match step:
         case Swap():
+            assert prepared.clone is not None
             late = () if prepared.is_nested else prepared.nested
-            return mounts.swap(clone, step.copy.stack, root_fd, late)
+            return mounts.swap(prepared.clone, step.copy.stack, root_fd, late)
         case Peel():
             return mounts.peel(step.copy.stack, root_fd)
-        case Cover():
-            return mounts.cover(clone, step.copy.stack, root_fd)
-        case Attach():
-            mounts.attach_bare(clone, step.target, root_fd)
-            return 1
+        case Part():
+            top = step.copy.stack[-1]
+            with mounts.closing(mounts.open_exactly(step.path, top, root_fd)) as fd:
+                mounts.set_propagation(fd, "private")
+            return len(step.copy.stack)
 
 
 def look(path: str, root_fd: int, live: str) -> None:
@@ -345,9 +293,3 @@ def _still_there(steps: list[Act]) -> list[Act]:
     return [
         step for step in steps if not isinstance(step, Swap) or step.copy.stack[-1].mnt_id in here
     ]
-
-
-def _batches(steps: Iterable[Act], size: int) -> Iterator[list[Act]]:
-    group = list(steps)
-    for start in range(0, len(group), size):
-        yield group[start : start + size]

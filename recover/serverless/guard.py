@@ -16,9 +16,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from recover import anchor as anchors, observer as told, policy
-from recover.anchor import Anchor, Place
-from recover.deliver import Carrier, Delivery
+from recover import observer as told, policy
+from recover.anchors import anchor as anchors
+from recover.anchors.anchor import KEPT, Anchor
 from recover.errors import Covered, Error
 from recover.lease import Lease
 from recover.linux import namespaces
@@ -27,14 +27,16 @@ from recover.linux.probe import Answer, Prober
 from recover.observer import Observer
 from recover.policy import Backoff
 from recover.rows import Publication
-from recover.sight import Eyes, Sight
+from recover.serverless import place as places
+from recover.serverless.deliver import Carrier, Delivery
+from recover.serverless.place import Place
+from recover.serverless.sight import Eyes, Sight
 
 STRATEGY = "anchor"
 _STAND_BACK_S = 1.0  # between two looks whether the node plugin still heals
 _TURN_S = 0.5  # other agents change a shared mount point within milliseconds
 _TAKEN_S = 5.0  # a pod that ends unmounts too, and says so to its agent within that time
 _NODE_S = 0.05
-_KEPT = 256  # anchors; from the generation of each a container may have been started
 
 _UNSHARED = (
     "it is not shared with the node: give this container the directory of the mount point "
@@ -70,7 +72,7 @@ class Guard:
         recover_writable: bool = False,
         period_s: float = 1.0,
     ) -> None:
-        """Take what to guard; pod names the anchors, so that a restarted agent finds them."""
+        """Take what to guard; pod, unique on the node, names the anchors for the next agent."""
         self.target = target
         self.place = Place(target.mount_point, pod)
         self.live = ""  # the superblock that answered last
@@ -96,7 +98,7 @@ class Guard:
             source=target.mount_point,
             method="sidecar",
             read_only=target.read_only,
-            pod_name=pod,
+            pod_uid=pod,
         )
 
     @property
@@ -139,7 +141,7 @@ class Guard:
             sight = self._eyes.look()
             acts = [functools.partial(anchors.remove, anchor) for anchor in sight.anchors]
             if sight.dead is not None:
-                acts.insert(0, functools.partial(anchors.clear, sight.dead))
+                acts.insert(0, functools.partial(places.clear, sight.dead))
             for act in acts:
                 try:
                     self._visit(act)
@@ -189,7 +191,7 @@ class Guard:
             return self._period_s
         self._anchor(sight, dead)
         with self._alone(sight):
-            self._visit(functools.partial(anchors.clear, dead))
+            self._visit(functools.partial(places.clear, dead))
         return 0.0
 
     def _taken_away(self, sight: Sight, anchor: Anchor) -> float:
@@ -203,7 +205,7 @@ class Guard:
         if now - self._taken_since < _TAKEN_S or self.place.leaving.exists():
             return self._period_s
         with self._alone(sight):
-            self._visit(functools.partial(anchors.put_back, anchor, self.target.mount_point))
+            self._visit(functools.partial(places.put_back, anchor, self.target.mount_point))
         _log.warning(
             "%s had been unmounted although its FUSE daemon lives: mounted again", self._source
         )
@@ -300,16 +302,16 @@ class Guard:
         anchored = {anchor.base.shared for anchor in sight.anchors}
         with self._alone(sight):
             # what may fail, on a full disk, comes before anything is touched
-            places = {m: anchors.reserve(self.place) for m in dead if m.shared not in anchored}
-            self._visit(functools.partial(anchors.flatten, stack, places))
+            reserved = {m: places.reserve(self.place) for m in dead if m.shared not in anchored}
+            self._visit(functools.partial(places.flatten, stack, reserved))
         return 0.0
 
     def _anchor(self, sight: Sight, mount: Mount) -> None:
         """Have an anchor in the peer group of the mount, and a descriptor of its superblock."""
         self._eyes.remember(mount)
         if not any(anchor.base.shared == mount.shared for anchor in sight.anchors):
-            path = anchors.reserve(self.place)
-            self._visit(functools.partial(anchors.bind, mount, path))
+            path = places.reserve(self.place)
+            self._visit(functools.partial(places.bind, mount, path))
             self._bound(sight.anchors)
         self._eyes.forget((mount, *sight.lower))
 
@@ -318,11 +320,11 @@ class Guard:
 
         The oldest is that of the pod's start, on which most containers hang.
         """
-        if len(found) < _KEPT:
+        if len(found) < KEPT:
             return
         self._visit(functools.partial(anchors.remove, found[1]))
         reason = (
-            f"more than {_KEPT} FUSE daemons came and went; a container that was started during "
+            f"more than {KEPT} FUSE daemons came and went; a container that was started during "
             "the life of an early one, other than the first, heals no more until it is restarted"
         )
         self._skip(str(self.place.folder), reason)

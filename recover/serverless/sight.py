@@ -5,13 +5,14 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from recover import anchor as anchors
-from recover.anchor import Anchor, Place
+from recover.anchors import anchor as anchors
+from recover.anchors.anchor import Anchor
 from recover.errors import Error
 from recover.linux import mounts, probe
 from recover.linux.mountinfo import Mount
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
+from recover.serverless.place import Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,7 @@ class Eyes:
         table = self._own.current()
         stack = table.stack(self._place.mount_point)
         top = stack[-1] if stack and stack[-1].is_fuse else None
-        found = anchors.find(table, self._place)
+        found = anchors.find(table, self._place.folder)
         return Sight(reply, top, stack[:-1], found, answered_at)
 
     def remember(self, mount: Mount) -> None:

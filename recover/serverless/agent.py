@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable
 
 from recover import observer as told
 from recover.errors import Covered, Error
-from recover.guard import Guard
 from recover.linux.wakeups import WakeUps
 from recover.observer import Observer
+from recover.serverless.guard import Guard
 
 _FAULT_S = 5.0
 _AGAIN_S = 0.02

@@ -1,16 +1,11 @@
-"""Anchors: members of the peer groups that an application's copies of a FUSE mount hang off.
+"""Where the anchors of a serverless pod's mount point lie, and what is done at that mount point.
 
 An application of a serverless pod holds a slave copy of the FUSE mount that was there when its
-container started.  What is mounted on any member of that mount's peer group reaches the copy; when
-the mount point is unmounted, no member may be left.  So each generation is bound once more, as a
-peer, beside its mount point: `.csi-fluid/POD/NAME/NUMBER` in the directory that agent, FUSE
-sidecar and host share.  There the anchors outlive the agent and are found again in the mount table.
+container started.  So the anchor of a generation is a *peer* of its mount at the mount point; it
+lies beside it, as `.csi-fluid/POD/NAME/NUMBER`, in the directory that agent, FUSE sidecar and host
+share.
 
-    anchor of generation 1:  [1, dead] [the live one]   -> application: [1, dead] [the live one]
-    anchor of generation 2:  [2, dead] [the live one]   -> one started during generation 2: the same
-    anchor of the live one:  [the live one]             -> one started now: [the live one]
-
-Everything here needs the context of `namespaces.visit` and touches no FUSE path but by O_PATH.
+The acts here need the context of `namespaces.visit` and touch no FUSE path but by O_PATH.
 """
 
 import contextlib
@@ -20,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from recover.errors import Covered
+from recover.anchors import anchor as anchors
+from recover.anchors.anchor import FOLDER, Anchor
 from recover.linux import mountinfo, mounts
-from recover.linux.mountinfo import Mount, MountTable
-from recover.linux.mounts import Attributes
+from recover.linux.mountinfo import Mount
+from recover.linux.mounts import Attributes, Clone
 
-FOLDER = ".csi-fluid"
 _TURN = ".turn"  # agents of the pods that share a mount point take turns with it
 _NODE = ".node"  # held by the node plugin for as long as it heals the applications
 
@@ -95,11 +90,6 @@ def node_of(mount_point: str) -> Path:
     return path.parent / FOLDER / f"{path.name}{_NODE}"
 
 
-def is_anchor(mount_point: str) -> bool:
-    """Tell whether a path is an anchor's, in whatever namespace it is seen."""
-    return f"/{FOLDER}/" in mount_point
-
-
 def is_guarded(mount_point: str) -> bool:
     """Tell whether an agent of some pod guards a mount point; asks the directory around it."""
     path = Path(mount_point)
@@ -107,33 +97,6 @@ def is_guarded(mount_point: str) -> bool:
         return any((pod / path.name).is_dir() for pod in (path.parent / FOLDER).iterdir())
     except OSError:
         return False
-
-
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """One anchor: the mounts at its path, bottom first; the lowest is the member of the group."""
-
-    path: str
-    stack: tuple[Mount, ...]
-
-    @property
-    def base(self) -> Mount:
-        """Return the member of the peer group."""
-        return self.stack[0]
-
-    @property
-    def top(self) -> Mount:
-        """Return what the applications on this anchor see."""
-        return self.stack[-1]
-
-
-def find(table: MountTable, place: Place) -> tuple[Anchor, ...]:
-    """Return a place's anchors that are in the mount table, oldest first."""
-    prefix = f"{place.folder}/"
-    points = {m.mount_point for m in table if m.mount_point.startswith(prefix)}
-    numbered = sorted((int(p[len(prefix) :]), p) for p in points if p[len(prefix) :].isdecimal())
-    stacks = ((point, table.stack(point)) for _, point in numbered)
-    return tuple(Anchor(point, stack) for point, stack in stacks if stack)
 
 
 def reserve(place: Place) -> Path:
@@ -152,47 +115,12 @@ def bind(source: Mount, path: Path, root_fd: int) -> None:
     """
     try:
         os.close(mounts.open_exactly(source.mount_point, source, root_fd))
-        with take(source, read_only=False) as clone:
-            mounts.attach_bare(clone, str(path), root_fd)
+        with anchors.take(source.mount_point, source.dev, read_only=False) as copy:
+            mounts.attach_bare(copy, str(path), root_fd)
     except BaseException:
         with contextlib.suppress(OSError):
             path.rmdir()
         raise
-
-
-def take(source: Mount, *, read_only: bool) -> mounts.Clone:
-    """Return a peer of a mount with its flags, and "ro" if asked; raises Covered.
-
-    A peer of the live mount: what hangs off the copy goes on hanging off the mount on the host,
-    also when every anchor is lost.
-    """
-    attributes = Attributes(frozenset({"ro"} if read_only else ()), "peer", keep=True)
-    return mounts.clone(source.mount_point, "", attributes, source.dev)
-
-
-def bare(anchor: Anchor, root_fd: int) -> None:
-    """Detach what was mounted on the anchor's base, here and in the applications.
-
-    They then see the base, a dead FUSE mount, never the directory beneath.  Where anchors hang off
-    one another, some of it went with what another one was bared of.
-    """
-    left = anchor.stack
-    while len(left) > 1:
-        try:
-            _detach(anchor.path, left[-1], root_fd)
-            left = left[:-1]
-        except Covered:
-            now = mountinfo.read().stack(anchor.path)
-            if len(now) >= len(left) or now != left[: len(now)]:
-                raise
-            left = now
-
-
-def remove(anchor: Anchor, root_fd: int) -> None:
-    """Detach an anchor with all that is on it, and remove its directory."""
-    bare(anchor, root_fd)
-    _detach(anchor.path, anchor.base, root_fd)
-    Path(anchor.path).rmdir()
 
 
 def put_back(anchor: Anchor, mount_point: str, root_fd: int) -> None:
@@ -200,13 +128,13 @@ def put_back(anchor: Anchor, mount_point: str, root_fd: int) -> None:
 
     Raises Covered or OSError.
     """
-    with take(anchor.base, read_only=False) as clone:
-        mounts.attach_bare(clone, mount_point, root_fd)
+    with anchors.take(anchor.path, anchor.base.dev, read_only=False) as copy:
+        mounts.attach_bare(copy, mount_point, root_fd)
 
 
 def clear(mount: Mount, root_fd: int) -> None:
     """Detach exactly this mount from the top of its mount point, on the host and everywhere."""
-    _detach(mount.mount_point, mount, root_fd)
+    anchors.detach(mount.mount_point, mount, root_fd)
 
 
 def flatten(stack: Sequence[Mount], places: Mapping[Mount, Path], root_fd: int) -> None:
@@ -215,20 +143,21 @@ def flatten(stack: Sequence[Mount], places: Mapping[Mount, Path], root_fd: int) 
     Each dead one that has a place is bound there as an anchor when it is uncovered.  Whatever
     fails, the live one stays at the mount point.  Raises Covered or OSError.
     """
+    live = stack[-1]
     with (
-        take(stack[-1], read_only=False) as clone,
-        _on_top_at_worst(clone, stack[-1].mount_point, root_fd),
+        anchors.take(live.mount_point, live.dev, read_only=False) as copy,
+        _on_top_at_worst(copy, live.mount_point, root_fd),
     ):
         for covered, cover in reversed(list(itertools.pairwise(stack))):
             clear(cover, root_fd)
             if covered in places:
                 bind(covered, places[covered], root_fd)
-        mounts.swap(clone, tuple(stack[:1]), root_fd)
+        mounts.swap(copy, tuple(stack[:1]), root_fd)
 
 
 @contextlib.contextmanager
-def _on_top_at_worst(clone: mounts.Clone, path: str, root_fd: int) -> Iterator[None]:
-    """Mount a copy on whatever is at a path if the block fails before that is done."""
+def _on_top_at_worst(copy: Clone, path: str, root_fd: int) -> Iterator[None]:
+    """Mount a detached copy on whatever is at a path if the block fails before that is done."""
     try:
         yield
     except BaseException:
@@ -236,13 +165,8 @@ def _on_top_at_worst(clone: mounts.Clone, path: str, root_fd: int) -> Iterator[N
             contextlib.suppress(OSError),  # it was done
             mounts.closing(mounts.open_path(path, root_fd)) as place,
         ):
-            mounts.attach(clone, place, about=path)
+            mounts.attach(copy, place, about=path)
         raise
-
-
-def _detach(path: str, mount: Mount, root_fd: int) -> None:
-    with mounts.closing(mounts.open_exactly(path, mount, root_fd)) as fd:
-        mounts.detach(fd)
 
 
 def bring(anchor: Anchor, source: Mount, view: str, root_fd: int, *, read_only: bool) -> int:
@@ -252,10 +176,8 @@ def bring(anchor: Anchor, source: Mount, view: str, root_fd: int, *, read_only: 
     application's copy does: what arrives there is left mounted for the caller to ask, and to
     take away with `mounts.unmount_all`.  Raises Covered or OSError.
     """
-    with mounts.closing(mounts.open_exactly(anchor.path, anchor.base, root_fd)) as base:
-        slave = mounts.clone(anchor.path, "", Attributes(frozenset(), "slave", keep=True))
-        with slave:
-            mounts.attach_bare(slave, view, root_fd)
-        with take(source, read_only=read_only) as clone:
-            mounts.attach(clone, base, about=anchor.path)
+    with mounts.clone(anchor.path, "", Attributes(frozenset(), "slave", keep=True)) as slave:
+        mounts.attach_bare(slave, view, root_fd)
+    with anchors.take(source.mount_point, source.dev, read_only=read_only) as copy:
+        anchors.bring(anchor.path, anchor.base, copy, root_fd)
     return len(mountinfo.read().stack(view))

@@ -1,7 +1,7 @@
 """FUSE sidecars of serverless pods on this node, healed by the plugin in the place of their agents.
 
 Such a pod publishes nothing here: its volume is a hostPath, the FUSE mount itself.  Its agent shows
-that it asks for recovery, by the folder beside the mount point (`anchor`).  For each such mount
+that it asks for recovery, by the folder beside the mount point (`place`).  For each such mount
 point a row is kept as if it were a publication, and the healer does the rest: it enters the
 containers, which leaves one layer and reaches any propagation, where the agent leaves two.
 
@@ -14,10 +14,11 @@ again when it is back.
 import logging
 from collections.abc import Iterator
 
-from recover import anchor
+from recover.anchors import anchor
 from recover.lease import Claim
 from recover.linux.mountinfo import Mount, MountTable
 from recover.rows import Publication
+from recover.serverless import place
 from recover.store import Store
 
 METHOD = "sidecar"
@@ -37,7 +38,7 @@ class Sidecars:
         """Bring rows and locks in line with what is mounted; touches no FUSE path."""
         found = {mount.mount_point: mount for mount in self._guarded(table)}
         for source in self._rows() | found.keys():
-            if source not in found and not anchor.is_guarded(source):
+            if source not in found and not place.is_guarded(source):
                 self._give_up(source)
             elif not self._claim(source).take():
                 self._store.remove_publication(source)  # an agent heals just now; try again
@@ -65,7 +66,7 @@ class Sidecars:
                 stack = table.stack(point)
                 around = table.by_id.get(stack[0].parent_id) if stack else None
                 on_fuse = around is not None and around.is_fuse
-                if stack[-1:] == (mount,) and not on_fuse and anchor.is_guarded(point):
+                if stack[-1:] == (mount,) and not on_fuse and place.is_guarded(point):
                     yield mount
 
     def _claim(self, source: str) -> Claim:
@@ -73,7 +74,7 @@ class Sidecars:
         if claim is None or not claim.is_valid:
             if claim is not None:
                 claim.close()
-            self._claims[source] = claim = Claim(anchor.node_of(source))
+            self._claims[source] = claim = Claim(place.node_of(source))
         return claim
 
     def _record(self, mount: Mount) -> None:
