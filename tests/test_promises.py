@@ -13,7 +13,7 @@ import pytest
 
 import csi_fluid
 from csi_fluid import cli, config, driver, kubectl, metrics
-from tests import sandbox
+from csi_fluid.demo.waiting import until
 
 ROOT = Path(__file__).parents[1]
 MADE_HERE = re.compile(
@@ -233,7 +233,7 @@ def test_the_serving_process_loads_no_library_for_people(tmp_path: Path):
             stderr=output,
         )
     try:
-        sandbox.wait_until(lambda: socket.exists() or plugin.poll() is not None, "it serves")
+        until(lambda: socket.exists() or plugin.poll() is not None, "it serves")
         plugin.send_signal(signal.SIGTERM)
         status = plugin.wait(10)
     finally:
