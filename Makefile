@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image backoff
+.PHONY: help demo test check bench coverage runtime unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image backoff
 .PHONY: fmt proto install clean _python _tools _cluster
 
 DAEMON ?= bindfs
@@ -34,6 +34,13 @@ check: _python ## Check format, lint, types, imports, generated code, promises; 
 
 bench: _python _tools ## Measure (ARGS="--against 'COMMAND'" compares with another plugin)
 	@$(py) -m tests.bench $(ARGS)
+
+coverage: _python ## Measure what unit and RPC tests run; fail below the number in pyproject.toml
+	@$(py) -m coverage run -m pytest $(ARGS) tests/unit tests/rpc
+	@$(py) -m coverage combine --quiet && $(py) -m coverage report
+
+runtime: ## Install the package with its runtime dependencies alone, and run it
+	@.ci/runtime
 
 unit: _python ## Run the tests that need no kernel
 	@$(pytest) tests/unit
