@@ -17,7 +17,7 @@ from tests import sandbox
 
 ROOT = Path(__file__).parents[1]
 MADE_HERE = re.compile(
-    r"^(\.(?!ci$|git(ignore|attributes)$)|__pycache__$|build$|dist$|.*\.egg-info$)"
+    r"^(\.(?!ci$|git(ignore|attributes|hub)$)|__pycache__$|build$|dist$|.*\.egg-info$)"
 )
 
 # Written so that no pattern matches its own line.
