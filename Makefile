@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench coverage runtime unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image backoff
+.PHONY: help demo test check bench coverage runtime unit rpc privileged debug sanity cluster-up cluster-down test-cluster kubectl image backoff
 .PHONY: fmt proto install clean _python _tools _cluster
 
 DAEMON ?= bindfs
@@ -50,6 +50,9 @@ rpc: _python ## Run the tests of the real server on a unix socket
 
 privileged: _python _tools ## Run the tests on the real kernel with real FUSE daemons
 	@$(pytest) tests/privileged
+
+debug: _python _tools ## Run privileged tests in one sandbox on this terminal (ARGS="-k NAME --pdb")
+	@$(py) -m tests.sandbox tests/privileged $(ARGS)
 
 sanity: _python _tools ## Run csi-sanity against the running plugin
 	@.ci/setup csi-sanity

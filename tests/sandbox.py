@@ -284,3 +284,24 @@ class Reporter:
         """Send one report."""
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         os.write(self._descriptor, json.dumps(data).encode() + b"\n")
+
+
+# ---- By hand
+
+
+def main(arguments: list[str]) -> int:
+    """Run pytest in one sandbox on this terminal, where its debugger can be used."""
+    folder = tempfile.mkdtemp(prefix="csi-")
+    pytest_here = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=0")
+    try:
+        return subprocess.run(
+            [*UNSHARE, "sh", "-c", INIT, folder, *pytest_here, *arguments],
+            env=os.environ | {TOKEN: folder, "TMPDIR": folder},
+            check=False,
+        ).returncode
+    finally:
+        os.rmdir(folder)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
