@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi_fluid import driver
-from recover.layout import Note, Place
+from recover.layout import Note, PodVolume
 
 ROOT = "/var/lib/kubelet"
 """Where kubelet's directory is unless --root-dir says otherwise."""
@@ -38,22 +38,17 @@ _VOLUMES = "volumes/kubernetes.io~csi"
 _SUB_PATHS = "volume-subpaths"
 _NOTE = "vol_data.json"
 _POD = r"(?P<pods>.*/pods)/(?P<uid>[^/]+)"
-_TARGET = re.compile(rf"{_POD}/{_VOLUMES}/(?P<volume>[^/]+)/mount", re.DOTALL)
-_SUB_PATH = re.compile(rf"{_POD}/{_SUB_PATHS}/(?P<volume>[^/]+)/.+", re.DOTALL)
+_TARGET = re.compile(rf"{_POD}/{_VOLUMES}/(?P<name>[^/]+)/mount", re.DOTALL)
+_SUB_PATH = re.compile(rf"{_POD}/{_SUB_PATHS}/(?P<name>[^/]+)/.+", re.DOTALL)
 
 
-def place_of(target: str) -> Place | None:
-    """Return whose target a path is, of any kubelet; None where it is no target."""
+def volume_of(target: str) -> PodVolume | None:
+    """Return the volume whose target a path is, of any kubelet; None where it is no target."""
     return _matched(_TARGET.fullmatch(target))
 
 
-def is_of_volume(path: str) -> bool:
-    """Return True for a target, its sub-path binds and what lies in them, of any kubelet."""
-    return f"/{_VOLUMES}/" in path or f"/{_SUB_PATHS}/" in path
-
-
-def _matched(found: re.Match[str] | None) -> Place | None:
-    return None if found is None else Place(found["pods"], found["uid"], found["volume"])
+def _matched(found: re.Match[str] | None) -> PodVolume | None:
+    return None if found is None else PodVolume(found["pods"], found["uid"], found["name"])
 
 
 def read_object(path: str) -> Mapping[str, object]:
@@ -105,24 +100,25 @@ class Kubelet:
         """Where the CSI socket is by default."""
         return Path(self.root, "csi-plugins", self.driver, "csi.sock")
 
-    def target(self, pod_uid: str, volume: str) -> str:
+    def target(self, pod_uid: str, name: str) -> str:
         """Return where a volume of a pod is published."""
-        return f"{self.pods}/{pod_uid}/{_VOLUMES}/{volume}/mount"
+        return f"{self.pods}/{pod_uid}/{_VOLUMES}/{name}/mount"
 
-    def published(self, path: str) -> Place | None:
-        """Return whose target a path is, None where it is no target of this kubelet."""
+    def published(self, path: str) -> PodVolume | None:
+        """Return the volume whose target a path is, None where it is no target of this kubelet."""
         return self._ours(_TARGET.fullmatch(path))
 
-    def sub_path(self, path: str) -> Place | None:
-        """Return whose volume a path shows a part of, None where it is no sub-path bind.
+    def sub_path(self, path: str) -> PodVolume | None:
+        """Return the volume of which a path is a sub-path bind, None where it is none.
 
-        A volume that is none of CSI's has such binds too: its place is no target's.
+        A volume that is none of CSI's has such binds too, and no target here.
         """
         return self._ours(_SUB_PATH.fullmatch(path))
 
     def is_in_pod(self, path: str) -> bool:
         """Return True if what is mounted at a path belongs to some pod, of another kubelet too."""
-        return path.startswith(f"{self.pods}/") or is_of_volume(path)
+        is_ours = path.startswith(f"{self.pods}/")
+        return is_ours or f"/{_VOLUMES}/" in path or f"/{_SUB_PATHS}/" in path
 
     def holds(self, path: str) -> bool:
         """Return True if a path lies below kubelet's directory."""
@@ -131,8 +127,8 @@ class Kubelet:
     def targets(self) -> Iterator[str]:
         """Yield the targets for which kubelet has made a directory; raises OSError."""
         for pod in _entries(self.pods):
-            for volume in _entries(f"{self.pods}/{pod}/{_VOLUMES}"):
-                yield self.target(pod, volume)
+            for name in _entries(f"{self.pods}/{pod}/{_VOLUMES}"):
+                yield self.target(pod, name)
 
     def note(self, target: str) -> Note | None:
         """Return what kubelet noted beside a target, None without a whole note."""
@@ -144,9 +140,9 @@ class Kubelet:
             return Note("", is_ours=False)
         return Note(handle, is_ours=True) if isinstance(handle, str) else None
 
-    def _ours(self, found: re.Match[str] | None) -> Place | None:
-        place = _matched(found)
-        return place if place is not None and place.pods == self.pods else None
+    def _ours(self, found: re.Match[str] | None) -> PodVolume | None:
+        volume = _matched(found)
+        return volume if volume is not None and volume.pods == self.pods else None
 
 
 def _entries(folder: str) -> list[str]:

@@ -12,7 +12,7 @@ from csi_fluid.kubelet import Kubelet
 from csi_fluid.mountroot import MountRoot
 from recover import adopt
 from recover.adopt import Found
-from recover.layout import Dataset, Layout, Note, Place
+from recover.layout import Dataset, Layout, Note, PodVolume
 from recover.linux import mountinfo
 from recover.linux.mountinfo import MountTable
 from recover.store import Generation, Publication, Store
@@ -441,11 +441,11 @@ class Shelf:
 
     root = "/fuse"
 
-    def published(self, path: str) -> Place | None:
+    def published(self, path: str) -> PodVolume | None:
         volume, at, pod = path.removeprefix("/shelf/").partition("@")
-        return Place("/shelf", pod, volume) if path.startswith("/shelf/") and at else None
+        return PodVolume("/shelf", pod, volume) if path.startswith("/shelf/") and at else None
 
-    def sub_path(self, path: str) -> Place | None:
+    def sub_path(self, path: str) -> PodVolume | None:
         return None
 
     def is_in_pod(self, path: str) -> bool:
