@@ -23,7 +23,8 @@ from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
 from csi_fluid.kube.wire import Answer, Request
 from recover import observer
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests import sandbox
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, FLUID_PATH, KUBELET, NODE, ApiServer

@@ -7,7 +7,7 @@ from recover import detect
 from recover.detect import Copy, Limits, Origin
 from recover.linux.mountinfo import DELETED, Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.store import Generation, Publication
+from recover.rows import Generation, Publication
 
 HERE = Namespace(inode=100, pid=1)
 DEAD, OLDER, LIVE, FOREIGN = "0:50", "0:51", "0:60", "0:70"

@@ -13,7 +13,7 @@ from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
 from recover.plan import Attach, Case, Cover, Leave, Peel, Step, Strategy, Swap
-from recover.store import Generation, Publication
+from recover.rows import Generation, Publication
 
 S = TypeVar("S", bound=Step)
 
