@@ -23,9 +23,8 @@ demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclo
 	@.venv/bin/csi-fluid demo --daemon=$(DAEMON) $(ARGS)
 
 test: export REQUIRE_ALL = 1
-test: _python _tools _cluster ## Run every test; a missing tool is a failure
-	@.ci/setup csi-sanity
-	@$(pytest) tests
+test: _python _tools ## Run every test, in parts side by side; a missing tool is a failure
+	@$(py) -m tests.parts $(ARGS)
 
 check: _python ## Check format, lint, types, imports, generated code, promises; run the unit tests
 	@$(py) -m ruff format --check --quiet . && $(py) -m ruff check --quiet . && $(py) -m mypy
@@ -52,7 +51,7 @@ privileged: _python _tools ## Run the tests on the real kernel with real FUSE da
 	@$(pytest) tests/privileged
 
 debug: _python _tools ## Run privileged tests in one sandbox on this terminal (ARGS="-k NAME --pdb")
-	@$(py) -m tests.sandbox tests/privileged $(ARGS)
+	@$(py) -m tests tests/privileged $(ARGS)
 
 sanity: _python _tools ## Run csi-sanity against the running plugin
 	@.ci/setup csi-sanity

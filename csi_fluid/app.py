@@ -37,7 +37,7 @@ from recover import loop, observer, reconcile
 from recover.layout import Layout
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -80,7 +80,7 @@ class Plugin:
         self._layout = Layout(self._kubelet, MountRoot(os.path.realpath(settings.mount_root)))
         self._store = Store.open(settings.state, self._tell_of_state)
         self._prober = Prober(timeout_s=settings.probe_timeout_s)
-        self._locks = Locks()
+        self._parts = Parts.of(self._store, self._prober, settings.anchors)
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._api = self._build_api()
         self._observer = self._build_observer()
@@ -150,7 +150,7 @@ class Plugin:
             hung_abort_after_s=settings.hung_abort_after_s,
             lease=settings.lease,
         )
-        recovery = loop.Recovery(self._store, self._locks, self._prober, self._observer, chosen)
+        recovery = loop.Recovery(self._parts, self._observer, chosen)
         self._meter.observer.strategy = recovery.strategy
         return recovery
 
@@ -161,8 +161,8 @@ class Plugin:
         changed = self._recovery.changed if self._recovery else self._flush
         volumes = Volumes(
             stager=Stager(self._api.kube, users, claims, prober, self._settings.mount_root),
-            publisher=Publisher(store, self._locks, prober, sources, claims, changed),
-            unpublisher=Unpublisher(store, self._locks, prober, claims, changed),
+            publisher=Publisher(self._parts, sources, claims, changed),
+            unpublisher=Unpublisher(self._parts, claims, changed),
             stats=Stats(store, prober),
             health=Health(store, prober, sources),
         )
@@ -192,8 +192,7 @@ class Plugin:
 
     def _reconcile(self) -> None:
         """Make the state agree with the kernel, as recovery does itself where it is on."""
-        parts = self._store, self._locks, self._observer, self._layout
-        reconcile.Reconciler(*parts).run(mountinfo.read())
+        reconcile.Reconciler(self._parts, self._observer, self._layout).run(mountinfo.read())
         self._reconciled.set()
 
     def _tell_of_state(self, problem: str) -> None:

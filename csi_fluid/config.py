@@ -140,6 +140,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[\w-]{0,253}", text, re.ASCII):
+        raise ValueError("expected letters, digits and hyphens")
+    return text
+
+
 def _level(text: str) -> int:
     try:
         return int(text)
@@ -362,6 +368,14 @@ class Settings:
         env=("ALLOW_PATCH_STALE_NODE",),
         default="true",
     )
+    pod_uid: str = _option(
+        Kind("UID", _identifier),
+        "ours",
+        "for the agent: the uid of its pod, by the downward API; without it the host name stands "
+        "in, which another pod may have too",
+        env=("POD_UID",),
+        default="",
+    )
     prune_fs: tuple[str, ...] = _option(
         Kind("TYPE,...", _words),
         "Fluid",
@@ -400,6 +414,11 @@ class Settings:
         Kind("LEVEL", _level), "Fluid", "5 or more means --log-level=debug", flag="v", default="0"
     )
     without_effect: tuple[str, ...] = ()
+
+    @property
+    def anchors(self) -> Path:
+        """Return the plugin's own folder in kubelet's directory, which the host shares."""
+        return Kubelet(os.path.realpath(self.kubelet_root)).socket.parent
 
     @property
     def lease(self) -> Path:

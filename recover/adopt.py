@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from recover import anchor
+from recover.anchors import anchor
 from recover.layout import Layout, PodVolume
 from recover.linux.mountinfo import Mount, MountTable
 from recover.store import Publication, Store

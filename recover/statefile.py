@@ -50,6 +50,10 @@ MIGRATIONS = (
         volume_id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL,
         parameters TEXT NOT NULL, capacity_bytes INTEGER NOT NULL);
     """,
+    """
+    ALTER TABLE publications ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE generations ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 # Primary result codes (sqlite.org/rescode.html) that mean: this file is not, or no longer, a state

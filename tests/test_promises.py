@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import csi_fluid
-from csi_fluid import cli, config, driver, metrics
+from csi_fluid import cli, config, driver, kubectl, metrics
 from tests import sandbox
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +79,20 @@ def test_every_option_is_documented():
     assert undocumented({f"--{option.flag}" for option in config.OPTIONS if option.flag}) == []
 
 
+@pytest.mark.parametrize("verb", kubectl.VERBS)
+def test_every_command_for_a_cluster_is_documented_with_its_flags(
+    verb: str, capsys: pytest.CaptureFixture[str]
+):
+    assert kubectl.main([verb, "--help"]) == 0
+
+    text = (ROOT / "docs/kubectl.md").read_text(encoding="utf-8")
+    flags = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+    assert f"$ {kubectl.NAME} {verb}" in text
+    assert {
+        flag for flag in flags - {"--help", "--namespace", "--output"} if flag not in text
+    } == set()
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_flag_of_a_command_is_documented(verb: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([verb, "--help"]) == 0
@@ -100,7 +114,8 @@ def test_the_environment_is_read_by_the_configuration_only():
         if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     ]
 
-    assert readers == ["csi_fluid/config.py"]
+    # the other is the switch by which tests take facilities of the kernel away
+    assert sorted(readers) == ["csi_fluid/config.py", "recover/linux/refusal.py"]
 
 
 KUBELETS = [

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from recover import anchor as anchors
-from recover.anchor import Anchor, Place
+from recover.anchors.anchor import Anchor
 from recover.errors import Covered
 from recover.linux import mountinfo, mounts, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
+from recover.serverless.place import Place
 from tests.harness import Dataset, Node
 from tests.privileged.surgery import at_home, pile
 

@@ -136,3 +136,20 @@ def test_doctor_finds_all_that_this_machine_has(node: Node):
     assert verdicts["move_mount"] == verdicts["setns into a mount namespace"] == "ok"
     assert verdicts[f"kubelet's directory {node.machine.kubelet}"] == "ok"
     assert verdicts[f"plugin at unix:{node.machine.socket}"] == "ok"
+
+
+def test_a_trial_publishes_crashes_heals_and_leaves_nothing(node: Node):
+    plugin, machine = node.plugin(), node.machine
+
+    socket, state = f"--endpoint=unix://{machine.socket}", f"--state={machine.state}"
+    done = run(node, "trial", socket, state)
+
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}{plugin.words}"
+    assert "healed" in done.stdout
+    assert list(machine.mount_root.iterdir()) == []
+    assert not machine.state.with_name("trial").exists()
+    assert status_of(node) == []
+
+
+def status_of(node: Node) -> list[Any]:
+    return list(json.loads(run(node, "status", "--json").stdout)["datasets"])

@@ -22,6 +22,7 @@ from tests.harness import Container, Daemon, Dataset, Node, pause, until
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal
 
+pytestmark = pytest.mark.usefixtures("grpc_up")
 FILES = {"a.txt": b"one\n", "sub/b.txt": b"two\n"}
 WORLD = {"a.txt", "sub"}
 

@@ -198,13 +198,12 @@ def test_more_mounts_than_the_queue_holds_mean_everything(node: Node, wakeups: W
     sandbox.require(kernel=(6, 15))
     limit = int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text("ascii"))
     place = str(node.machine.folder("place"))
-    clone = mounts.Attributes()
     for _ in range(limit + 1):
         with (
-            mounts.closing(mounts.clone(place, "", clone)) as fd,
+            mounts.clone(place, "", mounts.Attributes()) as clone,
             mounts.closing(mounts.open_path(place)) as at,
         ):
-            mounts.attach(fd, at)
+            mounts.attach(clone, at)
         mounts.unmount_all(place)
 
     sandbox.wait_until(lambda: wakeups.wait(0).everything, "the overflow is told")

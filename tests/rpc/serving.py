@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import Any, Self
 
@@ -32,14 +31,6 @@ from recover.locks import Locks
 from recover.store import Store
 
 NODE_ID = "node-1"
-
-# Keeps gRPC's own machinery up from before the first test to the end of the process: it opens
-# descriptors when it is first used, which would look like something that a test left behind.
-_UP = grpc.server(futures.ThreadPoolExecutor(1))
-_UP.add_insecure_port("127.0.0.1:0")
-_UP.start()
-_CHANNEL = grpc.insecure_channel("127.0.0.1:1")
-grpc.channel_ready_future(_CHANNEL).cancel()
 
 
 class Serving:

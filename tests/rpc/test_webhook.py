@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -19,15 +21,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from csi_fluid import webhook
 from csi_fluid.kube import calls
+from csi_fluid.webhook import review, rules
 from csi_fluid.webhook.certificates import Material, Terms, renew
-from csi_fluid.webhook.keeper import Identity
+from csi_fluid.webhook.keeper import Identity, Keeper
 from csi_fluid.webhook.review import Malformed
 from csi_fluid.webhook.server import Server
-from csi_fluid.webhook.sources import Served
+from csi_fluid.webhook.sources import Files, Served
 from tests.harness import apiserver, jsonpatch
 from tests.harness.apiserver import ApiServer
 from tests.sandbox import wait_until
@@ -200,6 +204,38 @@ def test_files_are_served_and_read_again_and_their_authority_is_told(
         found.connect(second.authorities).close()
 
     assert SECRET not in {path for _, _, path in api.asked}
+
+
+@pytest.mark.parametrize("odd", ["fifo", "folder", "encrypted"])
+def test_files_that_are_odd_for_a_while_are_read_again_when_they_are_right(
+    odd: str, tmp_path: Path
+):
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    write(folder, MATERIAL)
+    identity = Identity()
+    keeper = Keeper(Files(folder), None, identity, 0.01)
+    key = folder / "tls.key"
+    key.unlink()
+    if odd == "encrypted":
+        key.write_text(encrypted(MATERIAL.key))
+    else:
+        os.mkfifo(key) if odd == "fifo" else key.mkdir()
+
+    with pytest.raises((OSError, ValueError)):
+        keeper.check()
+    key.rmdir() if odd == "folder" else key.unlink()
+    key.write_text(MATERIAL.key)
+    keeper.check()
+
+    assert keeper.is_ready
+
+
+def encrypted(key: str) -> str:
+    secret = serialization.BestAvailableEncryption(b"secret")
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    loaded = serialization.load_pem_private_key(key.encode(), None)
+    return loaded.private_bytes(*form, secret).decode()
 
 
 def test_with_files_alone_no_api_server_is_asked(api: ApiServer, tmp_path: Path):
@@ -376,6 +412,48 @@ def test_whatever_comes_the_next_client_is_served(server: Server, data: bytes, a
     assert b" 200 " in said(server, post(b"{}"))
 
 
+@pytest.fixture
+def reviewing() -> Iterator[Server]:
+    """Serve what the webhook answers."""
+    identity = Identity()
+    identity.use(Served(MATERIAL.certificate, MATERIAL.key, MATERIAL.authorities))
+    decide = functools.partial(rules.decide, image=webhooks.IMAGE)
+    made = Server(
+        ("127.0.0.1", 0), identity, lambda body: review.answer(body, decide).body, lambda: True
+    )
+    made.start()
+    yield made
+    made.stop(1)
+
+
+REVIEW = question(webhooks.injected(webhooks.pod("demo-dataset")))
+HEADERS = st.sampled_from(["Content-Length", "Transfer-Encoding", "Expect", "Connection", "X"])
+VALUES = st.one_of(
+    st.sampled_from(["0", "7", str(len(REVIEW)), "9" * 20, "+3", "chunked", "100-continue"]),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=20),
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=FAULTS)
+@given(
+    head=st.sampled_from(
+        ["POST /mutate", "POST /mutate?timeout=\xff", "PUT /mutate", "GET /x", "A"]
+    ),
+    headers=st.lists(st.tuples(HEADERS, VALUES), max_size=4),
+    cut=st.integers(0, len(REVIEW)),
+    put=st.binary(max_size=8),
+)
+def test_whatever_request_and_review_come_the_next_review_is_answered(
+    reviewing: Server, head: str, headers: list[tuple[str, str]], cut: int, put: bytes
+):
+    body = REVIEW[:cut] + put + REVIEW[cut + len(put) :]
+    lines = [f"{head} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    with client(reviewing) as connection, contextlib.suppress(OSError):
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+    assert b" 200 " in said(reviewing, post(REVIEW))
+
+
 def test_bytes_that_are_no_tls_delay_nobody(server: Server):
     with socket.create_connection(("127.0.0.1", server.port), 5) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
@@ -394,6 +472,39 @@ def test_more_connections_than_there_may_be_end_the_oldest_not_the_newest(server
 
         assert b" 200 " in said(server, post(b"{}"))
         assert idle[0].recv(1) == b""
+
+
+def test_a_small_review_waits_for_no_large_one(server: Server, asked: Asked):
+    large = b"{" + b" " * 300_000
+    asked.go.clear()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(client(server)).sendall(post(large))
+        wait_until(lambda: large in asked.bodies, "a large one is being answered")
+        small = stack.enter_context(client(server))
+        small.sendall(post(b"{}"))
+
+        wait_until(lambda: b"{}" in asked.bodies, "the small one is being answered too")
+        assert asked.bodies.count(large) == 1
+        asked.go.set()
+        assert b" 200 " in small.recv(65536)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csi_fluid.webhook.server._WAIT_S", 0.05)
+
+
+def test_a_review_that_gets_no_turn_in_time_is_told_so(
+    impatient: None, server: Server, asked: Asked
+):
+    asked.go.clear()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(client(server)).sendall(post(b"{}"))
+        wait_until(lambda: len(asked.bodies) == 4, "all turns are taken")
+
+        assert b" 503 " in said(server, post(b"{}"))
 
 
 def test_stopping_lets_the_answer_under_way_go_out(server: Server, asked: Asked):

@@ -48,7 +48,7 @@ class Scene:
         self.daemon = Daemon()
         self.ended: list[str] = []
         self.told: list[told.Event] = []
-        monkeypatch.setattr(mounts, "pin", lambda *_: os.open("/", os.O_PATH))
+        monkeypatch.setattr(mounts, "pin", lambda *_: mounts.Clone(os.open("/", os.O_PATH)))
         monkeypatch.setattr(probe, "ask", self.daemon.ask)
         monkeypatch.setattr(fuse, "abort", self.ended.append)
         self.prober = Prober(timeout_s=0.2)

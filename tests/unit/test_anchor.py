@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 
 from recover import anchor
-from recover.anchor import Anchor, Place
+from recover.anchors.anchor import Anchor
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.probe import Answer, Reply
-from recover.sight import Sight
+from recover.serverless.place import Place
+from recover.serverless.sight import Sight
 
 PLACE = Place("/jfs/fuse", "demo-app")
 ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")

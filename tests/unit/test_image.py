@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
@@ -139,3 +140,17 @@ def test_the_entry_says_what_is_missing_of_kubelets_directory(kubelet: Path, mis
     assert process.returncode == 1
     assert f"{kubelet}/{missing} is no directory" in said
     assert "KUBELET_ROOTDIR" in said
+
+
+def test_the_entry_names_the_directory_that_kubelet_uses(kubelet: Path, tmp_path: Path):
+    (kubelet / "pods").rmdir()
+    real = tmp_path / "elsewhere"
+    words = ["kubelet", "-c", "import sys; sys.stdin.read()", f"--root-dir={real}"]
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as running:
+        with start(kubelet) as process:
+            said = process.communicate(timeout=20)[1]
+        running.communicate(timeout=10)
+
+    assert process.returncode == 1
+    assert f"{kubelet} is not kubelet's directory" in said
+    assert str(real) in said.partition("on this node it is ")[2].split()

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import csi_fluid
 from csi_fluid import config, driver
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
 from csi_fluid.kube import calls
+from csi_fluid.kubectl import rights
 from csi_fluid.kubelet import Kubelet
 from tests import manifests
 from tests.manifests import FOLDER, Object
@@ -281,6 +283,15 @@ def test_every_mount_of_the_node_is_explained():
     paths = {v["hostPath"]["path"] for v in pod()["volumes"] if "hostPath" in v}
 
     assert {path for path in paths if f"`{path}`" not in text} == set()
+
+
+def test_the_page_of_the_cluster_command_asks_for_exactly_its_rights():
+    text = (DOCS / "kubectl.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    role, cluster_role = yaml.safe_load_all(block)
+
+    assert granted(role) == called(rights.PLUGINS)
+    assert granted(cluster_role) == called(rights.CLUSTER)
 
 
 def test_only_the_daemonset_gets_the_accounts_token():
