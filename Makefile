@@ -24,7 +24,7 @@ demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclo
 
 test: export REQUIRE_ALL = 1
 test: _python _tools ## Run every test, in parts side by side; a missing tool is a failure
-	@$(py) -m tests.parts $(ARGS)
+	@$(py) -m tests.parts
 
 check: _python ## Check format, lint, types, imports, generated code, promises; run the unit tests
 	@$(py) -m ruff format --check --quiet . && $(py) -m ruff check --quiet . && $(py) -m mypy

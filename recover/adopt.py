@@ -16,7 +16,8 @@ from pathlib import Path
 from recover.anchors import anchor
 from recover.layout import Layout, PodVolume
 from recover.linux.mountinfo import Mount, MountTable
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,18 +44,22 @@ class Part:
         }
 
 
-SERVERLESS = tuple(
-    f"tests/cluster/test_{name}.py"
-    for name in ("serverless", "serverless_node", "serverless_walkthrough", "webhook")
+WITHOUT_PLUGIN = (  # on a cluster of their own: the node plugin comes and goes on the other one
+    "tests/cluster/tools",
+    "tests/cluster/test_install.py",
+    "tests/cluster/test_serverless.py",
+    "tests/cluster/test_serverless_node.py",
+    "tests/cluster/test_serverless_walkthrough.py",
+    "tests/cluster/test_webhook.py",
 )
 LANES = (
     (
         Part("quick", ("tests",), without=("tests/privileged", "tests/sanity", "tests/cluster")),
-        Part("privileged", ("tests/privileged",)),
         Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
     ),
-    (Part("cluster", ("tests/cluster",), without=SERVERLESS, needs=("cluster",)),),
-    (Part("serverless", SERVERLESS, needs=("cluster",)),),
+    (Part("privileged", ("tests/privileged",)),),
+    (Part("cluster", ("tests/cluster",), without=WITHOUT_PLUGIN, needs=("cluster",)),),
+    (Part("serverless", WITHOUT_PLUGIN, needs=("cluster",)),),
 )
 
 
@@ -94,38 +98,31 @@ class Heard:
 class Run:
     """One part on its way, from its set-up to its last line."""
 
-    def __init__(self, part: Part, arguments: Sequence[str], logs: Path) -> None:
+    def __init__(self, part: Part, logs: Path) -> None:
         self.part = part
         self.log = logs / f"{part.name}.log"
         self.status: int | None = None
-        self._arguments = arguments
         self._began = self._ended = 0.0
         self._told = 0
 
     async def go(self) -> None:
         """Run it. When cancelled, end all of it first."""
         self._began = time.monotonic()
-        status = 0
-        with self.log.open("wb") as log:
-            for command in self._commands():
-                status = status or await _run(command, log, CLUSTER_NAME=f"test-{self.part.name}")
-        self._ended = time.monotonic()
-        self.status = status
+        try:
+            with self.log.open("wb") as log:
+                self.status = await self._run_all(log)
+        finally:
+            self._ended = time.monotonic()
 
-    def _commands(self) -> Iterator[tuple[str, ...]]:
+    async def _run_all(self, log: IO[bytes]) -> int:
+        """Run the set-up and pytest; return the first status that is not 0."""
         for step in self.part.needs:
-            yield (str(ROOT / ".ci/setup"), step)
+            if status := await _run((".ci/setup", step), log):
+                return status
         options = ("-v", "-o", "console_output_style=count", "-p", "no:cacheprovider")
-        ignored = (f"--ignore={path}" for path in self.part.without)
-        yield (
-            sys.executable,
-            "-m",
-            "pytest",
-            *options,
-            *ignored,
-            *self._arguments,
-            *self.part.paths,
-        )
+        tests = (*self.part.paths, *(f"--ignore={path}" for path in self.part.without))
+        pytest = (sys.executable, "-m", "pytest", *options, *tests)
+        return await _run(pytest, log, CLUSTER_NAME=f"test-{self.part.name}")
 
     @property
     def heard(self) -> Heard:
@@ -154,10 +151,8 @@ class Run:
         yield from (f"{self.part.name}: {failure}" for failure in heard.failures[self._told :])
         self._told = len(heard.failures)
         if self.status:
-            ended = (
-                f"{self.part.name} ended with status {self.status}; all it said is in {self.log}"
-            )
-            yield f"{heard.report}\n{ended}"
+            yield heard.report
+            yield f"{self.part.name} ended with status {self.status}; all it said: {self.log}"
 
     def summary(self) -> str:
         """Return its line of the table."""
@@ -226,13 +221,11 @@ def _say(*lines: str) -> None:
         print(line, flush=True)
 
 
-def main(
-    arguments: Sequence[str], lanes: Sequence[Sequence[Part]] = LANES, logs: Path = LOGS
-) -> int:
-    """Run all parts, with these arguments for each pytest; return 0 if every test passed."""
+def main(lanes: Sequence[Sequence[Part]] = LANES, logs: Path = LOGS) -> int:
+    """Run all parts; return 0 if every test passed."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # not ignored, as in the background
     logs.mkdir(parents=True, exist_ok=True)
-    ways = [[Run(part, arguments, logs) for part in lane] for lane in lanes]
+    ways = [[Run(part, logs) for part in lane] for lane in lanes]
     try:
         asyncio.run(_go_all(ways))
     except KeyboardInterrupt:
@@ -245,4 +238,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

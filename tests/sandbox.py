@@ -29,6 +29,8 @@ from typing import IO
 
 import pytest
 
+from recover.linux import facilities, refusal
+
 TOKEN = "CSI_FLUID_SANDBOX"  # marks every process of a sandbox; its value is the work folder
 DEFAULT_TIMEOUT_S = 60.0
 GRACE_S = 3.0  # what the test gets to report its own time-out before it is killed
@@ -53,8 +55,9 @@ def workdir() -> Path:
 def require(*needs: str, kernel: tuple[int, int] = (0, 0)) -> None:
     """Skip the test, with the reason, unless each need is there.
 
-    A need is a command on PATH, an absolute path that exists, or "root". ``kernel`` is the oldest
-    release that will do. With REQUIRE_ALL=1 the skip is a failure (``fail_skipped``).
+    A need is a command on PATH, an absolute path that exists, "root", or a facility of the kernel
+    (recover/linux/facilities.py). ``kernel`` is the oldest release that will do. With
+    REQUIRE_ALL=1 the skip is a failure (``fail_skipped``).
     """
     for need in needs:
         if not _is_there(need):
@@ -67,6 +70,8 @@ def require(*needs: str, kernel: tuple[int, int] = (0, 0)) -> None:
 def _is_there(need: str) -> bool:
     if need == "root":
         return os.geteuid() == 0
+    if need in refusal.OPTIONAL:
+        return facilities.has(need)
     return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
 
 
@@ -325,6 +330,7 @@ def _run_here(item: pytest.Item, folder: str, channel: IO[bytes], output: IO[byt
     os.environ |= {TOKEN: folder, "TMPDIR": folder}
     os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     tempfile.tempdir = None  # it was looked up before
+    gc.freeze()  # what pytest holds is no garbage, and takes a while to go through
     # A time-out that cannot be acted on (a system call that no signal ends) still shows every
     # thread's stack.
     faulthandler.dump_traceback_later(timeout_of(item) + GRACE_S / 2, file=output)

@@ -14,7 +14,7 @@ from csi_fluid.kube import objects
 from csi_fluid.kube.cluster import Api, Cluster, refusal, succeeded
 from csi_fluid.kube.objects import Name
 from csi_fluid.kube.wire import Request
-from recover.store import Publication
+from recover.rows import Publication
 
 _KNOWN_S = 300.0
 _KNOWN_AT_MOST = 1_024

@@ -153,12 +153,20 @@ class Executor:
 def remove(path: str) -> None:
     """Take an anchor away with all that stands on it, and its directory; raises OSError."""
     mounts.unmount_all(path)
-    Path(path).rmdir()
+    place = Path(path)
+    if place.is_dir():
+        place.rmdir()
+    else:
+        place.unlink(missing_ok=True)
 
 
 def make(step: Make, live: str, root_fd: int) -> None:
     """Make an anchor of the live generation, which is dev `live`; raises Covered or OSError."""
     place = Path(step.path)
-    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with mounts.clone(step.source, step.variant.inner, step.variant.attributes, live) as copy:
+        if mounts.is_directory(copy.fd):
+            place.mkdir(mode=0o700, exist_ok=True)
+        else:  # the subPath of a container may be a file
+            place.touch(mode=0o600)
         mounts.attach_bare(copy, step.path, root_fd)

@@ -15,7 +15,8 @@ from recover.anchors.shelf import Shelf, Variant, unneeded
 from recover.linux import mountinfo, mounts, namespaces, syscalls
 from recover.linux.mountinfo import Mount
 from recover.locks import Locks
-from recover.store import Generation, Store
+from recover.rows import Generation
+from recover.store import Store
 
 _TURN_S = 5.0  # a heal of a source takes milliseconds
 
@@ -61,11 +62,11 @@ class Keeper:
         for row in rows:
             if row.dev == source.dev and row.dead_at is None and row.number:
                 return row.number
-        there = anchors.find(mountinfo.read(), shelf.folder)
+        places = shelf.places()
+        there = anchors.find(mountinfo.read(), shelf.folder) if places else ()
         number = next((a.number for a in there if a.base.dev == source.dev), 0)
         if not number:
-            taken = {n for n, _ in shelf.places()} | {row.number for row in rows}
-            number = 1 + max(taken, default=0)
+            number = 1 + max({n for n, _ in places} | {row.number for row in rows}, default=0)
         self._store.put_generation(
             Generation(
                 source=source.mount_point,

@@ -24,10 +24,8 @@ class Scratch:
 
     def __init__(self, source_fd: int, wanted: Attributes) -> None:
         """Copy the mount at a descriptor, from there on; raises OSError."""
-        if procself.in_visit() and not procself.is_home():
-            raise OSError(
-                errno.ENOSYS, "this kernel or its seccomp profile takes no mount out of a container"
-            )
+        if not _is_reachable():
+            raise OSError(errno.ENOSYS, "without open_tree(2) no mount is taken out of a container")
         for folder in _folders():
             _sweep(folder)
         self._folder, self._lock = _reserve()
@@ -60,13 +58,25 @@ class Scratch:
 
     def move_to(self, place_fd: int) -> None:
         """Move the copy onto what a descriptor refers to; raises OSError."""
+        if not _is_reachable():
+            raise OSError(errno.ENOSYS, "without move_mount(2) no mount gets into a container")
         source, target = procself.path(self.fd), procself.path(place_fd)
         syscalls.mount(source, target, "", syscalls.MS_MOVE)
 
     def close(self) -> None:
-        """Remove the scratch, and the copy if it still stands there; the descriptor stays open."""
-        _remove(self._folder)
+        """Remove the scratch, and the copy if it still stands there; the descriptor stays open.
+
+        A visit that was given up may close it inside a container, which knows no such folder; then
+        it is left to the next scratch.
+        """
+        if _is_reachable():
+            _remove(self._folder)
         os.close(self._lock)
+
+
+def _is_reachable() -> bool:
+    """Tell whether the calling thread sees scratches: it is in no container."""
+    return not procself.in_visit() or procself.is_home()
 
 
 def _bind(source_fd: int, place: Path) -> None:
@@ -104,6 +114,7 @@ def _remove(folder: Path) -> None:
     tmpfs = folder / "tmpfs"
     with contextlib.suppress(OSError):  # nothing is mounted there (any more)
         syscalls.umount2(str(tmpfs), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
-    with contextlib.suppress(FileNotFoundError):
-        tmpfs.rmdir()
-    folder.rmdir()
+    with contextlib.suppress(OSError):  # what is left is for the next sweep
+        if tmpfs.exists():
+            tmpfs.rmdir()
+        folder.rmdir()

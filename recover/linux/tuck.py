@@ -46,7 +46,8 @@ def _pass_on(copy_fd: int, peer: int, name: str, fill: Callable[[], object] | No
         syscalls.move_mount(peer, "", root, "", _EMPTY)
         with closing(resolve.open_at(peer, name, _INSIDE)) as place:
             syscalls.move_mount(copy, "", place, "", _EMPTY)
-    attributes.set_propagation(peer, "private")  # or the mount would stay the slave of this one
+    # Nobody's peer any more: what is made a slave or private again must not hang off this one.
+    attributes.set_propagation(peer, "private", recursive=True)
 
 
 def _filled(copy_fd: int, root: int, fill: Callable[[], object]) -> int:

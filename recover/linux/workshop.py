@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import TypeVar
 
-from recover.linux import syscalls
+from recover.linux import procself, syscalls
 from recover.linux.procself import closing
 
 T = TypeVar("T")
@@ -39,15 +39,35 @@ def run(func: Callable[[], T]) -> T:
     return outcome[0]
 
 
+def stand(copy: int) -> None:
+    """Let a detached mount stand somewhere in this namespace; raises OSError."""
+    with closing(_place_for(copy)) as place:
+        syscalls.move_mount(copy, "", place, "", _EMPTY)
+
+
+def _place_for(copy: int) -> int:
+    try:
+        os.close(os.open(procself.path(copy), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+    except NotADirectoryError:
+        with closing(bench("tmpfs")) as folder:
+            return os.open("file", os.O_CREAT | os.O_CLOEXEC, dir_fd=folder)
+    return os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def bench(fs_type: str) -> int:
+    """Mount a file system in this namespace; return a descriptor of its root."""
+    syscalls.mount(fs_type, "/", fs_type, 0)
+    return os.open("/..", os.O_PATH | os.O_CLOEXEC)  # what stands on the root itself
+
+
 def changed(copy: int, change: Callable[[int], None]) -> int:
-    """Return a detached copy of a detached mount as a change leaves it that needs an attached one.
+    """Return a detached copy of a detached mount as a change leaves it that needs one that stands.
 
     The caller owns both descriptors.
     """
 
     def work() -> int:
-        with closing(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root:
-            syscalls.move_mount(copy, "", root, "", _EMPTY)
+        stand(copy)
         change(copy)
         return syscalls.open_tree(copy, "", _COPY)
 

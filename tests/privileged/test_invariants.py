@@ -11,7 +11,7 @@ import pytest
 from csi_fluid.demo import programs
 from recover import observer as told
 from recover.linux import mountinfo
-from recover.store import Generation
+from recover.rows import Generation
 from tests.harness import Daemon, Dataset, DemoError, Node, Propagation, until
 from tests.privileged.healing import Healing, Trap, healing, shown, whole
 from tests.privileged.watching import GONE, Watch
@@ -115,7 +115,8 @@ def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
         with contextlib.suppress(DemoError):  # it may be gone before anybody sees it answer
             data.daemon.restart()
         until(lambda: trap.spring is None, "the heal has begun")
-        until(lambda: node.sees.error(target) == errno.ENOTCONN, "the new one is dead")
+        until(lambda: not data.daemon.alive, "the new one is dead")
+        until(lambda: node.sees.error(target) == errno.ENOTCONN, "the target is, too")
 
         assert not heal.heals(data)
         assert not heal.store.heals()

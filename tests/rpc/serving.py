@@ -27,7 +27,7 @@ from csi_fluid.volumes import (
     users,
 )
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 NODE_ID = "node-1"
@@ -49,14 +49,14 @@ class Serving:
     ) -> None:
         self.socket = folder / "csi.sock"
         self.store = store or Store()
-        self.locks = Locks()
         self.prober = Prober(timeout_s=probe_timeout_s)
+        parts = Parts.of(self.store, self.prober, folder)
+        self.locks = parts.locks
         self.ready: Callable[[], bool] = lambda: True
         self.changed: list[str] = []
         self.calls: list[tuple[str, str, float]] = []
         claims = self.claims = targets.Claims()
         sources = readiness.Sources(self.prober, max_waiting=max_waiting)
-        common = self.store, self.locks, self.prober
         volumes = node.Volumes(
             stager=stage.Stager(
                 kube or NoKube(),
@@ -65,8 +65,8 @@ class Serving:
                 self.prober,
                 str(folder),
             ),
-            publisher=publish.Publisher(*common, sources, claims, self.changed.append),
-            unpublisher=unpublish.Unpublisher(*common, claims, self.changed.append),
+            publisher=publish.Publisher(parts, sources, claims, self.changed.append),
+            unpublisher=unpublish.Unpublisher(parts, claims, self.changed.append),
             stats=stats.Stats(self.store, self.prober),
             health=health.Health(self.store, self.prober, sources),
         )

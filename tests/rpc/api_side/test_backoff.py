@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from csi_fluid import telling
 from csi_fluid.kube import calls
 from recover import observer
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests import sandbox
 from tests.harness.apiserver import ACCOUNT, NODE
 from tests.rpc.api_side.world import ROW, World

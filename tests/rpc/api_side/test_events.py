@@ -10,7 +10,7 @@ import pytest
 
 from csi_fluid import telling
 from csi_fluid.kube.subjects import Subjects
-from recover.store import Publication
+from recover.rows import Publication
 from tests import sandbox
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, KUBELET, NODE

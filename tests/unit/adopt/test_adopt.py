@@ -10,7 +10,8 @@ from csi_fluid.mountroot import MountRoot
 from recover import adopt
 from recover.adopt import Found
 from recover.layout import Dataset, Layout, Note, PodVolume
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests.unit.adopt.nodes import (
     GLOBAL,
     KUBELET,

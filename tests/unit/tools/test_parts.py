@@ -63,7 +63,7 @@ def test_the_last_line_is_the_sum_of_all_parts(tmp_path: Path, capsys: pytest.Ca
         (Part("two", (f"{VICTIMS}::test_leaks_a_thread",)), Part("three", (), needs=("nothing",))),
     )
 
-    status = parts.main((), lanes, tmp_path)
+    status = parts.main(lanes, tmp_path)
 
     said = capsys.readouterr().out
     assert status == 1
@@ -74,7 +74,7 @@ def test_the_last_line_is_the_sum_of_all_parts(tmp_path: Path, capsys: pytest.Ca
 
 
 def test_an_interrupted_part_may_clean_up(tmp_path: Path):
-    run = Run(Part("waits", (f"{VICTIMS}::test_waits",)), (), tmp_path)
+    run = Run(Part("waits", (f"{VICTIMS}::test_waits",)), tmp_path)
 
     asyncio.run(interrupt_once_it_waits(run))
 
