@@ -47,6 +47,11 @@ def volume_of(target: str) -> PodVolume | None:
     return _matched(_TARGET.fullmatch(target))
 
 
+def is_of_volume(path: str) -> bool:
+    """Return True for a target, its sub-path binds and what lies in them, of any kubelet."""
+    return f"/{_VOLUMES}/" in path or f"/{_SUB_PATHS}/" in path
+
+
 def _matched(found: re.Match[str] | None) -> PodVolume | None:
     return None if found is None else PodVolume(found["pods"], found["uid"], found["name"])
 
@@ -117,8 +122,7 @@ class Kubelet:
 
     def is_in_pod(self, path: str) -> bool:
         """Return True if what is mounted at a path belongs to some pod, of another kubelet too."""
-        is_ours = path.startswith(f"{self.pods}/")
-        return is_ours or f"/{_VOLUMES}/" in path or f"/{_SUB_PATHS}/" in path
+        return path.startswith(f"{self.pods}/") or is_of_volume(path)
 
     def holds(self, path: str) -> bool:
         """Return True if a path lies below kubelet's directory."""
