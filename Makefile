@@ -2,7 +2,7 @@
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench coverage runtime unit rpc privileged debug sanity
-.PHONY: cluster-up cluster-down test-cluster kubectl image backoff fmt proto install clean _python _tools _cluster
+.PHONY: cluster-up cluster-down test-cluster kubectl image backoff pictures fmt proto install clean _python _tools _cluster
 
 DAEMON ?= bindfs
 PYTHON ?= python3
@@ -73,6 +73,9 @@ test-cluster: _python _cluster ## Run the tests on a Kubernetes of their own
 
 backoff: _python _cluster ## Measure outages at kubelet's own back-off, half an hour (ARGS="--crashes=3")
 	@$(py) -m tests.cluster.backoff $(ARGS)
+
+pictures: _python _tools _cluster ## Draw docs/dashboard.svg and docs/status.svg anew, from crashes on a cluster
+	@$(py) -m tests.cluster.pictures
 
 image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar
 	@$(py) -m tests.images

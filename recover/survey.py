@@ -123,9 +123,10 @@ def _report(
 
 
 def _state(view: View, steps: tuple[Step, ...]) -> State:
+    if view.live and not view.is_broken:
+        return State.HEALTHY  # also when an anchor is to be made or removed
     if view.live:
-        if any(not isinstance(step, Leave) for step in steps):
-            return State.STALE
-        return State.LEFT if steps else State.HEALTHY
+        is_only_left = all(isinstance(step, Leave) for step in steps)
+        return State.LEFT if is_only_left else State.STALE
     by_answer = {Answer.HUNG: State.HUNG, Answer.FAILING: State.FAILING}
     return by_answer.get(view.reply.answer) or (State.WAITING if view.is_broken else State.ABSENT)

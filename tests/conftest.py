@@ -19,7 +19,7 @@ KINDS = ("unit", "rpc", "cluster", *SANDBOXED)
 CLUSTER_TIMEOUT_S = 180  # the first test of a session waits for the cluster, and its images
 
 BEFORE = pytest.StashKey[sandbox.Traces]()
-FAILED = pytest.StashKey[bool]()
+REPORTS = pytest.StashKey[list[pytest.TestReport]]()
 OVERHEADS = pytest.StashKey[list[float]]()
 
 
@@ -53,6 +53,12 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         sandbox.leave_machine()
 
 
+def went_well(item: pytest.Item) -> bool:
+    """Say whether a test came to its end without a failure; one that was interrupted did not."""
+    reports = item.stash.get(REPORTS, [])
+    return any(r.when == "call" for r in reports) and not any(r.failed for r in reports)
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_timeout_set_timer(item: pytest.Item) -> bool | None:
     """Leave the time limit of a sandboxed test to the sandbox."""
@@ -84,7 +90,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     sandbox.fail_skipped(report)
-    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    item.stash.setdefault(REPORTS, []).append(report)
     return report
 
 
@@ -99,9 +105,8 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """Fail a sandboxed test that passed and left something behind after its fixtures were gone."""
     yield
-    before = item.stash.get(BEFORE, None)  # none where the test was skipped
-    if before and sandbox.inside() and not item.stash.get(FAILED, False):
-        _fail_on_traces(lambda: sandbox.Traces.of_sandbox().left_since(before))
+    if sandbox.inside() and went_well(item):
+        _fail_on_traces(lambda: sandbox.Traces.of_sandbox().left_since(item.stash[BEFORE]))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -143,7 +148,7 @@ def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
     look = sandbox.Traces.of_sandbox if sandbox.inside() else sandbox.Traces.of_process
     request.node.stash[BEFORE] = before = look()
     yield
-    if not sandbox.inside() and not request.node.stash.get(FAILED, False):
+    if not sandbox.inside() and went_well(request.node):
         _fail_on_traces(lambda: look().left_since(before))
 
 

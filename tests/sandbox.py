@@ -75,15 +75,6 @@ def _is_there(need: str) -> bool:
     return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
 
 
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
-    """Return as soon as the condition holds; fail the test when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:g} s in vain: {what}")
-        time.sleep(0.005)  # noqa: TID251 -- the one place that polls
-
-
 def fail_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
     """Turn a skip into a failure where REQUIRE_ALL is set; an expected failure stays one."""
     if os.environ.get("REQUIRE_ALL") and report.skipped and not hasattr(report, "wasxfail"):

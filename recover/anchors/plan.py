@@ -180,7 +180,7 @@ def clear(case: Case) -> tuple[Bare, ...]:
     on_anchors = (
         Bare(case.home, a.path, a.stack)
         for a in case.anchors
-        if len(a.stack) > 1 and a.base.dev in case.dead and a.top.dev in case.dead
+        if len(a.stack) > 1 and is_behind(case, a)
     )
     return (*on_anchors, *(step for c in case.strays if (step := _uncover(case, c)) is not None))
 
@@ -200,21 +200,24 @@ def steps(case: Case, origins: "Origins") -> tuple[Step, ...]:
 
     origins may know more variants that need an anchor already.
     """
-    covers = tuple(_covers(case, origins))
+    covers, attaches = tuple(_covers(case, origins)), tuple(_attaches(case, origins))
     return (
         *clear(case),
         *_makes(case, origins),
         *_brings(case, origins),
         *covers,
-        *_attaches(case),
+        *attaches,
         *_leaves(case),
         *_drops(case),
     )
 
 
 def is_behind(case: Case, anchor: Anchor) -> bool:
-    """Tell whether what hangs off an anchor is dead and does not show the live mount."""
-    return anchor.base.dev in case.dead and anchor.top.dev != case.live
+    """Tell whether what hangs off an anchor shows a dead mount.
+
+    What shows an older daemon that still serves is left to it.
+    """
+    return {anchor.base.dev, anchor.top.dev} <= case.dead
 
 
 def refusal(case: Case, variant: Variant) -> str | None:
@@ -231,19 +234,21 @@ class Origins:
     """The live anchors to copy from; takes note of each variant that needs one."""
 
     def __init__(self, case: Case) -> None:
-        """Begin with the variants that have publications, or anchors that are behind."""
+        """Begin with the variants of anchors that are behind, and of publications to come.
+
+        Of a source that is away only what has to be healed needs an anchor.
+        """
         self._case = case
-        wanted = (*map(Variant.of, case.publications), *_behind(case))
+        published = map(Variant.of, case.publications) if case.live else ()
+        wanted = (*published, *_behind(case))
         allowed = (v for v in wanted if refusal(case, v) is None)
         self.variants = {variant.name: variant for variant in allowed}
 
-    def of(self, inner: str, *, read_only: bool) -> str:
-        """Return the anchor to copy from for exactly a part of the source.
+    def of(self, variant: Variant) -> str:
+        """Return the anchor to copy from for a copy at which later mounts are to arrive.
 
-        What is mounted on it later arrives at the copy.  So it has the same root, or nothing would
-        arrive, and no more rights than the copy may have.
+        So it has the copy's root, or nothing would arrive, and no more rights than that may have.
         """
-        variant = Variant(read_only, inner)
         self.variants.setdefault(variant.name, variant)
         return self.path(variant)
 
@@ -313,7 +318,9 @@ def _cover(case: Case, stray: Copy, origins: Origins) -> Step:
     read_only = stray.read_only or all(p.read_only for p in _owners(case, stray))
     flags = Attributes.of(base, read_only=read_only).flags
     bared = replace(stray, stack=(base,))
-    origin = origins.of(inner, read_only=read_only)
+    # Its own variant: what may be mounted at one target need not be allowed at others.
+    opted_in = publication is not None and publication.recover_writable and not read_only
+    origin = origins.of(Variant(read_only, inner, opted_in))
     return Cover(case.home, bared, origin, Attributes(flags, "slave-shared"), target)
 
 
@@ -330,14 +337,13 @@ def _refusal_of(case: Case, stray: Copy) -> str | None:
     )
 
 
-def _attaches(case: Case) -> Iterator[Attach]:
+def _attaches(case: Case, origins: Origins) -> Iterator[Attach]:
     """Yield a step for each target whose mount is gone."""
     for p in case.bare:
         variant = Variant.of(p)
         if refusal(case, variant) is None:
             attributes = Attributes(frozenset(), "slave-shared", keep=True)
-            path = case.shelf.path(case.number, variant)
-            yield Attach(case.home, p.target, path, attributes)
+            yield Attach(case.home, p.target, origins.of(variant), attributes)
 
 
 def _leaves(case: Case) -> Iterator[Leave]:

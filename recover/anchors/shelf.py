@@ -99,9 +99,9 @@ def unneeded(
     """
     seen: dict[tuple[bool, str, bool], int] = {}
     for p in publications:
-        kind = p.read_only, p.sub_path, p.recover_writable
+        kind = p.read_only, p.sub_path, p.recover_writable and not p.read_only
         seen[kind] = min(seen.get(kind, p.generation), p.generation)
-    oldest = {Variant(ro, inner, rw and not ro).name: n for (ro, inner, rw), n in seen.items()}
+    oldest = {Variant(*kind).name: number for kind, number in seen.items()}
     of_all = min(oldest.values(), default=None)
     gone: set[Key] = set()
     kept: dict[str, list[Key]] = {}
@@ -111,5 +111,5 @@ def unneeded(
             gone.add((number, variant))
         else:
             kept.setdefault(variant, []).append((number, variant))
-    surplus = {key for group in kept.values() for key in group[1 : 1 + len(group) - KEPT]}
+    surplus = {key for group in kept.values() for key in group[1 : max(len(group) - KEPT, 0) + 1]}
     return frozenset(gone | surplus), bool(surplus)

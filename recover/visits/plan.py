@@ -5,12 +5,13 @@ Pure.  These are the copies that nothing mounted on the node reaches: private on
 which something else is mounted, which a mount from outside would cover.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recover import detect, policy
 from recover.anchors import plan as anchors
 from recover.anchors.plan import Leave, words
+from recover.anchors.shelf import Variant
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
@@ -144,7 +145,7 @@ def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
         return Swap(copy, node.shelf.source, inner, attributes)
     kin = _kin(case.kin, copy)
     if kin is None and attributes.propagation == "slave":
-        return Swap(copy, origins.of(inner, read_only=read_only), "", attributes)
+        return Swap(copy, origins.of(Variant(read_only, inner)), "", attributes)
     if kin is None:
         origin, rest = origins.around(inner, read_only=read_only)
         return Swap(copy, origin, rest, attributes)
@@ -167,11 +168,6 @@ def _kin(groups: Mapping[int, tuple[Kin, ...]], copy: Copy) -> tuple[str, str] |
         if f"{shown}/".startswith(f"{base}/")
     ]
     return max(fitting)[1:] if fitting else None
-
-
-def parts(copies: Iterable[Copy]) -> Iterator[Part]:
-    """Yield a step for each copy that must not get what is mounted on the node."""
-    yield from map(Part, copies)
 
 
 def _stuck(case: Case, copy: Copy) -> str | None:

@@ -9,6 +9,7 @@ import pytest
 
 from tests import manifests
 from tests.cluster.cluster import Cluster
+from tests.cluster.credentials import ADMIN_TOKEN
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.page import Page
@@ -155,9 +156,33 @@ def ask_the_whole_cluster(
     assert "FuseRecoverSucceed" in whole
 
     assert walk.left == []
+    assert what_a_reader_lacks(cluster, folder, page) == "nothing\n"
     where = ("pod/demo-app", "-n", "default", "--timeout=60s")
     cluster.kubectl("delete", *where, timeout_s=70)
     return walk.told
+
+
+def what_a_reader_lacks(cluster: Cluster, folder: Path, page: Page) -> str:
+    """Return what is not in a bundle that is made with no other rights than those of the page."""
+    (folder / "rights.yaml").write_text(page.files["csi-fluid-reader.yaml"])
+    cluster.kubectl("apply", "-f", str(folder / "rights.yaml"))
+    account = "--serviceaccount=default:default"
+    for kind, role, where in (
+        ("rolebinding", "role", HERE),
+        ("clusterrolebinding", "clusterrole", ()),
+    ):
+        command = ("create", kind, "reader", f"--{role}=csi-fluid-reader", account, *where)
+        cluster.kubectl(*command)
+    token = cluster.kubectl("create", "token", "default", "-n", "default").strip()
+    config = (cluster.place.secrets / "admin.conf").read_text().replace(ADMIN_TOKEN, token)
+    (folder / "reader.conf").write_text(config)
+    bundle = f"{folder}/reader.tar.gz"
+    command = ("kubectl-csi_fluid", "bundle", f"--kubeconfig={folder}/reader.conf", "-o", bundle)
+    cluster.enter(*command)
+    for kind, where in (("rolebinding", HERE), ("clusterrolebinding", ())):
+        cluster.kubectl("delete", kind, "reader", *where)
+    cluster.kubectl("delete", "-f", str(folder / "rights.yaml"))
+    return cluster.enter("sh", "-c", f"tar xzOf {bundle} --wildcards '*/MISSING.txt'")
 
 
 def test_an_upgrade_leaves_the_webhooks_certificates_where_they_are(bare: Cluster):

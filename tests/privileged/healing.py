@@ -81,6 +81,7 @@ class Healing:
         wake_ups: Callable[[], WakeUps] = WakeUps,
     ) -> None:
         self.ear = Ear()
+        self.strategy = strategy
         self.prober = Prober(timeout_s=probe_timeout_s)
         self.store = Store.open(node.machine.state)
         self.parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin", locks)

@@ -134,7 +134,7 @@ def test_a_stop_while_a_daemon_hangs_is_in_time(node: Node):
 
         assert took_s < STOP_S
         data.daemon.kill(signal.SIGCONT)
-        sandbox.wait_until(lambda: heal.prober.abandoned == 0, "the given-up threads end")
+        until(lambda: heal.prober.abandoned == 0, "the given-up threads end")
 
 
 def test_twenty_lives_leave_no_descriptor_and_no_thread(node: Node, heal: Healing):

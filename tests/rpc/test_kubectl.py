@@ -16,6 +16,7 @@ from csi_fluid.kubectl import rights
 from csi_fluid.kubectl.plugins import SELECTOR
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, ApiServer
+from tests.unit import test_kubectl
 
 Report = dict[str, Any]
 LABEL = dict([SELECTOR.split("=")])
@@ -261,6 +262,40 @@ def test_doctor_shows_what_differs_and_what_is_not_registered(
     assert kernels == {"6.1-node-a", "6.1-node-b"}
     (device,) = (each for each in found if each["what"] == "/dev/fuse")
     assert device["nodes"] == ["node-a", "node-b"]
+
+
+def test_doctor_knows_where_k0s_has_kubelet(fleet: Fleet, capsys: pytest.CaptureFixture[str]):
+    fleet.add("node-a", state={"waiting": {"reason": "ContainerCreating"}})
+    info = {"kernelVersion": "6.1", "kubeletVersion": "v1.37.2+k0s"}
+    fleet.server.put("/api/v1/nodes/node-a", "v1", "Node", status={"nodeInfo": info})
+
+    assert fleet.main("doctor") == 1
+    assert "set csi.kubelet.rootDir=/var/lib/k0s/kubelet" in capsys.readouterr().out
+
+
+# ---- explain
+
+
+def test_the_story_of_a_serverless_pod_is_that_of_its_agent(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+):
+    pod = test_kubectl.serverless()
+    fleet.server.put("/api/v1/namespaces/default/pods/app", "v1", "Pod", **pod)
+    fleet.server.logs["app"] = test_kubectl.BROKEN + test_kubectl.HEALED
+
+    assert fleet.main("explain", "app") == 0
+
+    told = capsys.readouterr().out
+    assert "FUSE sidecar of dataset default/demo, healed by the agent in this pod" in told
+    assert "healthy" in told
+    assert "3.7 ms, " in told
+
+
+def test_a_pod_that_is_not_there_says_where_it_was_looked_for(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+):
+    assert fleet.main("explain", "app", "-n", "elsewhere") == 1
+    assert "in namespace elsewhere; say with -n in which it is" in capsys.readouterr().err
 
 
 # ---- bundle

@@ -10,12 +10,12 @@ import pytest
 from csi_fluid import agent, cli
 from csi_fluid.cli import agent as command
 from csi_fluid.cli.usage import Misuse
+from csi_fluid.demo.waiting import until
 from recover.errors import Covered
 from recover.linux.probe import Prober
 from recover.observer import Event
 from recover.serverless.agent import Agent
 from recover.serverless.guard import Guard, Target
-from tests.sandbox import wait_until
 
 MOUNT = "/jfs/jindofs-fuse"
 
@@ -106,7 +106,7 @@ def test_a_fault_is_logged_and_the_agent_goes_on(tmp_path: Path):
     guard = Faulty(tmp_path, OSError("disk is full"))
     made = Agent([guard], Ear())
     made.start()
-    wait_until(lambda: guard.passes == 1, "the pass that fails")
+    until(lambda: guard.passes == 1, "the pass that fails")
 
     assert made.is_working
     assert made.stop()
@@ -121,7 +121,7 @@ def test_what_changed_under_a_pass_is_looked_at_again_at_once(
     made = Agent([guard], Ear())
     made.start()
 
-    wait_until(lambda: guard.passes > 2, "more passes")
+    until(lambda: guard.passes > 2, "more passes")
 
     assert made.stop()
     assert not caplog.records

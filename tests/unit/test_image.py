@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import sandbox
+from csi_fluid.demo.waiting import until
 from tests.cluster.settings import ROOT
 from tests.images import oci, product
 
@@ -121,7 +121,7 @@ def start(kubelet: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_the_entry_becomes_the_plugin_so_that_a_signal_arrives(kubelet: Path):
     called = kubelet.parent / "called"
     with start(kubelet, "--nodeid=n 1", "--v=5") as process:
-        sandbox.wait_until(called.exists, "the plugin's start")
+        until(called.exists, "the plugin's start")
         process.send_signal(signal.SIGTERM)
         status = process.wait(10)
 

@@ -102,6 +102,12 @@ def test_one_image_of_this_version_is_named_everywhere():
     assert images == {f"localhost/csi-fluid:{csi_fluid.__version__}"}
 
 
+def test_the_docs_name_the_image_of_this_version():
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+
+    assert set(re.findall(r"localhost/csi-fluid:([\w.-]+)", text)) == {csi_fluid.__version__}
+
+
 # ---- The DaemonSet and the program
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from recover import survey
-from recover.anchors.plan import Attach, Leave
+from recover.anchors.plan import Attach, Leave, Make
+from recover.anchors.shelf import Variant
 from recover.detect import Copy
 from recover.heal import Step
 from recover.linux.mountinfo import Mount, MountTable
@@ -25,6 +26,7 @@ HOME = Namespace(100, 1)
 DEAD, LIVE = "0:50", "0:60"
 DEMO = Publication("/t", "v", "/src", runtime_namespace="ns", runtime_name="demo")
 ATTACH = Attach(HOME, "/t", "/src", Attributes())
+MAKE = Make(HOME, "/p/1-ro", "/src", Variant(read_only=True))
 LEAVE = Leave(HOME, "/t", "it is late")
 
 
@@ -77,6 +79,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     ("seen", "steps", "state"),
     [
         (view(), (), State.HEALTHY),
+        (view(), (MAKE,), State.HEALTHY),
         (view(copies=(copy(DEAD),)), (ATTACH,), State.STALE),
         (view(copies=(copy(DEAD),)), (LEAVE, ATTACH), State.STALE),
         (view(copies=(copy(DEAD),)), (LEAVE,), State.LEFT),

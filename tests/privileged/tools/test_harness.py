@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.demo import pods, programs
+from csi_fluid.demo.waiting import until
 from tests import sandbox
 from tests.harness import (
     Bindfs,
@@ -115,7 +116,7 @@ def test_a_container_has_root_processes_and_host_name_of_its_own(node: Node):
     main = node.pod().container("main", {"/data": node.machine.mount_root})
 
     assert main.run("sh", "-c", "echo $$; cat /proc/1/comm; cat /proc/sys/kernel/hostname")
-    sandbox.wait_until(lambda: main.run("cat", "/proc/1/comm") != "sh\n", "the exec of its program")
+    until(lambda: main.run("cat", "/proc/1/comm") != "sh\n", "the exec of its program")
     assert main.run("cat", "/proc/1/comm", "/proc/sys/kernel/hostname") == "sleep\nmain\n"
     assert main.run("ls", "/old") == ""
     points = {mount.mount_point for mount in main.sees.layers("/")}

@@ -3,31 +3,16 @@
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests import sandbox
+from csi_fluid.demo.waiting import until
+from tests import nested
 
-ROOT = Path(__file__).parents[3]
-PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "pytest_timeout")
-
-
-def run_victim(name: str, **environment: str) -> tuple[int, str]:
-    """Run one test of victims.py in a sandbox within this one; return exit status and output."""
-    inherited = {k: v for k, v in os.environ.items() if k != sandbox.TOKEN}
-    done = subprocess.run(
-        [*PYTEST, f"tests/privileged/tools/victims.py::{name}"],
-        cwd=ROOT,
-        env=inherited | {"REQUIRE_ALL": ""} | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
+VICTIMS = "tests/privileged/tools/victims.py"
 
 
 @pytest.fixture
@@ -53,21 +38,21 @@ def shared(workdir: Path) -> Iterator[Path]:
     ],
 )
 def test_misbehaviour_is_a_failure_that_names_the_cause(victim: str, complaint: str):
-    status, output = run_victim(victim)
+    status, output = nested.run(f"{VICTIMS}::{victim}")
 
     assert status == 1
     assert re.search(complaint, output)
 
 
 def test_a_missing_need_is_a_skip_with_its_reason():
-    status, output = run_victim("test_needs_what_is_missing")
+    status, output = nested.run(f"{VICTIMS}::test_needs_what_is_missing")
 
     assert status == 0
     assert "needs no-such-tool" in output
 
 
 def test_a_missing_need_is_a_failure_where_all_is_required():
-    status, output = run_victim("test_needs_what_is_missing", REQUIRE_ALL="1")
+    status, output = nested.run(f"{VICTIMS}::test_needs_what_is_missing", REQUIRE_ALL="1")
 
     assert status == 1
     assert "needs no-such-tool" in output
@@ -76,7 +61,9 @@ def test_a_missing_need_is_a_failure_where_all_is_required():
 def test_namespaces_and_work_folder_are_a_tests_own():
     namespaces = " ".join(os.readlink(f"/proc/self/ns/{kind}") for kind in ("mnt", "pid"))
 
-    status, output = run_victim("test_is_in_namespaces_of_its_own", OUTER_NAMESPACES=namespaces)
+    status, output = nested.run(
+        f"{VICTIMS}::test_is_in_namespaces_of_its_own", OUTER_NAMESPACES=namespaces
+    )
 
     assert status == 0, output
 
@@ -84,14 +71,16 @@ def test_namespaces_and_work_folder_are_a_tests_own():
 def test_what_others_mount_meanwhile_is_not_taken_for_a_tests(shared: Path):
     with ThreadPoolExecutor(1) as others:
         mounting = others.submit(mount_once_begun, shared)
-        status, output = run_victim("test_lasts_while_somebody_mounts", MEETING=str(shared))
+        status, output = nested.run(
+            f"{VICTIMS}::test_lasts_while_somebody_mounts", MEETING=str(shared)
+        )
 
     mounting.result()
     assert status == 0, output
 
 
 def mount_once_begun(meeting: Path) -> None:
-    sandbox.wait_until((meeting / "begun").exists, "the begin of the victim", timeout_s=30)
+    until((meeting / "begun").exists, "the begin of the victim", timeout_s=30)
     (meeting / "mounted").mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "none", meeting / "mounted"], check=True)
     (meeting / "told").touch()
@@ -105,4 +94,4 @@ def test_a_killed_orphan_is_reaped():
 
     os.kill(pid, 9)
 
-    sandbox.wait_until(lambda: not Path(f"/proc/{pid}").exists(), f"{pid} is reaped")
+    until(lambda: not Path(f"/proc/{pid}").exists(), f"{pid} is reaped")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_fluid.demo.waiting import until
 from tests import sandbox
 
 KEPT: list[object] = []  # what a test must leak stays referenced here
@@ -61,4 +62,4 @@ def test_is_in_namespaces_of_its_own(workdir: Path):
 def test_lasts_while_somebody_mounts():
     meeting = Path(os.environ["MEETING"])
     (meeting / "begun").touch()
-    sandbox.wait_until((meeting / "told").exists, "the mount of somebody else")
+    until((meeting / "told").exists, "the mount of somebody else")

@@ -7,11 +7,11 @@ import time
 from collections.abc import Iterator
 
 from csi_fluid import telling
+from csi_fluid.demo.waiting import until
 from csi_fluid.kube import calls
 from recover import observer
 from recover.rows import Publication
 from recover.store import Store
-from tests import sandbox
 from tests.harness.apiserver import ACCOUNT, NODE
 from tests.rpc.api_side.world import ROW, World
 from tests.unit.test_kube import fuse_pod
@@ -54,7 +54,7 @@ def test_a_fuse_pod_that_waits_too_long_is_deleted_once(world: World):
     path = crashing_pod(world)
     with watching(world) as (watcher, listener):
         watcher.tell(broken())
-        sandbox.wait_until(lambda: bool(listener.told), "it is told")
+        until(lambda: bool(listener.told), "it is told")
         assert path not in world.server.objects
         crashing_pod(world)
         watcher.tell(observer.Answering(ROW.source, (ROW,)))
@@ -79,9 +79,7 @@ def test_a_pod_that_changed_since_it_was_seen_is_not_deleted(world: World):
     world.server.fault = change
     with watching(world) as (watcher, listener):
         watcher.tell(broken())
-        sandbox.wait_until(
-            lambda: any(method == "DELETE" for _, method, _ in world.server.asked), "it is tried"
-        )
+        until(lambda: any(method == "DELETE" for _, method, _ in world.server.asked), "it is tried")
         assert not threading.Event().wait(0.3)
 
     assert path in world.server.objects

@@ -9,9 +9,9 @@ from functools import partial
 import pytest
 
 from csi_fluid import telling
+from csi_fluid.demo.waiting import until
 from csi_fluid.kube.subjects import Subjects
 from recover.rows import Publication
-from tests import sandbox
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, KUBELET, NODE
 from tests.rpc.api_side.world import ROW, TARGET, World, soon
@@ -20,7 +20,7 @@ from tests.rpc.api_side.world import ROW, TARGET, World, soon
 def test_an_event_is_told_of_the_dataset_and_of_the_pod(world: World):
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
-    sandbox.wait_until(lambda: len(world.server.events) == 2, "both events are there")
+    until(lambda: len(world.server.events) == 2, "both events are there")
 
     by_kind = {event["involvedObject"]["kind"]: event for event in world.server.events}
     assert by_kind["Dataset"]["involvedObject"] == {
@@ -54,7 +54,7 @@ def test_the_same_again_counts_the_first_one_up(world: World):
     world.sender.start()
     for number in (2, 4, 6):
         world.sender.record(telling.BROKEN, ROW, "it broke")
-        sandbox.wait_until(partial(_has_sent, world, number), "it is sent")
+        until(partial(_has_sent, world, number), "it is sent")
 
     assert [event["count"] for event in world.server.events] == [3, 3]
 
@@ -70,7 +70,7 @@ def test_a_reference_dataset_and_a_pod_of_an_earlier_plugin_are_looked_up(world:
     )
     world.sender.start()
     world.sender.record(telling.HUNG, row, "it hangs")
-    sandbox.wait_until(lambda: len(world.server.events) == 3, "all events are there")
+    until(lambda: len(world.server.events) == 3, "all events are there")
 
     told = {
         (e["involvedObject"]["namespace"], e["involvedObject"]["name"]) for e in world.server.events
@@ -93,15 +93,15 @@ def test_events_wait_for_a_server_that_does_not_take_them(world: World, how: str
         world.server.rules[ACCOUNT] = ()
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
-    sandbox.wait_until(lambda: len(world.calls) > 0, "it was tried")
+    until(lambda: len(world.calls) > 0, "it was tried")
     assert world.sender.waiting == 1
 
     world.server.rules[ACCOUNT] = rules
     if how == "down":
         world.server.start()
 
-    sandbox.wait_until(lambda: len(world.server.events) == 2, "both events are there")
-    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
+    until(lambda: len(world.server.events) == 2, "both events are there")
+    until(lambda: world.sender.waiting == 0, "nothing waits")
 
 
 @pytest.mark.expects_log("the oldest are dropped", "were not sent")
@@ -126,7 +126,7 @@ def test_an_event_that_the_server_will_never_take_keeps_no_other(world: World):
     world.server.fault = invalid
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
-    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
+    until(lambda: world.sender.waiting == 0, "nothing waits")
 
     assert [event["involvedObject"]["kind"] for event in world.server.events] == ["Pod"]
     assert world.results == {"refused": 1, "sent": 1}
@@ -141,7 +141,7 @@ def test_recording_never_waits_for_the_server(world: World):
         world.sender.record(telling.BROKEN, ROW, f"message {number}")
     took = time.monotonic() - started
     gate.set()
-    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
+    until(lambda: world.sender.waiting == 0, "nothing waits")
 
     assert took < 0.5
 
@@ -169,6 +169,6 @@ def test_an_event_that_arrived_twice_is_one(world: World):
     world.server.fault = lose
     world.sender.start()
     world.sender.record(telling.BROKEN, ROW, "it broke")
-    sandbox.wait_until(lambda: world.sender.waiting == 0, "nothing waits")
+    until(lambda: world.sender.waiting == 0, "nothing waits")
 
     assert len(world.server.events) == 2

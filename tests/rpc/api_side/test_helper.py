@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from csi_fluid.demo.waiting import until
 from csi_fluid.errors import Unavailable
 from csi_fluid.kube import helper
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.cluster import Cluster
 from csi_fluid.kube.helper import Helper
-from tests import sandbox
 from tests.harness.apiserver import NODE
 from tests.rpc.api_side.world import World, soon
 
@@ -95,8 +95,8 @@ def test_a_credential_made_by_a_command_that_is_not_here_is_told(world: World):
 def test_the_helper_ends_when_it_is_idle_and_is_started_again(world: World):
     world.cluster.label_node("a/b", soon())
     pid = world.pid
-    sandbox.wait_until(lambda: world.helper.pid is None, "the helper ends")
-    sandbox.wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
+    until(lambda: world.helper.pid is None, "the helper ends")
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
 
     world.cluster.label_node("a/b", soon())
 
@@ -113,9 +113,9 @@ def test_a_helper_that_is_killed_is_replaced_and_its_call_made_again(world: Worl
     thread = threading.Thread(target=world.cluster.label_node, args=("a/b", soon()))
     thread.start()
     try:
-        sandbox.wait_until(lambda: bool(world.server.asked), "the call arrives")
+        until(lambda: bool(world.server.asked), "the call arrives")
         os.kill(world.pid, signal.SIGKILL)
-        sandbox.wait_until(lambda: world.starts == 2, "another helper starts")
+        until(lambda: world.starts == 2, "another helper starts")
     finally:
         gate.set()
         thread.join()
@@ -132,7 +132,7 @@ def test_a_helper_that_hangs_is_killed(world: World, monkeypatch: pytest.MonkeyP
 
     with pytest.raises(Unavailable, match="no answer within"):
         world.cluster.label_node("c/d", soon(0.5))
-    sandbox.wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
+    until(lambda: not Path(f"/proc/{pid}").exists(), "the process is gone")
     world.cluster.label_node("e/f", soon())
 
     assert set(world.server.labels) >= {"a/b", "e/f"}

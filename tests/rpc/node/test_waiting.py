@@ -8,10 +8,9 @@ from typing import Any
 import grpc
 import pytest
 
-from csi_fluid.demo.waiting import pause
+from csi_fluid.demo.waiting import pause, until
 from tests.rpc.node.world import SKIP_CHECK, World
 from tests.rpc.serving import refusal
-from tests.sandbox import wait_until
 
 
 @pytest.mark.expects_log("NodePublishVolume UNAVAILABLE")
@@ -72,11 +71,11 @@ def test_waiting_publishes_never_use_up_the_server(world: World, pool: futures.E
 def test_a_caller_that_gives_up_frees_its_place(world: World):
     attributes = {SKIP_CHECK: "", "fluid_path": str(world.source / "absent")}
     call = world.node.NodePublishVolume.future(world.request(attributes=attributes), timeout=20)
-    wait_until(lambda: world.waiting, "the publish waits")
+    until(lambda: world.waiting, "the publish waits")
     call.cancel()
 
-    wait_until(lambda: not world.waiting, "the publish gave up")
-    wait_until(lambda: world.plugin.calls, "the call ended")
+    until(lambda: not world.waiting, "the publish gave up")
+    until(lambda: world.plugin.calls, "the call ended")
     world.publish()
 
 
@@ -102,7 +101,7 @@ def test_stopping_ends_a_publish_that_waits(world: World, pool: futures.Executor
 
     assert time.monotonic() - started < 1
     assert isinstance(call.exception(5), grpc.RpcError)
-    wait_until(lambda: not world.waiting, "the publish gave up")
+    until(lambda: not world.waiting, "the publish gave up")
     assert world.everything() == []
 
 

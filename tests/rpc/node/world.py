@@ -7,8 +7,8 @@ from typing import Any
 
 from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
+from csi_fluid.demo.waiting import until
 from tests.rpc.serving import Serving, capability
-from tests.sandbox import wait_until
 
 Mode = csi_pb2.VolumeCapability.AccessMode
 SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"
@@ -52,7 +52,7 @@ class World:
         before = len(self.waiting)
         attributes = {"fluid_path": str(self.source / name), SKIP_CHECK: ""}
         call = pool.submit(self.publish, timeout=timeout, attributes=attributes, **changes)
-        wait_until(lambda: len(self.waiting) > before or call.done(), "the publish waits")
+        until(lambda: len(self.waiting) > before or call.done(), "the publish waits")
         return call
 
     @property
