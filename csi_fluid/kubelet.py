@@ -30,6 +30,9 @@ ROOT = "/var/lib/kubelet"
 OWN = "plugins/csi-fluid-plugin"
 """The plugin's own directory in kubelet's, which Fluid's chart mounts from the host."""
 
+POD_FOLDER = re.compile(r"(?<!\S)/\S*?/pods/[0-9a-f-]{36}(?=/)")
+"""A pod's folder in any kubelet's directory, within a text."""
+
 NOTE_LIMIT = 64 * 1024  # bytes that are read; kubelet writes some 300
 
 Reader = Callable[[str], Mapping[str, object]]
@@ -39,12 +42,19 @@ _SUB_PATHS = "volume-subpaths"
 _NOTE = "vol_data.json"
 _POD = r"(?P<pods>.*/pods)/(?P<uid>[^/]+)"
 _TARGET = re.compile(rf"{_POD}/{_VOLUMES}/(?P<name>[^/]+)/mount", re.DOTALL)
+_IN_VOLUME = re.compile(rf"(?P<root>.+)/pods/[^/]+/{_VOLUMES}/", re.DOTALL)
 _SUB_PATH = re.compile(rf"{_POD}/{_SUB_PATHS}/(?P<name>[^/]+)/.+", re.DOTALL)
 
 
 def volume_of(target: str) -> PodVolume | None:
     """Return the volume whose target a path is, of any kubelet; None where it is no target."""
     return _matched(_TARGET.fullmatch(target))
+
+
+def root_of(path: str) -> str:
+    """Return the directory of the kubelet that has a path in a pod's CSI volumes, "" for none."""
+    found = _IN_VOLUME.match(path)
+    return found["root"] if found else ""
 
 
 def is_of_volume(path: str) -> bool:
@@ -123,10 +133,6 @@ class Kubelet:
     def is_in_pod(self, path: str) -> bool:
         """Return True if what is mounted at a path belongs to some pod, of another kubelet too."""
         return path.startswith(f"{self.pods}/") or is_of_volume(path)
-
-    def holds(self, path: str) -> bool:
-        """Return True if a path lies below kubelet's directory."""
-        return path.startswith(f"{self.root.rstrip('/')}/")
 
     def targets(self) -> Iterator[str]:
         """Yield the targets for which kubelet has made a directory; raises OSError."""

@@ -46,9 +46,6 @@ class Pods(Protocol):
     def is_in_pod(self, path: str) -> bool:
         """Return True if a mount at a path belongs to some pod: it is no source then."""
 
-    def holds(self, path: str) -> bool:
-        """Return True if a path lies below the directory that pods and plugins share."""
-
     def note(self, target: str) -> Note | None:
         """Return the note beside a target, None without one that can be used.
 

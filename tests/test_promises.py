@@ -137,7 +137,7 @@ def test_what_others_chose_is_written_in_one_module(place: str, words: Iterable[
     found = {
         path.relative_to(ROOT).as_posix()
         for path in modules()
-        if any(pattern.search(text) for text in strings(path))
+        if any(pattern.search(text.replace("\\", "")) for text in strings(path))
     }
 
     assert found == {place}

@@ -7,13 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from csi_fluid import driver
+from csi_fluid import driver, kubelet
 from csi_fluid.cli import times
 from csi_fluid.kubectl.api import Object
 
 _PASSED_ON = frozenset({"HostToContainer", "Bidirectional"})
 _READ_ONLY = "ReadOnlyMany"
-_POD_FOLDER = re.compile(r"(?<!\S)/\S*?/pods/[0-9a-f-]{36}(?=/)")
 _OPEN_FILES = "Files that are open then stay broken; opened again they work"
 
 
@@ -163,12 +162,12 @@ def of_events(events: Iterable[Object], about: str) -> Iterator[Moment]:
 def is_about(event: Object, uid: str) -> bool:
     """Tell whether an event of a dataset is about a pod, or about no pod more than another."""
     message = event.get("message", "")
-    return uid in message or _POD_FOLDER.search(message) is None
+    return uid in message or kubelet.POD_FOLDER.search(message) is None
 
 
 def shortened(text: str) -> str:
     """Return a text without the folder of the pod in kubelet's directory, the same in each line."""
-    return _POD_FOLDER.sub("...", text)
+    return kubelet.POD_FOLDER.sub("...", text)
 
 
 def of_container(status: Object, about: str) -> Iterator[Moment]:

@@ -185,9 +185,6 @@ class Shelf:
         return None
 
     def is_in_pod(self, path: str) -> bool:
-        return self.holds(path)
-
-    def holds(self, path: str) -> bool:
         return path.startswith("/shelf/")
 
     def note(self, target: str) -> Note | None:
