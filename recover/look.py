@@ -23,7 +23,8 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.store import Generation, Publication, Store
+from recover.rows import Generation, Publication
+from recover.store import Store
 from recover.visits import plan as visits
 from recover.visits.plan import Kin
 
