@@ -1,5 +1,6 @@
 """What a look makes of mount tables: what a mount on the node will reach, harm or miss."""
 
+import contextlib
 import os
 from typing import Any
 
@@ -10,9 +11,12 @@ from recover.anchors import anchor as anchors
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.linux.probe import Answer, Reply
-from recover.look import View
-from recover.store import Publication
+from recover.linux.owntable import OwnTable
+from recover.linux.probe import Answer, Prober, Reply
+from recover.look import Looker, View
+from recover.policy import Strategy
+from recover.reach import Reach
+from recover.store import Publication, Store
 from recover.visits.plan import Kin
 from tests.unit.handmade import (
     DEAD,
@@ -183,7 +187,7 @@ def fate(
 ) -> str:
     """Return what becomes of a container's copy beside what is on the node."""
     found = view(anchors.find(table(*node), SHELF.folder))
-    reach = look.Reach.of(found.anchors, [copy(TARGET)])
+    reach = Reach.of(found.anchors, [copy(TARGET)])
     given = copy(*stack, at=POD, path="/data", inside=inside)
     return look._fate(given, found, reach, off_source).name
 
@@ -336,6 +340,18 @@ def test_older_daemons_that_answer_or_hang_still_serve():
 
     assert view(verdicts=verdicts).serving == {LIVE, "0:1", "0:2"}
     assert view(verdicts={}, live="").serving == set()
+
+
+@pytest.mark.parametrize(("dev", "dead"), [(LIVE, False), (DEAD, True)])
+def test_the_live_mount_is_not_dead_because_one_of_its_number_was(dev: str, *, dead: bool):
+    """The kernel gives a number away again when the last anchor of a dead generation went."""
+    found = (anchor(dev, number=NUMBER),)
+    with contextlib.closing(OwnTable()) as own:
+        looker = Looker(Store(), Prober(), own, Strategy.PROPAGATION, anchors=SHELF.root)
+        alive = Reply(Answer.ALIVE, LIVE)
+        verdicts = looker._verdicts(SOURCE, alive, (generation(dev),), found, [], frozenset())
+
+    assert verdicts == ({dev: Answer.DEAD} if dead else {})
 
 
 @pytest.mark.parametrize(
