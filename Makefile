@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image backoff
+.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster kubectl image backoff pictures
 .PHONY: fmt proto install clean _python _tools _cluster
 
 DAEMON ?= bindfs
@@ -23,9 +23,8 @@ demo: _python ## See a crash healed under a running pod (DAEMON=bindfs|s3fs|rclo
 	@.venv/bin/csi-fluid demo --daemon=$(DAEMON) $(ARGS)
 
 test: export REQUIRE_ALL = 1
-test: _python _tools _cluster ## Run every test; a missing tool is a failure
-	@.ci/setup csi-sanity
-	@$(pytest) tests
+test: _python _tools ## Run every test, in parts side by side; a missing tool is a failure
+	@$(py) -m tests.parts
 
 check: _python ## Check format, lint, types, imports, generated code, promises; run the unit tests
 	@$(py) -m ruff format --check --quiet . && $(py) -m ruff check --quiet . && $(py) -m mypy
@@ -62,6 +61,9 @@ test-cluster: _python _cluster ## Run the tests on a Kubernetes of their own
 
 backoff: _python _cluster ## Measure outages at kubelet's own back-off, half an hour (ARGS="--crashes=3")
 	@$(py) -m tests.cluster.backoff $(ARGS)
+
+pictures: _python _tools _cluster ## Draw docs/dashboard.svg and docs/status.svg anew, from crashes on a cluster
+	@$(py) -m tests.cluster.pictures
 
 image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar
 	@$(py) -m tests.images

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from csi_fluid import driver
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
 from csi_fluid.kube import Volume
@@ -27,10 +28,6 @@ _MODE = csi_pb2.VolumeCapability.AccessMode
 _READERS = frozenset({_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY})
 _METHODS = {"symlink": "symlink", "bindMount": "bind", "bind": "bind"}
 _POD = "csi.storage.k8s.io/pod."
-_SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"
-_RECOVER_WRITABLE = "fuse.csi.fluid.io/recover-writable"
-_LABEL = "mount_pod_node_selector_key"
-_SESSIONS = "efc_sessmgr_workdir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,19 +72,19 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
     wanted = Publication(
         target=target,
         volume_id=volume_id,
-        source=_path("volume_context[fluid_path]", attributes.get("fluid_path", "")),
-        sub_path=_sub_path(attributes.get("fluid_sub_path", "")),
-        mount_type=_line("volume_context[mount_type]", attributes.get("mount_type", "")),
-        method=_method(attributes.get("node_publish_method", ""), default_method),
+        source=_path(_field(driver.FLUID_PATH), attributes.get(driver.FLUID_PATH, "")),
+        sub_path=_sub_path(attributes.get(driver.FLUID_SUB_PATH, "")),
+        mount_type=_line(_field(driver.MOUNT_TYPE), attributes.get(driver.MOUNT_TYPE, "")),
+        method=_method(attributes.get(driver.NODE_PUBLISH_METHOD, ""), default_method),
         read_only=request.readonly or mode in _READERS or "ro" in flags,
-        recover_writable=_bool(_RECOVER_WRITABLE, attributes.get(_RECOVER_WRITABLE, "false")),
-        runtime_namespace=attributes.get("runtime_namespace", ""),
-        runtime_name=attributes.get("runtime_name", ""),
+        recover_writable=_bool(attributes, driver.RECOVER_WRITABLE),
+        runtime_namespace=attributes.get(driver.RUNTIME_NAMESPACE, ""),
+        runtime_name=attributes.get(driver.RUNTIME_NAME, ""),
         pod_namespace=attributes.get(f"{_POD}namespace", ""),
         pod_name=attributes.get(f"{_POD}name", ""),
         pod_uid=attributes.get(f"{_POD}uid", ""),
     )
-    return Publish(wanted, _skips_check(attributes.get(_SKIP_CHECK, "")))
+    return Publish(wanted, _skips_check(attributes.get(driver.SKIP_CHECK, "")))
 
 
 def unpublish(request: csi_pb2.NodeUnpublishVolumeRequest) -> str:
@@ -102,15 +99,15 @@ def stage(request: csi_pb2.NodeStageVolumeRequest) -> Stage:
     _path("staging_target_path", request.staging_target_path)
     _capability(request.volume_capability, given=request.HasField("volume_capability"))
     attributes = _map("volume_context", request.volume_context)
-    sessions = attributes.get(_SESSIONS, "")
+    sessions = attributes.get(driver.SESSIONS, "")
     return Stage(
         Volume(
             volume_id,
-            attributes.get("runtime_namespace", ""),
-            attributes.get("runtime_name", ""),
+            attributes.get(driver.RUNTIME_NAMESPACE, ""),
+            attributes.get(driver.RUNTIME_NAME, ""),
         ),
-        _line(f"volume_context[{_LABEL}]", attributes.get(_LABEL, "")),
-        sessions and _path(f"volume_context[{_SESSIONS}]", sessions),
+        _line(_field(driver.NODE_LABEL), attributes.get(driver.NODE_LABEL, "")),
+        sessions and _path(_field(driver.SESSIONS), sessions),
     )
 
 
@@ -180,6 +177,10 @@ def shorten(text: str) -> str:
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
 
 
+def _field(attribute: str) -> str:
+    return f"volume_context[{attribute}]"
+
+
 def _text(field: str, text: str, limit: int = MAX_ID_BYTES) -> str:
     if not text:
         raise InvalidArgument(f"{field} is missing")
@@ -212,11 +213,13 @@ def _path(field: str, text: str, *, may_be_relative: bool = False) -> str:
 
 
 def _sub_path(text: str) -> str:
-    field = "volume_context[fluid_sub_path]"
+    field = _field(driver.FLUID_SUB_PATH)
     if not text:
         return ""
     if text.startswith("/"):
-        raise InvalidArgument(f"{field} is {shorten(text)}; expected a path relative to fluid_path")
+        raise InvalidArgument(
+            f"{field} is {shorten(text)}; expected a path relative to {driver.FLUID_PATH}"
+        )
     path = os.path.normpath(_path(field, text, may_be_relative=True))
     return "" if path == "." else path
 
@@ -258,14 +261,16 @@ def _map(field: str, attributes: Mapping[str, str]) -> dict[str, str]:
 def _method(text: str, default: str) -> str:
     if text and text not in _METHODS:
         raise InvalidArgument(
-            f"volume_context[node_publish_method] is {shorten(text)}; expected symlink or bindMount"
+            f"{_field(driver.NODE_PUBLISH_METHOD)} is {shorten(text)}; "
+            "expected symlink or bindMount"
         )
     return "symlink" if "symlink" in {default, _METHODS.get(text, default)} else "bind"
 
 
-def _bool(field: str, text: str) -> bool:
+def _bool(attributes: Mapping[str, str], name: str) -> bool:
+    text = attributes.get(name, "false")
     if text.lower() not in {"true", "false"}:
-        raise InvalidArgument(f"volume_context[{field}] is {shorten(text)}; expected true or false")
+        raise InvalidArgument(f"{_field(name)} is {shorten(text)}; expected true or false")
     return text.lower() == "true"
 
 
@@ -277,7 +282,7 @@ def _skips_check(text: str) -> bool:
             return kind == "All"
         if kind not in {"MountPod", "Sidecar"}:
             raise InvalidArgument(
-                f"volume_context[{_SKIP_CHECK}] is {shorten(text)}; expected a list of All, None, "
+                f"{_field(driver.SKIP_CHECK)} is {shorten(text)}; expected a list of All, None, "
                 "MountPod, Sidecar"
             )
         skips = skips or kind == "MountPod"

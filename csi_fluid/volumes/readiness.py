@@ -16,13 +16,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
-from recover.errors import Busy, Crowded, Hung
+from recover.errors import Busy, Covered, Crowded, Hung
 from recover.linux import mountinfo, mounts, probe
 from recover.linux.mountinfo import Mount
+from recover.linux.mounts import Clone
 from recover.linux.probe import Answer, Prober
 from recover.locks import Locks
+
+T = TypeVar("T")
 
 MAX_WAITING = 64
 _TICK_S = 1.0
@@ -51,6 +55,7 @@ class Source:
     dev: str
     root: str
     read_only: bool  # by the flags of the mount, which a clone keeps
+    mount: Mount
 
     @property
     def shown_path(self) -> str:
@@ -129,26 +134,33 @@ class Sources:
             raise self._hung(origin) from error
 
     @contextlib.contextmanager
-    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[mounts.Clone]:
-        """Own a copy of a source for a block; raises NotReady if it changed."""
-        with self._clone(source, attributes) as clone:
+    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[Clone]:
+        """Own a detached copy of a source for a block; raises NotReady if it changed."""
+        origin = source.origin
+
+        def get() -> Clone:
+            return mounts.clone(origin.path, origin.sub_path, attributes)
+
+        with self.take(source, get, Clone.close) as clone:
             if mountinfo.superblock(clone.fd) != source.dev:
                 raise _replaced(source.origin.path)
             yield clone
 
-    def _clone(self, source: Source, attributes: mounts.Attributes) -> mounts.Clone:
+    def take(
+        self, source: Source, get: Callable[[], T], discard: Callable[[T], None] = lambda _: None
+    ) -> T:
+        """Return what get() takes of a source, in bounded time; raises NotReady if it changed.
+
+        discard takes what came too late.
+        """
         origin = source.origin
-
-        def take() -> mounts.Clone:
-            return mounts.clone(origin.path, origin.sub_path, attributes)
-
         try:
             if not origin.sub_path:  # only the walk to a sub path asks the daemon
-                return take()
-            return self._prober.run((origin.path, source.dev), take, discard=mounts.Clone.close)
+                return get()
+            return self._prober.run((origin.path, source.dev), get, discard=discard)
         except Hung as error:
             raise self._hung(origin) from error
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, Covered) as error:
             raise _replaced(source.shown_path) from error
 
     def answer_of(self, target: str, dev: str) -> Answer:
@@ -180,7 +192,7 @@ class Sources:
             _check_sub_path(fd, origin)
         within = origin.path[len(mount.mount_point.rstrip("/")) :]  # "" but for an unchecked origin
         root = os.path.normpath(f"{mount.inner_path}/{within}/{origin.sub_path}")
-        return Source(origin, reply.dev, "/" + root.lstrip("/"), mount.read_only)
+        return Source(origin, reply.dev, "/" + root.lstrip("/"), mount.read_only, mount)
 
     def _mount(self, path: str, fd: int, reply: probe.Reply) -> Mount:
         """Return the mount that path lies on, reading mountinfo once for each new mount there."""

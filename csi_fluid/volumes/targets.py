@@ -10,19 +10,21 @@ import enum
 import errno
 import hashlib
 import os
+import re
 import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from csi_fluid.errors import Occupied, Withdrawn
+from csi_fluid.errors import NotReady, Occupied, Withdrawn
 from recover.errors import Busy
 from recover.linux import mounts
 from recover.linux.probe import Prober
 
 _MODE = 0o750  # as Fluid makes them
 _NAMED_AT_MOST = 3
+_KUBELETS = re.compile(r"(/.+)/pods/[^/]+/volumes/kubernetes\.io~csi/")
 
 
 class Kind(enum.Enum):
@@ -77,7 +79,18 @@ def _look(path: str) -> Seen:
 
 @contextlib.contextmanager
 def directory(path: Path) -> Iterator[None]:
-    """Have a directory at path for a block; what had to be made goes again if the block fails."""
+    """Have a directory at path for a block; what had to be made goes again if the block fails.
+
+    Raises NotReady where kubelet's own directory would have to be made for it: kubelet has another
+    one than this container, in which no pod would see the volume.
+    """
+    kubelet = _KUBELETS.match(str(path))
+    if kubelet and not os.path.lexists(kubelet[1]):
+        raise NotReady(
+            "KubeletElsewhere",
+            f"kubelet's directory is {kubelet[1]}, which this container does not have; give it to "
+            "the plugin, in KUBELET_ROOTDIR and as its volume (with Helm: csi.kubelet.rootDir)",
+        )
     made: list[Path] = []
     try:
         for missing in _missing(path):

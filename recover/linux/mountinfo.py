@@ -136,6 +136,20 @@ def parse(data: bytes) -> MountTable:
     return MountTable(_parse_line(line, known) for line in os.fsdecode(data).split("\n") if line)
 
 
+def excerpt(data: bytes, devs: frozenset[str]) -> MountTable:
+    """Parse the mounts of some superblocks, and what stands on those, out of a mountinfo file.
+
+    Where a few mounts of many count this costs a fraction of `parse`.
+    """
+    lines = [line.split(b" ", 3) for line in data.split(b"\n") if line]
+    wanted = {dev.encode() for dev in devs}
+    chosen = {fields[0] for fields in lines if fields[2] in wanted}
+    size = -1
+    while size != (size := len(chosen)):
+        chosen.update(fields[0] for fields in lines if fields[1] in chosen)
+    return parse(b"\n".join(b" ".join(fields) for fields in lines if fields[0] in chosen))
+
+
 def _parse_line(line: str, known: dict[str, frozenset[str]]) -> Mount:
     fields = line.split(" ")
     try:

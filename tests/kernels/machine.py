@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests import sandbox
+from csi_fluid.demo.waiting import until
 from tests.kernels import initramfs
 
 PROJECT = Path(__file__).parents[2]
@@ -186,5 +186,5 @@ def _served(folder: Path, out: Path) -> Iterator[None]:
         for tag, command in commands.items():
             servers.enter_context(_ended(subprocess.Popen(command)))
             socket = folder / f"{tag}.sock"
-            sandbox.wait_until(socket.exists, f"the file server of {tag}")
+            until(socket.exists, f"the file server of {tag}")
         yield

@@ -44,18 +44,18 @@ def run(kernel: Kernel, tests: Sequence[str], variables: Mapping[str, str]) -> t
     """Run tests on a kernel, their progress to ours, and return what became of them."""
     accelerator = machine.accelerator(kernel)
     print(f"Linux {kernel.release}, {accelerator}", file=sys.stderr, flush=True)
+    patience = ("-p", "tests.kernels.patience") if accelerator == "tcg" else ()
     with tempfile.TemporaryDirectory(prefix="csi-out-") as folder:
         out = Path(folder)
         Machine(kernel, accelerator).run(
             [
                 *(".venv/bin/python", "-m", "pytest", "-q", "--color=no", "--tb=short"),
-                *("-p", "no:cacheprovider", "-p", "tests.kernels.forks"),
+                *("-p", "no:cacheprovider", *patience),
                 *("-p", "tests.kernels.results", f"--results={machine.OUT / 'results'}", *tests),
             ],
             out,
             _TIMEOUT_S,
-            # gRPC would start threads in a process that makes a PID namespace
-            **{"GRPC_ENABLE_FORK_SUPPORT": "0", **variables},
+            **variables,
         )
         return results.read(out / "results")
 
@@ -68,11 +68,14 @@ def part_of(result: Result) -> str:
 def table(found: Mapping[str, Iterable[Result]]) -> str:
     """Return the table in Markdown: a row for each part, a column for each kernel's release."""
     cells = {release: _cells(tuple(every)) for release, every in found.items()}
-    rows = [("", *found), ("---",) * (1 + len(found))]
-    for part in (*PARTS, OTHERS, *sorted({p for c in cells.values() for p in c if "layers" in p})):
-        if any(part in column for column in cells.values()):
-            rows.append((part, *(column.get(part, "") for column in cells.values())))
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    layers = sorted({name for column in cells.values() for name in column if "layers" in name})
+    rows = [
+        (row, *(column.get(row, "") for column in cells.values()))
+        for row in (*PARTS, OTHERS, *layers)
+        if any(row in column for column in cells.values())
+    ]
+    head = [("", *found), ("---",) * (1 + len(found))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (*head, *rows))
 
 
 def _cells(every: Sequence[Result]) -> dict[str, str]:

@@ -12,10 +12,13 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from csi_fluid.kubelet import Kubelet
+from csi_fluid.mountroot import MountRoot
 from recover import loop, observer as told
+from recover.layout import Layout
 from recover.linux import syscalls
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 CHANGES = {
@@ -95,9 +98,12 @@ def main() -> None:
     MortalStore.fate = fate
     store = MortalStore.open(Path(state))
     settings = loop.Settings(
-        strategy="namespace", kubelet_root=kubelet, mount_root=mount_root, period_s=600.0
+        layout=Layout(Kubelet(kubelet), MountRoot(mount_root)),
+        strategy="namespace",
+        period_s=600.0,
     )
-    loop.Recovery(store, Locks(), Prober(), Voice(fate), settings).start()
+    parts = Parts.of(store, Prober(), Path(kubelet, "plugin"))
+    loop.Recovery(parts, Voice(fate), settings).start()
     threading.Event().wait()
 
 

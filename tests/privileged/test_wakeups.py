@@ -59,8 +59,10 @@ def dev_of(node: Node, path: Path) -> str:
 def await_whole(node: Node, data: Dataset, places: list[tuple[View, str | Path]]) -> None:
     """Fail unless the places show a dataset's present mount soon after it answered."""
     left_s = data.daemon.answered_at + HEALED_S - time.monotonic()
-    sandbox.wait_until(
-        lambda: all(whole(node, view, path, data) for view, path in places), "a heal", left_s
+    until(
+        lambda: all(whole(node, view, path, data) for view, path in places),
+        "a heal",
+        timeout_s=left_s,
     )
 
 
@@ -208,7 +210,7 @@ def test_more_mounts_than_the_queue_holds_mean_everything(node: Node, wakeups: W
             mounts.attach(clone, at)
         mounts.unmount_all(place)
 
-    sandbox.wait_until(lambda: wakeups.wait(0).everything, "the overflow is told")
+    until(lambda: wakeups.wait(0).everything, "the overflow is told")
 
 
 def test_the_daemon_of_a_superblock_is_found(node: Node):

@@ -22,9 +22,9 @@ import csi_fluid
 from csi_fluid._pb import csi_pb2
 from csi_fluid.cli import VERBS
 from csi_fluid.demo.plugin import Client, Volume
+from csi_fluid.demo.waiting import until
 from recover.store import Publication, Store
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own threads out of the count
-from tests.sandbox import wait_until
 
 COMMAND = (sys.executable, "-m", "csi_fluid")
 GATE = "--feature-gates=FuseRecovery=true"
@@ -64,7 +64,7 @@ class Folder:
             )
         try:
             with contextlib.closing(Client(self.socket)) as client:
-                wait_until(lambda: client.ready() or process.poll() is not None, "it is ready")
+                until(lambda: client.ready() or process.poll() is not None, "it is ready")
             yield process
         finally:
             process.kill()

@@ -103,7 +103,7 @@ def test_create_checks_its_arguments(
     with refusal(grpc.StatusCode.INVALID_ARGUMENT):
         create(controller, **changes)
 
-    assert plugin.store.volume_named("Demo") is None
+    assert plugin.store.volume("demo") is None
 
 
 @pytest.mark.expects_log("DeleteVolume INVALID_ARGUMENT", "DeleteVolume FAILED_PRECONDITION")
