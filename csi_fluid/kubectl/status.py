@@ -68,7 +68,9 @@ def _everything(asked: options.Asked) -> Iterator[Row]:
     every = plugins.find(asked.api, asked.namespace, asked.given.node)
     question = plugins.asking(asked.api, ("status", "--json"), asked.limits)
     replies = fleet.ask(every, question, asked.limits)
-    for reply in screen.counted(replies, len(every), "asking the nodes"):
+    if not asked.given.watch:  # two things that move are one too many
+        replies = screen.counted(replies, len(every), "asking the nodes")
+    for reply in replies:
         node = reply.asked.node
         if reply.error:
             yield datasets.away(node, reply.error)
@@ -122,6 +124,14 @@ def _watch(asked: options.Asked) -> int:
     pause = threading.Event()  # never set: Ctrl-C ends the wait
     with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(Group(*render(collect(asked), time.time())), refresh=True)
+            live.update(Group(*_present(asked)), refresh=True)
             pause.wait(_REFRESH_S)
     return 0
+
+
+def _present(asked: options.Asked) -> Sequence[Table | Text]:
+    """Return what is to be shown now; an API server that is away may come back."""
+    try:
+        return render(collect(asked), time.time())
+    except usage.Failure as error:
+        return [Text(str(error))]

@@ -1,6 +1,11 @@
 """`kubectl csi-fluid` against a server that answers as the API server does, up to 1,000 nodes."""
 
 import json
+import os
+import pty
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -184,6 +189,25 @@ def test_a_thousand_nodes_are_asked_side_by_side(fleet: Fleet, capsys: pytest.Ca
     assert "and 7 more: no answer within 5 s" in shown
     assert 10 < fleet.most <= 50 + len(fleet.slow)
     assert time.monotonic() - begun < 50
+
+
+def test_the_table_can_be_watched_while_the_api_server_comes_and_goes(fleet: Fleet):
+    fleet.add("node-a", dataset())
+    fleet.server.stop()
+    command = (sys.executable, "-c", "from csi_fluid import kubectl; kubectl.main()")
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        words = ("status", "--watch", f"--kubeconfig={fleet.config}")
+        watch = subprocess.Popen((*command, *words), stdout=theirs)
+        os.close(theirs)
+        shown = b""
+        while b"does not answer" not in shown:
+            shown += screen.read(4096)
+        fleet.server.start()
+        while b"default/demo" not in shown:
+            shown += screen.read(4096)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(20) == 0
 
 
 # ---- Rights
