@@ -211,6 +211,8 @@ def test_another_directory_of_kubelet_is_meant_everywhere():
     assert "/runtime-mnt" not in str(daemonset)
     assert found.endpoint == f"unix:{found.registration}"
     assert found.endpoint.startswith("unix:/data/kubelet/")
+    within = config.settle({}, environment(daemonset))  # `kubectl exec ... csi-fluid status`
+    assert (within.endpoint, within.kubelet_root) == (found.endpoint, "/data/kubelet")
 
 
 def test_a_node_whose_etc_cannot_be_written_to_needs_nothing_of_it():
