@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -247,6 +248,25 @@ def test_who_may_not_run_commands_is_told_so_for_each_node(
     shown = capsys.readouterr().out
     assert "you may not create pods/exec in namespace fluid-system" in shown
     assert "resources: [pods/exec], verbs: [create]}" in shown
+
+
+def test_who_may_look_at_the_plugins_alone_sees_the_nodes(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(handler: Any) -> bool:
+        is_cluster_wide: bool = handler.path.startswith("/api/v1/pods")
+        if is_cluster_wide:
+            handler.answer(403, {"kind": "Status", "message": "forbidden"})
+        return is_cluster_wide
+
+    fleet.add("node-a", dataset())
+    fleet.server.fault = refuse
+
+    assert fleet.main("status") == 0
+
+    shown = capsys.readouterr().out
+    assert re.search(r"default/demo +node-a +healthy", shown)
+    assert "serverless pods: you may not list pods; a ClusterRole with this rule" in shown
 
 
 def test_a_cluster_without_the_plugin_says_where_it_was_looked_for(

@@ -222,6 +222,14 @@ def test_a_node_whose_etc_cannot_be_written_to_needs_nothing_of_it():
     assert not [word for word in container(daemonset)["args"] if word.startswith("--prune")]
 
 
+def test_certificates_of_ones_own_take_the_place_of_the_webhooks():
+    objects = manifests.charted(*WEBHOOK, "webhook.certificateSecret=mine")
+    deployment = manifests.one(objects, "Deployment")
+
+    assert "--cert-dir=/certificates" in container(deployment)["args"]
+    assert {"Secret", "Role", "RoleBinding"}.isdisjoint({each["kind"] for each in objects})
+
+
 def test_another_namespace_is_meant_everywhere():
     done = manifests.helm("--namespace=elsewhere", "--set=webhook.enabled=true")
 
