@@ -85,6 +85,10 @@ def test_an_anchor_whose_daemon_still_serves_is_left_alone():
     assert not of(Bring, node_case(anchors=(anchor(LIVING, number=2),)))
 
 
+def test_nothing_is_brought_to_an_anchor_whose_own_daemon_serves_beneath_a_dead_mount():
+    assert not of(Bring, node_case(anchors=(anchor(LIVING, DEAD, number=2),)))
+
+
 def test_an_anchor_that_shows_a_daemon_which_still_serves_is_left_alone():
     case = node_case(anchors=(anchor(OLDER, LIVING), anchor(LIVING, number=2)))
 
