@@ -101,7 +101,7 @@ def _ask_plugin(asked: options.Asked, pod: Object, found: Findings) -> None:
         return
     (plugin, *_) = plugins.need(asked.api, asked.namespace, node)
     found.reach = Reach(
-        heals=any("FuseRecovery=true" in word for word in plugin.arguments),
+        heals=plugin.heals,
         sees_containers=plugin.sees_containers,
         heals_writable=any(
             word in {"--recover-writable", "--recover-writable=true"} for word in plugin.arguments
