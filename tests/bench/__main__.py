@@ -19,7 +19,7 @@ from pathlib import Path
 from tests.bench import experiments, report, rows
 from tests.bench.progress import Progress
 from tests.bench.run import Runner
-from tests.bench.subjects import OURS, Spec
+from tests.bench.subjects import OURS, OURS_ALONE, Spec
 
 _ROOT = Path(__file__).parents[2]
 _NEEDED = ("bindfs", "fusermount3", "unshare", "nsenter", "setpriv")
@@ -92,7 +92,7 @@ def main(words: Sequence[str] | None = None) -> int:
         compileall.compile_dir(_ROOT / package, quiet=2)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _interrupt)
-    plugins = [Spec(rows.OURS, OURS)]
+    plugins = [Spec(rows.OURS, OURS, OURS_ALONE)]
     plugins += [Spec(rows.OTHER, given.against)] if given.against else []
     chosen = experiments.choose(quick=given.quick, only=given.only, seed=given.seed)
     where, began, interrupted = report.machine(), time.monotonic(), False

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from tests.bench import wire
+from tests.bench import processes, wire
 from tests.bench.subjects import Spec
 
 _ROOT = Path(__file__).parents[2]
@@ -113,9 +113,9 @@ class Box:
 def _end(process: subprocess.Popen[str]) -> None:
     # Not unshare but its child, the first process of the namespace: unshare ends after it, and it
     # after all others, so that nobody writes into the folder any more.
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text("ascii").split()
-    for pid in map(int, children):
+    inside = processes.children(process.pid)
+    for pid in inside:
         os.kill(pid, signal.SIGKILL)
-    if not children:
+    if not inside:
         process.kill()
     process.wait(_END_S)

@@ -10,7 +10,8 @@ from typing import Any
 
 GROUPS = {
     "heal": "30 crashes under 1, 100 and 1,000 containers",
-    "layers": "60 crashes, the daemon back at once, one after another",
+    "private": "30 crashes under 100 and 1,000 containers without mount propagation",
+    "layers": "60 crashes, the daemon back at once, with and without the host's processes",
     "hung": "crashes while the daemon of another dataset hangs",
     "publish": "publish, publish again and unpublish, beside other publications and mounts",
     "start": "start to the first answered Probe",
@@ -54,22 +55,30 @@ def choose(*, quick: bool, only: Sequence[str], seed: int) -> list[Experiment]:
 def _heals(*, quick: bool, seed: int) -> list[Experiment]:
     rest_s = _PERIOD_S / 5 if quick else _PERIOD_S
     return [
-        Experiment(
-            f"heal-{containers}",
-            "heal",
-            {"containers": containers, "timeout_s": 60.0 + containers / 5},
-            _crashes(f"{seed} {containers}", crashes if quick else 30, rest_s=rest_s),
-            with_bare=not quick or containers < 1_000,
-            budget_s=240.0,
-        )
-        for containers, crashes in ((1, 10), (100, 5), (1_000, 2))
-    ] + [
-        Experiment(
-            "layers",
-            "heal",
-            {"containers": 1, "timeout_s": 60.0},
-            [{"rest_s": 0.0, "down_s": 0.0}] * 60,
-            budget_s=30.0 if quick else 330.0,
+        *(
+            Experiment(
+                f"{group}-{containers}",
+                "heal",
+                {"containers": containers, "private": group == "private"}
+                | {"timeout_s": 60.0 + containers / 5},
+                _crashes(f"{seed} {containers}", crashes if quick else 30, rest_s=rest_s),
+                with_bare=not quick or containers < 1_000,
+                budget_s=240.0,
+            )
+            for group, containers, crashes in (
+                *(("heal", 1, 10), ("heal", 100, 5), ("heal", 1_000, 2)),
+                *(("private", 100, 5), ("private", 1_000, 2)),
+            )
+        ),
+        *(
+            Experiment(
+                name,
+                "heal",
+                {"containers": 1, "timeout_s": 60.0, "host_pid": host_pid},
+                [{"rest_s": 0.0, "down_s": 0.0}] * 60,
+                budget_s=30.0 if quick else 330.0,
+            )
+            for name, host_pid in (("layers", True), ("layers-alone", False))
         ),
         Experiment(
             "hung",

@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from csi_fluid.demo.pods import Propagation
 from csi_fluid.demo.waiting import pause
-from tests.bench import resources, wire
+from tests.bench import processes, wire
 from tests.bench.machine import Fuse, Machine, start_containers
 from tests.bench.subjects import Subject
 
@@ -16,7 +17,8 @@ Say = Callable[[str], None]
 class Heal:
     """Crashes of one dataset's daemon, which so many pods use, each with a target of its own.
 
-    With hung, a second dataset is published beside it whose daemon was stopped for good.
+    private: mounts do not propagate to the containers.  hung: a second dataset is published beside
+    it whose daemon was stopped for good.
     """
 
     def __init__(
@@ -26,6 +28,7 @@ class Heal:
         say: Say,
         *,
         containers: int,
+        private: bool = False,
         hung: bool = False,
         timeout_s: float,
     ) -> None:
@@ -40,8 +43,10 @@ class Heal:
             say(f"{number} of {containers} published")
         if hung:
             _publish_hung(machine, subject)
+        self._private = private
         self._containers: list[int] = []
-        for container in start_containers(machine, self._targets):
+        propagation = Propagation.NONE if private else Propagation.HOST_TO_CONTAINER
+        for container in start_containers(machine, self._targets, propagation):
             self._containers.append(container.pid)
             say(f"{len(self._containers)} of {containers} containers started")
         self._watcher = self._start_watcher()
@@ -64,17 +69,19 @@ class Heal:
     def round(self, *, rest_s: float, down_s: float) -> dict[str, list[float]]:
         """Crash once, be down for a time, come back, and return the ms since it answered.
 
-        The crash comes so long after the last heal, at a random phase of whatever period the
-        plugin has.  Raises RuntimeError if not all is healed in time.
+        Also cpu, the ms that the plugin took until it rested, and rss, its MiB then.  The crash
+        comes so long after the last heal, at a random phase of whatever period the plugin has.
+        Raises RuntimeError if not all is healed in time.
         """
         pause(max(0.0, self._healed_at + rest_s - time.monotonic()))
         self._fuse.kill()
         self._fuse.unmount()
         pause(down_s)
-        used = resources.cpu_s(self._subject.pid)
+        used = processes.cpu_s(self._subject.pid)
         self._watcher.tell(timeout_s=self._timeout_s)
         self._watcher.hear()
-        self._subject.heal(self._fuse.source, self._targets, self._containers)
+        visited = self._containers if self._private else []
+        self._subject.heal(self._fuse.source, visited)
         self._fuse.start()
         seen = self._watcher.hear()
         self._healed_at = time.monotonic()
@@ -83,8 +90,10 @@ class Heal:
             raise RuntimeError(
                 f"{len(bad)} of {count} paths not healed in {self._timeout_s:g} s: {bad[:3]}"
             )
-        cpu = (resources.cpu_s(self._subject.pid) - used) * 1e3
-        return _samples(seen) | self._subject.healed() | {"cpu": [cpu], "down": [down_s * 1e3]}
+        told = self._subject.healed()
+        cpu = (processes.rest(self._subject.pid) - used) * 1e3
+        rss = processes.memory_mib(self._subject.pid)
+        return _samples(seen) | told | {"cpu": [cpu], "rss": [rss], "down": [down_s * 1e3]}
 
 
 def _publish_hung(machine: Machine, subject: Subject) -> None:

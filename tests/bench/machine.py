@@ -9,7 +9,7 @@ from pathlib import Path
 from csi_fluid.demo import node, pods, programs
 from csi_fluid.demo.filesystems import Bindfs
 from csi_fluid.demo.plugin import Volume
-from csi_fluid.demo.pods import Container, Image, VolumeMount
+from csi_fluid.demo.pods import Container, Image, Propagation, VolumeMount
 from csi_fluid.demo.waiting import until
 from recover.linux import syscalls
 
@@ -101,11 +101,13 @@ def _dev(path: Path) -> str:
     return f"{os.major(found)}:{os.minor(found)}"
 
 
-def start_containers(machine: Machine, targets: list[Path]) -> Iterator[Container]:
+def start_containers(
+    machine: Machine, targets: list[Path], propagation: Propagation
+) -> Iterator[Container]:
     """Start a container for each target, several at once, and yield them in order."""
     waiting: list[Container] = []
     for number, target in enumerate(targets):
-        volumes = [VolumeMount(target, PLACE)]
+        volumes = [VolumeMount(target, PLACE, propagation)]
         waiting.append(Container(machine.image, f"pod{number}", volumes, pods.PAUSE))
         if len(waiting) == _AT_ONCE:
             yield from (container.ready() for container in waiting)

@@ -22,9 +22,11 @@ PARTS: dict[str, Callable[..., Any]] = {"heal": Heal, "rpcs": Rpcs, "start": Sta
 
 def _part(order: dict[str, Any], answers: IO[str]) -> Any:
     machine = Machine(Path(order["disk"]))
-    subject = subjects.make(subjects.Spec(**order["subject"]), machine)
+    arguments = order["arguments"]
+    host_pid = arguments.pop("host_pid", True)
+    subject = subjects.make(subjects.Spec(**order["subject"]), machine, host_pid=host_pid)
     say = lambda text: wire.tell(answers, say=text)  # noqa: E731
-    return PARTS[order["part"]](machine, subject, say, **order["arguments"])
+    return PARTS[order["part"]](machine, subject, say, **arguments)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -14,22 +15,28 @@ from csi_fluid._pb import csi_pb2
 from csi_fluid.demo import programs
 from csi_fluid.demo.plugin import Client, Volume
 from csi_fluid.demo.waiting import pause
-from tests.bench import wire
+from tests.bench import processes, wire
 from tests.bench.machine import Machine, make_room
 
 # The box has a PID namespace of its own, in which it sees all processes that there are; "auto"
 # cannot know that they are all.
 OURS = shlex.join([sys.executable, "-m", "csi_fluid", "start", "--strategy=namespace"])
+OURS_ALONE = f"{OURS} --strategy=auto"  # the last one counts
+_ALONE = ("unshare", "--mount", "--propagation", "unchanged", "--pid", "--fork", "--mount-proc")
 _START_TIMEOUT_S = 30.0
 _STOP_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A subject's name in the report and how it is started; "" for the bare system calls."""
+    """A subject's name in the report and how it is started; "" for the bare system calls.
+
+    alone is the command where it does not see the host's processes, "" for the same one.
+    """
 
     name: str
     command: str
+    alone: str = ""
 
 
 class Subject(Protocol):
@@ -46,8 +53,8 @@ class Subject(Protocol):
     def unpublish(self, volume: Volume, target: Path) -> float:
         """Unpublish; return the ms that it took."""
 
-    def heal(self, source: Path, targets: list[Path], containers: list[int]) -> None:
-        """Heal these once the source is back; a plugin does so unasked."""
+    def heal(self, source: Path, containers: list[int]) -> None:
+        """Heal once the source is back, these by a visit; a plugin does so unasked."""
 
     def healed(self) -> dict[str, list[float]]:
         """Return what the subject itself says about the last heal, as samples."""
@@ -56,13 +63,15 @@ class Subject(Protocol):
 class Plugin:
     """A plugin in the room that a DaemonSet's container has."""
 
-    def __init__(self, spec: Spec, machine: Machine) -> None:
+    def __init__(self, spec: Spec, machine: Machine, *, host_pid: bool) -> None:
         self.pid = 0
         self._machine = machine
         self._name = spec.name
         self._room: list[str] = []
+        self._host_pid = host_pid
         self._command = [
-            *shlex.split(spec.command),
+            *(() if host_pid else _ALONE),
+            *shlex.split(spec.command if host_pid else spec.alone or spec.command),
             "--nodeid=node1",
             f"--endpoint=unix://{machine.socket}",
             "--feature-gates=FuseRecovery=true",
@@ -90,8 +99,8 @@ class Plugin:
                 stderr=log,
                 env=self._environ,
             )
-        self.pid = self._process.pid
         self._await_socket(began + _START_TIMEOUT_S)
+        self.pid = self._process.pid if self._host_pid else processes.children(self._process.pid)[0]
         self._client = Client(self._machine.socket)
         reply = self._client.identity.Probe(csi_pb2.ProbeRequest(), timeout=_START_TIMEOUT_S)
         answered = time.monotonic()
@@ -136,7 +145,7 @@ class Plugin:
         self.client.identity.Probe(csi_pb2.ProbeRequest(), timeout=5)
         return (time.monotonic() - began) * 1e3
 
-    def heal(self, source: Path, targets: list[Path], containers: list[int]) -> None:
+    def heal(self, source: Path, containers: list[int]) -> None:
         """Nothing: a plugin heals unasked."""
 
     def healed(self) -> dict[str, list[float]]:
@@ -146,7 +155,7 @@ class Plugin:
         assert self._process is not None, "not started"
         began = time.monotonic()
         self.client.close()
-        self._process.terminate()
+        os.kill(self.pid, signal.SIGTERM)
         try:
             self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -183,14 +192,13 @@ class Bare:
         self._calls.tell(do="unpublish", target=str(target))
         return self._ms()
 
-    def heal(self, source: Path, targets: list[Path], containers: list[int]) -> None:
-        paths = list(map(str, targets))
-        self._calls.tell(do="heal", source=str(source), targets=paths, containers=containers)
+    def heal(self, source: Path, containers: list[int]) -> None:
+        self._calls.tell(do="heal", source=str(source), containers=containers)
 
     def healed(self) -> dict[str, list[float]]:
         return {"calls": [self._ms()]}
 
 
-def make(spec: Spec, machine: Machine) -> Plugin | Bare:
-    """Return the subject that a spec describes."""
-    return Plugin(spec, machine) if spec.command else Bare()
+def make(spec: Spec, machine: Machine, *, host_pid: bool) -> Plugin | Bare:
+    """Return the subject that a spec describes; host_pid: it sees the processes of the machine."""
+    return Plugin(spec, machine, host_pid=host_pid) if spec.command else Bare()

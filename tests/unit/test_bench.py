@@ -72,14 +72,14 @@ def test_figures_have_three_digits_that_matter(value, text):
 
 
 def test_a_goal_is_met_when_every_statistic_keeps_its_limit():
-    found = row(ours=[5.0] * 99 + [20.0])
+    found = row(ours=[1.5] * 99 + [3.0])
 
     assert found.is_met is True
     assert rows.verdict(found) == "met"
 
 
 def test_a_missed_goal_says_which_statistic_missed_it_by_how_much():
-    found = row(ours=[4.0, 4.0, 30.0])
+    found = row(ours=[1.0, 1.0, 4.5])
 
     assert found.is_met is False
     assert rows.verdict(found) == "missed: p99 1.5x"
@@ -163,9 +163,9 @@ def test_columns_are_aligned_and_headings_give_no_width():
 
 
 def test_a_row_has_its_numbers_goal_and_verdict():
-    table = report.text(RUN, measured(ours=[4.0, 5.0, 6.0], bare=[0.5]))
+    table = report.text(RUN, measured(ours=[1.0, 1.0, 2.0], bare=[0.5]))
 
-    assert line_of(table).endswith("of all 3 5 6 6 0.500 p50 <= 5, p99 <= 20 met")
+    assert line_of(table).endswith("of all 3 1 2 2 0.500 p50 <= 1.5, p99 <= 3 met")
     assert "other" not in table
 
 
