@@ -6,20 +6,15 @@ the plugin only has to be there.  Names beginning with "." are not looked at
 (kubernetes: pkg/kubelet/pluginmanager/pluginwatcher/README.md).
 """
 
-import contextlib
 import logging
-import os
 import tempfile
 import threading
-from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 
-import grpc
-
-from csi_fluid._pb import registration_pb2, registration_pb2_grpc
-from csi_fluid.rpc import requests, sockets
+from csi_fluid._pb import registration_pb2
+from csi_fluid.rpc import requests, services, sockets
 from csi_fluid.rpc.identity import DRIVER
+from csi_fluid.rpc.unary import Call, CallServer
 
 FOLDER = "plugins_registry"
 """The directory's name below kubelet's own."""
@@ -34,7 +29,7 @@ _INSTEAD = "leave --kubelet-registration-path out where a registrar sidecar does
 _log = logging.getLogger(__name__)
 
 
-class Registrar(registration_pb2_grpc.RegistrationServicer):
+class Registrar:
     """Keeps the plugin registered with kubelet.
 
     A socket that cannot be made, or that somebody removed, is made again: volumes that are mounted
@@ -55,8 +50,8 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
         self._endpoint = endpoint
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
-        self._server: grpc.Server | None = None
-        self._identity: tuple[int, int] | None = None  # device and inode of our socket
+        self._server: CallServer | None = None
+        self._socket: sockets.Place | None = None
         self._trouble = ""
         self.registered = False  # what kubelet said last
 
@@ -72,7 +67,7 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
         self._close()
 
     def GetInfo(
-        self, request: registration_pb2.InfoRequest, context: grpc.ServicerContext
+        self, request: registration_pb2.InfoRequest, call: Call
     ) -> registration_pb2.PluginInfo:
         """Return who the plugin is and where its CSI socket is."""
         return registration_pb2.PluginInfo(
@@ -80,7 +75,7 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
         )
 
     def NotifyRegistrationStatus(
-        self, request: registration_pb2.RegistrationStatus, context: grpc.ServicerContext
+        self, request: registration_pb2.RegistrationStatus, call: Call
     ) -> registration_pb2.RegistrationStatusResponse:
         """Take note of whether kubelet could use the plugin."""
         self.registered = request.plugin_registered
@@ -98,10 +93,10 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
     def _keep(self) -> None:
         while True:
             try:
-                if not self._is_there():
+                if self._socket is None or not self._socket.is_ours:
                     self._serve()
                 self._tell("")
-            except (OSError, RuntimeError) as error:  # RuntimeError: gRPC cannot listen
+            except OSError as error:
                 self._close()
                 self._tell(str(getattr(error, "strerror", "") or error))
             if self._stop.wait(self._retry_s if self._trouble else self._check_s):
@@ -112,48 +107,31 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
             _log.warning("cannot make kubelet's registration socket %s: %s", self._path, trouble)
         self._trouble = trouble
 
-    def _is_there(self) -> bool:
-        return self._identity is not None and self._identity == _identity(self._path)
-
     def _serve(self) -> None:
-        """Listen; raises OSError, EndpointInUse among them, or RuntimeError.
+        """Listen; raises OSError, EndpointInUse among them.
 
-        The socket is made in a directory that only root can enter, narrowed, and then moved to its
-        place: the process's umask is not touched, and kubelet finds nothing that does not answer.
+        The socket is made in a folder of its own and then moved to its place: kubelet finds nothing
+        that does not answer.
         """
         self._close()
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         sockets.check_free(self._path, _INSTEAD)
-        server = grpc.server(futures.ThreadPoolExecutor(1, thread_name_prefix="registration"))
-        registration_pb2_grpc.add_RegistrationServicer_to_server(self, server)
-        self._server = server
-        with _private_folder(self._path.parent) as folder:
-            made = folder / "s"
-            server.add_insecure_port(f"unix:{made}")
-            server.start()
-            made.chmod(0o600)
-            self._identity = _identity(made)
-            made.replace(self._path)
+        # mkdtemp(3) makes it for its owner alone
+        with tempfile.TemporaryDirectory(prefix=".", dir=self._path.parent) as folder:
+            made = Path(folder, "s")
+            offered = services.methods(registration_pb2.DESCRIPTOR, Registration=self)
+            self._server = CallServer(
+                sockets.listen(made), services.answerer(offered), name="registration", workers=1
+            )
+            self._server.start()
+            self._socket = sockets.Place(made)
+            self._socket.move(self._path)
         _log.info("offered to kubelet at %s", self._path)
 
     def _close(self) -> None:
-        if self._is_there():
-            self._path.unlink(missing_ok=True)
-        self._identity = None
+        place, self._socket = self._socket, None
+        if place is not None:
+            place.remove()
         server, self._server = self._server, None
         if server is not None:
-            server.stop(_GRACE_S).wait(2 * _GRACE_S)
-
-
-@contextlib.contextmanager
-def _private_folder(parent: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".", dir=parent) as folder:  # mode 0700: mkdtemp(3)
-        yield Path(folder)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+            server.stop(_GRACE_S)

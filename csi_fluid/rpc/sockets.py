@@ -1,7 +1,8 @@
-"""Unix sockets that others may have left at our path, or still serve."""
+"""Where a server listens, and unix sockets that others may have left there, or still serve."""
 
 import contextlib
 import errno
+import os
 import socket
 import stat
 from pathlib import Path
@@ -9,6 +10,69 @@ from pathlib import Path
 from csi_fluid.errors import EndpointInUse
 
 _CONNECT_S = 1.0
+_BACKLOG = 128
+
+
+def listen(path: Path) -> socket.socket:
+    """Listen at a path as root alone; raises OSError.
+
+    Until listen(2) nobody can connect, so the mode is right before the first one may: who can
+    connect can mount.
+    """
+    listening = socket.socket(socket.AF_UNIX)
+    try:
+        listening.bind(str(path))
+        path.chmod(0o600)
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+def listen_at(address: str) -> socket.socket:
+    """Listen at "host:port", on every interface without a host; raises EndpointInUse."""
+    host, _, port = address.rpartition(":")
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+    except (OSError, ValueError, OverflowError) as error:
+        raise EndpointInUse(
+            errno.EADDRINUSE, f"cannot listen at {address}: {error}; choose another endpoint"
+        ) from error
+
+
+class Place:
+    """A socket that we made at a path, as long as it is ours."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the path at which our socket stands now."""
+        self.path = path
+        self._made = _identity(path)
+
+    @property
+    def is_ours(self) -> bool:
+        """Tell whether our socket still stands there."""
+        return self._made is not None and self._made == _identity(self.path)
+
+    def move(self, to: Path) -> None:
+        """Rename it, in place of whatever stands there."""
+        self.path.replace(to)
+        self.path = to
+
+    def remove(self) -> None:
+        """Remove it unless somebody put something else in its place."""
+        if self.is_ours:
+            self.path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_free(path: Path, otherwise: str) -> bool:

@@ -1,7 +1,7 @@
 """The HTTPS server that API servers ask: POST /mutate; GET /healthz and /readyz beside it.
 
 Anybody in the cluster can connect, so everything that a client can make us hold is bounded: the
-number of connections (the oldest one goes), the size of a request, the time of every read.
+number of connections (the oldest idle one goes), the size of a request, the time of every read.
 """
 
 import contextlib
@@ -11,11 +11,11 @@ import socket
 import socketserver
 import ssl
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
 from csi_fluid import __version__
+from csi_fluid.connections import Connections
 from csi_fluid.webhook.keeper import Identity
 from csi_fluid.webhook.review import Malformed
 
@@ -75,49 +75,6 @@ class Server:
             self._server.handle_request()
 
 
-class _Connections:
-    """The open connections, oldest first, with whether each is being answered."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._open: dict[socket.socket, bool] = {}
-
-    def add(self, connection: socket.socket) -> None:
-        """Take one more in; above the limit the oldest goes."""
-        with self._changed:
-            oldest = next(iter(self._open)) if len(self._open) >= _MAX_CONNECTIONS else None
-            self._open[connection] = False
-        if oldest is not None:
-            _shut(oldest)
-
-    def answering(self, connection: socket.socket, *, is_answering: bool) -> None:
-        """Note that one is being answered, or that it is idle again."""
-        with self._changed:
-            if connection in self._open:
-                self._open[connection] = is_answering
-            self._changed.notify_all()
-
-    def remove(self, connection: socket.socket) -> None:
-        """Forget one that is closed."""
-        with self._changed:
-            self._open.pop(connection, None)
-            self._changed.notify_all()
-
-    def end(self, grace_s: float) -> None:
-        """End every connection, those that are being answered after a grace."""
-        until = time.monotonic() + grace_s
-        with self._changed:
-            self._changed.wait_for(lambda: not any(self._open.values()), grace_s)
-            for connection in self._open:
-                _shut(connection)
-            self._changed.wait_for(lambda: not self._open, max(until - time.monotonic(), _JOIN_S))
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)  # its thread then finds the end, and closes it
-
-
 class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
@@ -134,7 +91,7 @@ class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.identity = identity
         self.answer = answer
         self.is_ready = is_ready
-        self.connections = _Connections()
+        self.connections = Connections(_MAX_CONNECTIONS)
         self.turns = threading.BoundedSemaphore(_MAX_AT_ONCE)
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -146,7 +103,11 @@ class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
         except OSError:
             plain.close()
             raise  # the base class goes on with the next one
-        self.connections.add(wrapped)
+        try:
+            self.connections.add(wrapped)
+        except OSError:
+            wrapped.close()
+            raise
         return wrapped, address
 
     def _wrap(self, plain: socket.socket) -> ssl.SSLSocket:
@@ -207,7 +168,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if len(body) < size:
             self.close_connection = True
             return
-        self.server.connections.answering(self.connection, is_answering=True)
+        self.server.connections.begin(self.connection)
         try:
             with self.server.turns:
                 answer = self.server.answer(body)
@@ -215,7 +176,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except Malformed as error:
             self._refuse(400, str(error))
         finally:
-            self.server.connections.answering(self.connection, is_answering=False)
+            self.server.connections.done(self.connection)
 
     def _refuse(self, status: int, reason: str) -> None:
         self.close_connection = True  # the body may not have been read

@@ -135,7 +135,7 @@ def test_version_says_what_runs(folder):
     lines = folder.run("version").stdout.splitlines()
 
     assert lines[0] == f"csi-fluid {csi_fluid.__version__}"
-    assert [line.split()[0] for line in lines] == ["csi-fluid", "python", "grpcio", "kernel"]
+    assert [line.split()[0] for line in lines] == ["csi-fluid", "python", "protobuf", "kernel"]
 
 
 def test_a_reader_that_went_away_is_no_traceback(folder):
