@@ -54,6 +54,7 @@ def run(settings: config.Settings) -> None:
     # Blocked in every thread, and before the first is made: a signal ends the wait below and no
     # system call in the middle of a heal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no terminal or log rotation ends a node plugin
     log.configure(settings.log_level, settings.log_format)
     _raise_file_limit()
     plugin = Plugin(settings)

@@ -44,8 +44,8 @@ class InUse(Error):
 class NotReady(Error):
     """The FUSE mount behind a volume cannot be used now; a later try may succeed.
 
-    reason is one word for machines: FuseNotMounted, FuseNotConnected, FuseFailing, FuseHung or
-    SubPathMissing.
+    reason is one word for machines: FuseNotMounted, FuseNotConnected, FuseFailing, FuseHung,
+    FuseNoDirectory or SubPathMissing.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -1,5 +1,6 @@
 """The Node service: each handler checks its request, hands the work on, and words the answer."""
 
+import logging
 import time
 from dataclasses import dataclass
 
@@ -20,6 +21,8 @@ _WAIT_S = 30.0
 _MAX_WAIT_S = 110.0
 _NO_DEADLINE_S = 3_600.0
 _MARGIN_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 _RPC = csi_pb2.NodeServiceCapability.RPC
 _CAPABILITIES = (_RPC.STAGE_UNSTAGE_VOLUME, _RPC.GET_VOLUME_STATS, _RPC.GET_VOLUME_HEALTH)
@@ -81,6 +84,12 @@ class Node:
     ) -> csi_pb2.NodePublishVolumeResponse:
         """Show the volume at the target."""
         asked = requests.publish(request, self._publish_method)
+        if asked.idle_options:
+            _log.warning(
+                "mount options %s have no effect: a volume has its FUSE mount's own, and ro",
+                requests.shorten(",".join(asked.idle_options)),
+                extra={"volume": asked.wanted.volume_id},
+            )
         self._volumes.publisher.publish(asked.wanted, _patience(call), unchecked=asked.unchecked)
         return csi_pb2.NodePublishVolumeResponse()
 

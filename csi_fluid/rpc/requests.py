@@ -27,6 +27,7 @@ _MODE = csi_pb2.VolumeCapability.AccessMode
 _READERS = frozenset({_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY})
 _METHODS = {"symlink": "symlink", "bindMount": "bind", "bind": "bind"}
 _POD = "csi.storage.k8s.io/pod."
+_UNDERSTOOD = frozenset({"ro", "rw", "defaults"})  # and only the first makes a difference
 _SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"
 _RECOVER_WRITABLE = "fuse.csi.fluid.io/recover-writable"
 _LABEL = "mount_pod_node_selector_key"
@@ -35,10 +36,14 @@ _SESSIONS = "efc_sessmgr_workdir"
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """A checked NodePublishVolumeRequest; paths are not yet canonical."""
+    """A checked NodePublishVolumeRequest; paths are not yet canonical.
+
+    idle_options are the volume's mount options that change nothing here.
+    """
 
     wanted: Publication
     unchecked: bool
+    idle_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
         _path("staging_target_path", request.staging_target_path)
     mode = _capability(request.volume_capability, given=request.HasField("volume_capability"))
     attributes = _map("volume_context", request.volume_context)
-    flags = request.volume_capability.mount.mount_flags
+    options = _mount_options(request.volume_capability.mount.mount_flags)
     wanted = Publication(
         target=target,
         volume_id=volume_id,
@@ -79,7 +84,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
         sub_path=_sub_path(attributes.get("fluid_sub_path", "")),
         mount_type=_line("volume_context[mount_type]", attributes.get("mount_type", "")),
         method=_method(attributes.get("node_publish_method", ""), default_method),
-        read_only=request.readonly or mode in _READERS or "ro" in flags,
+        read_only=request.readonly or mode in _READERS or "ro" in options,
         recover_writable=_bool(_RECOVER_WRITABLE, attributes.get(_RECOVER_WRITABLE, "false")),
         runtime_namespace=attributes.get("runtime_namespace", ""),
         runtime_name=attributes.get("runtime_name", ""),
@@ -87,7 +92,8 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
         pod_name=attributes.get(f"{_POD}name", ""),
         pod_uid=attributes.get(f"{_POD}uid", ""),
     )
-    return Publish(wanted, _skips_check(attributes.get(_SKIP_CHECK, "")))
+    idle = tuple(option for option in options if option not in _UNDERSTOOD)
+    return Publish(wanted, _skips_check(attributes.get(_SKIP_CHECK, "")), idle)
 
 
 def unpublish(request: csi_pb2.NodeUnpublishVolumeRequest) -> str:
@@ -246,6 +252,11 @@ def _capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None:
         raise InvalidArgument("volume_capabilities is missing; expected at least one")
     for capability in given:
         _capability(capability, given=True)
+
+
+def _mount_options(flags: Iterable[str]) -> list[str]:
+    """Return single options of mount flags, which may hold several each as in mount(8)'s -o."""
+    return [option for flag in flags for part in flag.split(",") if (option := part.strip())]
 
 
 def _map(field: str, attributes: Mapping[str, str]) -> dict[str, str]:

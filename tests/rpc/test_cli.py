@@ -164,6 +164,14 @@ def test_it_serves_becomes_ready_and_ends_with_0_on_a_signal(folder, gate, by):
     assert not folder.socket.exists()
 
 
+def test_a_hangup_does_not_end_it(folder):
+    with folder.plugin(OFF, GATE) as process, contextlib.closing(Client(folder.socket)) as client:
+        process.send_signal(signal.SIGHUP)
+
+        assert client.ready()
+        assert ended(process) == 0
+
+
 def test_it_ends_in_time_while_a_publish_waits(folder, tmp_path):
     with folder.plugin(OFF, GATE) as process, contextlib.closing(Client(folder.socket)) as client:
         volume = Volume("v", tmp_path / "default/demo/nothing", "fuse")

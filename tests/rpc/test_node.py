@@ -152,6 +152,15 @@ def test_a_live_target_is_not_given_to_something_else(world: World, changes: dic
     assert world.target.readlink() == world.source
 
 
+@pytest.mark.expects_log("mount options 'noexec,size=1' have no effect")
+def test_mount_options_that_do_nothing_are_told(world: World):
+    flagged = capability()
+    flagged.mount.mount_flags.extend(["rw,noexec", "size=1"])
+    world.publish(volume_capability=flagged)
+
+    assert world.target.readlink() == world.source
+
+
 def test_reader_modes_and_flags_all_mean_read_only(world: World):
     writer = capability(Mode.SINGLE_NODE_WRITER)
     flagged = capability(Mode.SINGLE_NODE_WRITER)
