@@ -32,6 +32,7 @@ _TABLE: tuple[tuple[type[BaseException], Code], ...] = (
     (errors.Conflict, Code.ALREADY_EXISTS),
     (errors.Occupied, Code.FAILED_PRECONDITION),
     (errors.InUse, Code.FAILED_PRECONDITION),
+    (errors.Unseen, Code.FAILED_PRECONDITION),
     # kubelet takes these for "not yet": it keeps the target's folder and tries again.
     (errors.NotReady, Code.UNAVAILABLE),
     (errors.Unavailable, Code.UNAVAILABLE),

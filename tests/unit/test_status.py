@@ -13,6 +13,7 @@ CODES = {
     errors.Conflict("x"): Code.ALREADY_EXISTS,
     errors.Occupied("x"): Code.FAILED_PRECONDITION,
     errors.InUse("x"): Code.FAILED_PRECONDITION,
+    errors.Unseen("x"): Code.FAILED_PRECONDITION,
     errors.NotReady("FuseHung", "x"): Code.UNAVAILABLE,
     errors.Unavailable("x"): Code.UNAVAILABLE,
     errors.Overloaded("x"): Code.UNAVAILABLE,
