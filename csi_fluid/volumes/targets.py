@@ -9,6 +9,7 @@ import contextlib
 import enum
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import threading
@@ -146,7 +147,8 @@ def directory(path: Path) -> Iterator[None]:
 
 def _missing(path: Path) -> list[Path]:
     """Return what is missing of a path, outermost first."""
-    return [place for place in (*reversed(path.parents), path) if not os.path.lexists(place)]
+    missing = itertools.takewhile(lambda place: not os.path.lexists(place), (path, *path.parents))
+    return [*missing][::-1]
 
 
 def link(path: str, to: str) -> None:
