@@ -156,21 +156,25 @@ class Connection:
         self, stream: Stream, headers: Iterable[Header], body: bytes, trailers: Iterable[Header]
     ) -> None:
         """Answer a request if somebody still waits; without a body everything is one frame."""
-        head, tail = hpack.encode(headers), hpack.encode(trailers)
+        begin, block = b"", hpack.encode(headers)
         number = stream.number
         with self._changed:
             if body:
-                self._send(stream, _frame(_Type.HEADERS, _Flag.END_HEADERS, number, head), body)
-                head = b""
+                begin = _frame(_Type.HEADERS, _Flag.END_HEADERS, number, block)
+                begin, block = self._send(stream, begin, body), b""
             if stream.is_open:
+                block += hpack.encode(trailers)
                 end = _Flag.END_HEADERS | _Flag.END_STREAM
-                self._write(_frame(_Type.HEADERS, end, number, head + tail))
+                self._write(begin + _frame(_Type.HEADERS, end, number, block))
             if stream.is_open and not stream.is_whole:
                 self._reset(number, _Reason.NO_ERROR)
             self._close(number)
 
-    def _send(self, stream: Stream, begin: bytes, body: bytes) -> None:
-        """Send the beginning of an answer and its body as the peer makes room for it."""
+    def _send(self, stream: Stream, begin: bytes, body: bytes) -> bytes:
+        """Send the beginning of an answer and its body as the peer makes room for it.
+
+        Returns what is still to be sent, for which there is room: of most answers all.
+        """
         ready = [begin]
         while body and stream.is_open:
             room = min(self._window, stream.window, _MAX_FRAME)
@@ -186,8 +190,7 @@ class Connection:
             if not self._changed.wait(_WRITE_S):
                 stream.is_open = False
                 self._reset(stream.number, _Reason.CANCEL)
-        if ready and stream.is_open:
-            self._write(b"".join(ready))
+        return b"".join(ready)
 
     def _begin(self) -> None:
         settings = b"".join(map(_SETTING.pack, *zip(*_OURS.items(), strict=True)))
@@ -209,9 +212,9 @@ class Connection:
         if length > _MAX_FRAME:
             raise _Broken(_Reason.FRAME_SIZE_ERROR, f"a frame has {length} bytes")
         payload = self._file.read(length)
-        return (
-            _Frame(kind, flags, number & _MAX_WINDOW, payload) if len(payload) == length else None
-        )
+        if len(payload) < length:
+            return None
+        return _Frame(kind, flags, number & _MAX_WINDOW, payload)
 
     def _take(self, frame: _Frame) -> None:
         match frame.type:
