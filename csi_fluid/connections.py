@@ -11,12 +11,21 @@ import threading
 import time
 from collections.abc import Callable
 
+BACKLOG = 128  # connections that wait for accept(2)
 _SHUT_S = 1.0  # a thread finds the end of its connection at once, unless the machine is busy
 _PAUSE_S = 0.1
 # Where each new one ends an old one: it leaves the processor to others, and an old one some time.
 _CROWDED_S = 0.002
 
 _log = logging.getLogger(__name__)
+
+
+def listen(address: tuple[str, int]) -> socket.socket:
+    """Listen at (host, port), on every interface for an empty host; raises OSError."""
+    host, port = address
+    dual = not host and socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, dualstack_ipv6=dual, backlog=BACKLOG)
 
 
 class Connections:

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from typing import BinaryIO
 
+from csi_fluid import connections
 from csi_fluid.connections import Listener
 from csi_fluid.metrics import values
 
@@ -35,10 +36,7 @@ class Server:
         unready says what is missing while ready() is False.  Neither text nor ready may wait for
         a FUSE daemon: whoever asks takes silence for death.
         """
-        host, port = address
-        dual = not host and socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
-        listening = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+        listening = connections.listen(address)
         self.port = int(listening.getsockname()[1])  # also where the kernel chose it (:0)
         self._text = text
         self._ready = ready

@@ -7,10 +7,10 @@ import socket
 import stat
 from pathlib import Path
 
+from csi_fluid import connections
 from csi_fluid.errors import EndpointInUse
 
 _CONNECT_S = 1.0
-_BACKLOG = 128
 
 
 def listen(path: Path) -> socket.socket:
@@ -23,7 +23,7 @@ def listen(path: Path) -> socket.socket:
     try:
         listening.bind(str(path))
         path.chmod(0o600)
-        listening.listen(_BACKLOG)
+        listening.listen(connections.BACKLOG)
     except BaseException:
         listening.close()
         raise
@@ -33,10 +33,8 @@ def listen(path: Path) -> socket.socket:
 def listen_at(address: str) -> socket.socket:
     """Listen at "host:port", on every interface without a host; raises EndpointInUse."""
     host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, int(port)), family=family, backlog=_BACKLOG)
+        return connections.listen((host.strip("[]"), int(port)))
     except (OSError, ValueError, OverflowError) as error:
         raise EndpointInUse(
             errno.EADDRINUSE, f"cannot listen at {address}: {error}; choose another endpoint"

@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from csi_fluid import __version__
+from csi_fluid import __version__, connections
 from csi_fluid.connections import Connections
 from csi_fluid.webhook.keeper import Identity
 from csi_fluid.webhook.review import Malformed
@@ -43,10 +43,7 @@ class Server:
         is_ready: Callable[[], bool],
     ) -> None:
         """Listen at (host, port), on every interface for an empty host; raises OSError."""
-        host, port = address
-        dual = not host and socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+        self._socket = connections.listen(address)
         self._server = _Tls(self._socket, identity, answer, is_ready)
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="https", daemon=True)

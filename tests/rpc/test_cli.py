@@ -22,7 +22,9 @@ import csi_fluid
 from csi_fluid._pb import csi_pb2
 from csi_fluid.cli import VERBS
 from csi_fluid.demo.plugin import Client, Volume
+from csi_fluid.demo.waiting import pause
 from recover.store import Publication, Store
+from tests.bench.processes import wakeups
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own threads out of the count
 from tests.sandbox import wait_until
 
@@ -170,6 +172,19 @@ def test_a_hangup_does_not_end_it(folder):
 
         assert client.ready()
         assert ended(process) == 0
+
+
+def test_it_wakes_up_for_its_tick_alone(folder):
+    with folder.plugin(OFF, GATE) as process, contextlib.closing(Client(folder.socket)) as client:
+        assert client.ready()
+        wait_until(lambda: is_asleep(process.pid, for_s=1.0), "a second without a wake-up")
+
+
+def is_asleep(pid: int, *, for_s: float) -> bool:
+    """Tell whether no thread of a process is woken for a time, though a client is connected."""
+    before = wakeups(pid)
+    pause(for_s)
+    return wakeups(pid) == before
 
 
 def test_it_ends_in_time_while_a_publish_waits(folder, tmp_path):
