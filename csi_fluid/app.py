@@ -20,6 +20,7 @@ from csi_fluid.metrics.meter import Meter
 from csi_fluid.rpc import registration
 from csi_fluid.rpc.controller import Controller
 from csi_fluid.rpc.identity import Identity
+from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.node import Node, Volumes
 from csi_fluid.rpc.registration import Registrar
 from csi_fluid.rpc.server import Server
@@ -82,12 +83,14 @@ class Plugin:
         self._observer = self._build_observer()
         self._reconciled = threading.Event()
         self._recovery = self._build_recovery() if settings.recovery else None
+        self._loop = Loop()
         self._server = self._build_server()
         self._registrar = self._build_registrar()
 
     def start(self) -> None:
         """Serve, reconcile, and begin to heal; raises OSError if the socket cannot be had."""
-        self._server.start()  # first: it narrows the umask for a moment
+        self._loop.start()
+        self._server.start()
         self._meter.start()
         updatedb.prune(self._settings.prune_fs, self._settings.prune_path)
         self._api.start()
@@ -104,6 +107,7 @@ class Plugin:
         if self._registrar is not None:
             self._registrar.stop()
         self._server.stop(_RPC_GRACE_S)
+        self._loop.stop()
         if self._recovery is not None and not self._recovery.stop(_RECOVERY_GRACE_S):
             _log.warning("a heal did not end in time; the next start finishes it")
         self._api.stop(_EVENTS_GRACE_S)
@@ -170,6 +174,7 @@ class Plugin:
             Node(settings.node_id, volumes, settings.publish_method),
             Controller(StaticVolumes(store)),
             self._meter.observe,
+            self._loop,
         )
 
     def _build_registrar(self) -> Registrar | None:
@@ -177,7 +182,7 @@ class Plugin:
         if settings.registration is None:
             return None
         folder = Path(settings.kubelet_root) / registration.FOLDER
-        registrar = Registrar(folder, settings.registration)
+        registrar = Registrar(folder, settings.registration, self._loop)
         self._meter.observer.registered = lambda: registrar.registered
         return registrar
 

@@ -38,11 +38,11 @@ def run(words: Sequence[str]) -> int:
 def _without_openssl() -> Iterator[None]:
     """Save 8 MiB of resident memory while the plugin's modules are imported.
 
-    hashlib takes OpenSSL if it can, and has its own code where it cannot.  None in sys.modules
-    makes an import fail (The import system, 5.3.1).
+    asyncio, under gRPC, and hashlib take OpenSSL if they can, and do without it where they cannot:
+    no TLS is spoken here.  None in sys.modules makes an import fail (The import system, 5.3.1).
     """
     modules = cast("dict[str, object]", sys.modules)
-    hidden = {"_hashlib"} - modules.keys()
+    hidden = {"ssl", "_hashlib"} - modules.keys()
     modules.update(dict.fromkeys(hidden))
     try:
         yield

@@ -14,6 +14,6 @@ def run(words: Sequence[str]) -> int:
     parser.parse_args(words)
     print(f"csi-fluid {__version__}")
     print(f"python    {platform.python_version()}")
-    print(f"protobuf  {metadata.version('protobuf')}")
+    print(f"grpcio    {metadata.version('grpcio')}")
     print(f"kernel    {platform.release()}")
     return 0

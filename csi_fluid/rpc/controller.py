@@ -1,13 +1,13 @@
 """The Controller service: static volumes, which name a dataset that exists."""
 
-from csi_fluid._pb import csi_pb2
+from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.rpc import requests
-from csi_fluid.rpc.unary import Call
+from csi_fluid.rpc.call import Call
 from csi_fluid.volumes.static import StaticVolumes
 from recover.store import Volume
 
 
-class Controller:
+class Controller(csi_pb2_grpc.ControllerServicer):
     """Remembers volumes."""
 
     def __init__(self, volumes: StaticVolumes) -> None:

@@ -5,13 +5,13 @@ from collections.abc import Callable
 from google.protobuf import wrappers_pb2
 
 import csi_fluid
-from csi_fluid._pb import csi_pb2
-from csi_fluid.rpc.unary import Call
+from csi_fluid._pb import csi_pb2, csi_pb2_grpc
+from csi_fluid.rpc.call import Call
 
 DRIVER = "fuse.csi.fluid.io"
 
 
-class Identity:
+class Identity(csi_pb2_grpc.IdentityServicer):
     """Answers who and whether."""
 
     def __init__(self, ready: Callable[[], bool]) -> None:

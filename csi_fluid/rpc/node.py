@@ -4,10 +4,10 @@ import logging
 import time
 from dataclasses import dataclass
 
-from csi_fluid._pb import csi_pb2
+from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.errors import NotFound, Withdrawn
 from csi_fluid.rpc import requests
-from csi_fluid.rpc.unary import Call
+from csi_fluid.rpc.call import Call
 from csi_fluid.volumes.health import Health, Problem
 from csi_fluid.volumes.publish import Publisher
 from csi_fluid.volumes.readiness import Patience
@@ -39,7 +39,7 @@ class Volumes:
     health: Health
 
 
-class Node:
+class Node(csi_pb2_grpc.NodeServicer):
     """Serves kubelet."""
 
     def __init__(self, node_id: str, volumes: Volumes, publish_method: str = "bind") -> None:

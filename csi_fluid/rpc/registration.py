@@ -7,14 +7,15 @@ the plugin only has to be there.  Names beginning with "." are not looked at
 """
 
 import logging
-import tempfile
 import threading
 from pathlib import Path
 
-from csi_fluid._pb import registration_pb2
-from csi_fluid.rpc import requests, services, sockets
+import grpc.aio
+
+from csi_fluid._pb import registration_pb2, registration_pb2_grpc
+from csi_fluid.rpc import requests, sockets
 from csi_fluid.rpc.identity import DRIVER
-from csi_fluid.rpc.unary import Call, CallServer
+from csi_fluid.rpc.loop import Loop
 
 FOLDER = "plugins_registry"
 """The directory's name below kubelet's own."""
@@ -29,7 +30,7 @@ _INSTEAD = "leave --kubelet-registration-path out where a registrar sidecar does
 _log = logging.getLogger(__name__)
 
 
-class Registrar:
+class Registrar(registration_pb2_grpc.RegistrationServicer):
     """Keeps the plugin registered with kubelet.
 
     A socket that cannot be made, or that somebody removed, is made again: volumes that are mounted
@@ -37,7 +38,13 @@ class Registrar:
     """
 
     def __init__(
-        self, folder: Path, endpoint: str, *, retry_s: float = 2.0, check_s: float = 30.0
+        self,
+        folder: Path,
+        endpoint: str,
+        loop: Loop,
+        *,
+        retry_s: float = 2.0,
+        check_s: float = 30.0,
     ) -> None:
         """Take kubelet's plugins_registry as seen here, and the CSI socket as kubelet sees it.
 
@@ -48,9 +55,10 @@ class Registrar:
         self._check_s = check_s
         self._path = folder / SOCKET
         self._endpoint = endpoint
+        self._loop = loop
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
-        self._server: CallServer | None = None
+        self._server: grpc.aio.Server | None = None
         self._socket: sockets.Place | None = None
         self._trouble = ""
         self.registered = False  # what kubelet said last
@@ -66,16 +74,16 @@ class Registrar:
             self._thread.join(_GRACE_S)
         self._close()
 
-    def GetInfo(
-        self, request: registration_pb2.InfoRequest, call: Call
+    async def GetInfo(
+        self, request: registration_pb2.InfoRequest, context: object
     ) -> registration_pb2.PluginInfo:
         """Return who the plugin is and where its CSI socket is."""
         return registration_pb2.PluginInfo(
             type=_KIND, name=DRIVER, endpoint=self._endpoint, supported_versions=_CSI_VERSIONS
         )
 
-    def NotifyRegistrationStatus(
-        self, request: registration_pb2.RegistrationStatus, call: Call
+    async def NotifyRegistrationStatus(
+        self, request: registration_pb2.RegistrationStatus, context: object
     ) -> registration_pb2.RegistrationStatusResponse:
         """Take note of whether kubelet could use the plugin."""
         self.registered = request.plugin_registered
@@ -108,25 +116,17 @@ class Registrar:
         self._trouble = trouble
 
     def _serve(self) -> None:
-        """Listen; raises OSError, EndpointInUse among them.
-
-        The socket is made in a folder of its own and then moved to its place: kubelet finds nothing
-        that does not answer.
-        """
+        """Listen; raises OSError, EndpointInUse among them."""
         self._close()
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         sockets.check_free(self._path, _INSTEAD)
-        # mkdtemp(3) makes it for its owner alone
-        with tempfile.TemporaryDirectory(prefix=".", dir=self._path.parent) as folder:
-            made = Path(folder, "s")
-            offered = services.methods(registration_pb2.DESCRIPTOR, Registration=self)
-            self._server = CallServer(
-                sockets.listen(made), services.answerer(offered), name="registration", workers=1
-            )
-            self._server.start()
-            self._socket = sockets.Place(made)
-            self._socket.move(self._path)
+        self._loop.run(self._offer())
         _log.info("offered to kubelet at %s", self._path)
+
+    async def _offer(self) -> None:
+        self._server = grpc.aio.server()
+        registration_pb2_grpc.add_RegistrationServicer_to_server(self, self._server)
+        self._socket = await sockets.offer(self._server, self._path)
 
     def _close(self) -> None:
         place, self._socket = self._socket, None
@@ -134,4 +134,4 @@ class Registrar:
             place.remove()
         server, self._server = self._server, None
         if server is not None:
-            server.stop(_GRACE_S)
+            self._loop.run(server.stop(_GRACE_S))

@@ -5,37 +5,39 @@ import errno
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
-from csi_fluid import connections
+import grpc.aio
+
 from csi_fluid.errors import EndpointInUse
 
 _CONNECT_S = 1.0
 
 
-def listen(path: Path) -> socket.socket:
-    """Listen at a path as root alone; raises OSError.
+async def offer(server: grpc.aio.Server, path: Path) -> "Place":
+    """Serve at a path as root alone, in place of what stands there; raises OSError.
 
-    Until listen(2) nobody can connect, so the mode is right before the first one may: who can
-    connect can mount.
+    The socket is made in a folder that nobody else can enter, narrowed, and then moved: the umask
+    of the process stays, who connects is answered, and gRPC, which removes at its end whatever
+    stands where it began to listen, finds nothing there.
     """
-    listening = socket.socket(socket.AF_UNIX)
-    try:
-        listening.bind(str(path))
-        path.chmod(0o600)
-        listening.listen(connections.BACKLOG)
-    except BaseException:
-        listening.close()
-        raise
-    return listening
+    # mkdtemp(3) makes it for its owner alone
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        made = Path(folder, "s")
+        listen(server, f"unix:{made}")
+        await server.start()
+        made.chmod(0o600)
+        place = Place(made)
+        place.move(path)
+    return place
 
 
-def listen_at(address: str) -> socket.socket:
-    """Listen at "host:port", on every interface without a host; raises EndpointInUse."""
-    host, _, port = address.rpartition(":")
+def listen(server: grpc.aio.Server, address: str) -> None:
+    """Listen at an address of gRPC's; raises EndpointInUse."""
     try:
-        return connections.listen((host.strip("[]"), int(port)))
-    except (OSError, ValueError, OverflowError) as error:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
         raise EndpointInUse(
             errno.EADDRINUSE, f"cannot listen at {address}: {error}; choose another endpoint"
         ) from error

@@ -3,47 +3,31 @@
 A message is never empty and short enough for a header; status details stay empty, as CSI wants.
 """
 
-import enum
+import grpc
 
 from csi_fluid import errors
 from recover import errors as recovery
 
 _MAX_MESSAGE = 1_000
 
-
-class Code(enum.IntEnum):
-    """The codes of gRPC that a plugin answers with."""
-
-    OK = 0
-    INVALID_ARGUMENT = 3
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-
-
-_TABLE: tuple[tuple[type[BaseException], Code], ...] = (
-    (errors.InvalidArgument, Code.INVALID_ARGUMENT),
-    (errors.NotFound, Code.NOT_FOUND),
-    (errors.Conflict, Code.ALREADY_EXISTS),
-    (errors.Occupied, Code.FAILED_PRECONDITION),
-    (errors.InUse, Code.FAILED_PRECONDITION),
-    (errors.Unseen, Code.FAILED_PRECONDITION),
+_TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
+    (errors.InvalidArgument, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.NotFound, grpc.StatusCode.NOT_FOUND),
+    (errors.Conflict, grpc.StatusCode.ALREADY_EXISTS),
+    (errors.Occupied, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.InUse, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.Unseen, grpc.StatusCode.FAILED_PRECONDITION),
     # kubelet takes these for "not yet": it keeps the target's folder and tries again.
-    (errors.NotReady, Code.UNAVAILABLE),
-    (errors.Unavailable, Code.UNAVAILABLE),
-    (errors.Overloaded, Code.UNAVAILABLE),
-    (recovery.Hung, Code.UNAVAILABLE),
-    (recovery.Crowded, Code.UNAVAILABLE),
-    (errors.Withdrawn, Code.ABORTED),
-    (recovery.Busy, Code.ABORTED),
-    (recovery.Covered, Code.ABORTED),
-    (NotImplementedError, Code.UNIMPLEMENTED),
-    (Exception, Code.INTERNAL),
+    (errors.NotReady, grpc.StatusCode.UNAVAILABLE),
+    (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
+    (errors.Overloaded, grpc.StatusCode.UNAVAILABLE),
+    (recovery.Hung, grpc.StatusCode.UNAVAILABLE),
+    (recovery.Crowded, grpc.StatusCode.UNAVAILABLE),
+    (errors.Withdrawn, grpc.StatusCode.ABORTED),
+    (recovery.Busy, grpc.StatusCode.ABORTED),
+    (recovery.Covered, grpc.StatusCode.ABORTED),
+    (NotImplementedError, grpc.StatusCode.UNIMPLEMENTED),
+    (Exception, grpc.StatusCode.INTERNAL),
 )
 _NEXT_STEPS: tuple[tuple[type[BaseException], str], ...] = (
     (recovery.Hung, "look at the FUSE pod of this dataset on this node"),
@@ -55,14 +39,14 @@ _NEXT_STEPS: tuple[tuple[type[BaseException], str], ...] = (
 _LAST_STEP = "the plugin's log has the traceback; please report it if the node is well"
 
 
-def code_of(error: BaseException) -> Code:
+def code_of(error: BaseException) -> grpc.StatusCode:
     """Return the status code of an error."""
     return next(code for kind, code in _TABLE if isinstance(error, kind))
 
 
 def is_unexpected(error: BaseException) -> bool:
     """Tell whether an error is none that was foreseen, and so worth a traceback."""
-    return code_of(error) is Code.INTERNAL
+    return code_of(error) is grpc.StatusCode.INTERNAL
 
 
 def message_of(error: BaseException) -> str:

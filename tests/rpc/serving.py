@@ -3,11 +3,10 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent import futures
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
+import grpc.aio
 import pytest
 
 from csi_fluid._pb import csi_pb2
@@ -15,6 +14,7 @@ from csi_fluid.demo.plugin import Client
 from csi_fluid.kube import Kube
 from csi_fluid.kube.none import NoKube
 from csi_fluid.rpc import controller, identity, node, server
+from csi_fluid.rpc.loop import Loop
 from csi_fluid.volumes import (
     health,
     publish,
@@ -34,9 +34,7 @@ NODE_ID = "node-1"
 
 # Keeps gRPC's own machinery up from before the first test to the end of the process: it opens
 # descriptors when it is first used, which would look like something that a test left behind.
-_UP = grpc.server(futures.ThreadPoolExecutor(1))
-_UP.add_insecure_port("127.0.0.1:0")
-_UP.start()
+grpc.aio.init_grpc_aio()
 _CHANNEL = grpc.insecure_channel("127.0.0.1:1")
 grpc.channel_ready_future(_CHANNEL).cancel()
 
@@ -56,6 +54,7 @@ class Serving:
         address: str = "",
     ) -> None:
         self.socket = folder / "csi.sock"
+        self.loop = Loop()
         self.store = store or Store()
         self.locks = Locks()
         self.prober = Prober(timeout_s=probe_timeout_s)
@@ -84,7 +83,16 @@ class Serving:
             node.Node(NODE_ID, volumes, method),
             controller.Controller(static.StaticVolumes(self.store)),
             lambda *call: self.calls.append(call),
+            self.loop,
         )
+
+    def start(self) -> None:
+        self.loop.start()
+        self.server.start()
+
+    def stop(self, grace_s: float = 0.1) -> None:
+        self.server.stop(grace_s)
+        self.loop.stop()
 
     def _is_ready(self) -> bool:
         return self.ready()
@@ -94,13 +102,13 @@ class Serving:
 def serving(folder: Path, **options: object) -> Iterator[tuple[Serving, Client]]:
     """Serve for a block and yield the plugin and a client."""
     plugin = Serving(folder, **options)  # type: ignore[arg-type]
-    plugin.server.start()
     client = Client(plugin.socket)
     try:
+        plugin.start()
         yield plugin, client
     finally:
         client.close()
-        plugin.server.stop(0.1)
+        plugin.stop()
 
 
 def capability(

@@ -1,39 +1,39 @@
 """Every error has a status code, a message and a next step."""
 
+import grpc
 import pytest
 
 from csi_fluid import errors
 from csi_fluid.rpc import status
-from csi_fluid.rpc.status import Code
 from recover import errors as recovery
 
 CODES = {
-    errors.InvalidArgument("x"): Code.INVALID_ARGUMENT,
-    errors.NotFound("x"): Code.NOT_FOUND,
-    errors.Conflict("x"): Code.ALREADY_EXISTS,
-    errors.Occupied("x"): Code.FAILED_PRECONDITION,
-    errors.InUse("x"): Code.FAILED_PRECONDITION,
-    errors.Unseen("x"): Code.FAILED_PRECONDITION,
-    errors.NotReady("FuseHung", "x"): Code.UNAVAILABLE,
-    errors.Unavailable("x"): Code.UNAVAILABLE,
-    errors.Overloaded("x"): Code.UNAVAILABLE,
-    errors.Withdrawn("x"): Code.ABORTED,
-    recovery.Hung("/x", 3): Code.UNAVAILABLE,
-    recovery.Crowded(64): Code.UNAVAILABLE,
-    recovery.Busy("/x"): Code.ABORTED,
-    recovery.Covered("x"): Code.ABORTED,
-    recovery.Unverified("x"): Code.INTERNAL,
-    NotImplementedError("x"): Code.UNIMPLEMENTED,
-    OSError(28, "No space left on device", "/x"): Code.INTERNAL,
-    ValueError(): Code.INTERNAL,
+    errors.InvalidArgument("x"): grpc.StatusCode.INVALID_ARGUMENT,
+    errors.NotFound("x"): grpc.StatusCode.NOT_FOUND,
+    errors.Conflict("x"): grpc.StatusCode.ALREADY_EXISTS,
+    errors.Occupied("x"): grpc.StatusCode.FAILED_PRECONDITION,
+    errors.InUse("x"): grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unseen("x"): grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotReady("FuseHung", "x"): grpc.StatusCode.UNAVAILABLE,
+    errors.Unavailable("x"): grpc.StatusCode.UNAVAILABLE,
+    errors.Overloaded("x"): grpc.StatusCode.UNAVAILABLE,
+    errors.Withdrawn("x"): grpc.StatusCode.ABORTED,
+    recovery.Hung("/x", 3): grpc.StatusCode.UNAVAILABLE,
+    recovery.Crowded(64): grpc.StatusCode.UNAVAILABLE,
+    recovery.Busy("/x"): grpc.StatusCode.ABORTED,
+    recovery.Covered("x"): grpc.StatusCode.ABORTED,
+    recovery.Unverified("x"): grpc.StatusCode.INTERNAL,
+    NotImplementedError("x"): grpc.StatusCode.UNIMPLEMENTED,
+    OSError(28, "No space left on device", "/x"): grpc.StatusCode.INTERNAL,
+    ValueError(): grpc.StatusCode.INTERNAL,
 }
 
 
 @pytest.mark.parametrize(("error", "code"), CODES.items(), ids=lambda value: type(value).__name__)
-def test_each_error_has_its_code_and_a_message(error: Exception, code: Code):
+def test_each_error_has_its_code_and_a_message(error: Exception, code: grpc.StatusCode):
     assert status.code_of(error) is code
     assert status.message_of(error)
-    assert status.is_unexpected(error) is (code is Code.INTERNAL)
+    assert status.is_unexpected(error) is (code is grpc.StatusCode.INTERNAL)
 
 
 def test_every_error_of_a_volume_is_in_the_table():
