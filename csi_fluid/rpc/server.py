@@ -43,7 +43,7 @@ _UNPUBLISHED = ("NodeGetVolumeHealth", grpc.StatusCode.NOT_FOUND)
 
 Observe = Callable[[str, str, float], None]  # method, code, seconds
 # Generic for the type checker alone.
-Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any] | None"
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 
 _log = logging.getLogger(__name__)
@@ -111,9 +111,9 @@ class _Around(grpc.aio.ServerInterceptor):
 
     async def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
+        continuation: Callable[[grpc.HandlerCallDetails], "Awaitable[Handler | None]"],
         handler_call_details: grpc.HandlerCallDetails,
-    ) -> Handler:
+    ) -> "Handler | None":
         """Wrap the handler of a method; None for a method that is not there."""
         handler = await continuation(handler_call_details)
         if handler is None:

@@ -45,7 +45,7 @@ def channel(tmp_path: Path) -> Iterator[grpc.Channel]:
 def refusal(channel: grpc.Channel, path: str, message: bytes) -> tuple[grpc.StatusCode, str] | None:
     """Return how a method answers bytes: None for a message."""
     try:
-        channel.unary_unary(path)(message, timeout=TIMEOUT_S)
+        channel.unary_unary(path, bytes, bytes)(message, timeout=TIMEOUT_S)
     except grpc.RpcError as error:
         call: Any = error
         return call.code(), call.details()
