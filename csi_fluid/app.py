@@ -90,7 +90,7 @@ class Plugin:
     def start(self) -> None:
         """Serve, reconcile, and begin to heal; raises OSError if the socket cannot be had."""
         self._loop.start()
-        self._server.start()
+        self._server.start()  # first: whoever asks is told "not ready yet"
         self._meter.start()
         updatedb.prune(self._settings.prune_fs, self._settings.prune_path)
         self._api.start()
