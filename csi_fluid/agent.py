@@ -6,6 +6,7 @@ no gRPC, no Kubernetes, no SQLite.
 
 import gc
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +14,12 @@ from pathlib import Path
 
 from csi_fluid import log, telling
 from csi_fluid.metrics.meter import Meter
-from recover.agent import Agent
-from recover.anchor import Place
-from recover.guard import STRATEGY, Guard, Target
 from recover.linux.probe import Prober
 from recover.observer import Observer
 from recover.rows import Publication
+from recover.serverless.agent import Agent
+from recover.serverless.guard import STRATEGY, Guard, Target
+from recover.serverless.place import Place
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
 _STOP_S = 4.0
@@ -33,7 +34,7 @@ class Settings:
     """What an agent runs with; times in s."""
 
     targets: tuple[Target, ...]
-    pod: str
+    pod_uid: str = ""
     recover_writable: bool = False
     probe_timeout_s: float = 3.0
     period_s: float = 1.0
@@ -41,6 +42,15 @@ class Settings:
     metrics_addr: tuple[str, int] | None = None
     log_format: str = "text"
     log_level: str = "info"
+
+    @property
+    def pod(self) -> str:
+        """Return what tells the pod from every other one on its node.
+
+        Where an old webhook made the pod its agent has no uid, whatever its image is changed to,
+        and goes on with the mounts that it keeps under the host name.
+        """
+        return self.pod_uid or os.uname().nodename
 
 
 class _Guarded:
@@ -75,7 +85,7 @@ def run(settings: Settings) -> int:
     )
     guarded.guards = [_guard(settings, target, prober, observer) for target in settings.targets]
     agent = Agent(guarded.guards, observer)
-    for guard in guarded.guards:  # a new pod of an old one's name is not being deleted
+    for guard in guarded.guards:  # kubelet starts no container of a pod that is being deleted
         guard.place.leaving.unlink(missing_ok=True)
     meter.start()
     agent.start()
@@ -84,6 +94,13 @@ def run(settings: Settings) -> int:
         ", ".join(target.mount_point for target in settings.targets),
         extra={"pod": settings.pod, "wakeups": ", ".join(agent.wakeups)},
     )
+    if not settings.pod_uid:
+        _log.warning(
+            "POD_UID is not set: the deletion of another pod on this node that has the host name "
+            "%s too would end the recovery of this one; make the pod anew, or set it to the "
+            "downward API's metadata.uid",
+            settings.pod,
+        )
     gc.collect()
     gc.freeze()
     try:

@@ -8,16 +8,17 @@ stay as they are.
 
 import gc
 import logging
+import os
 import resource
 import signal
 import threading
-from pathlib import Path
 
 from csi_fluid import config, log, metrics, telling, updatedb
 from csi_fluid.kube import access
 from csi_fluid.kube.side import ApiSide, Counts, Reset
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.metrics.meter import Meter
-from csi_fluid.rpc import registration
+from csi_fluid.mountroot import MountRoot
 from csi_fluid.rpc.controller import Controller
 from csi_fluid.rpc.identity import Identity
 from csi_fluid.rpc.loop import Loop
@@ -34,9 +35,10 @@ from csi_fluid.volumes.targets import Claims
 from csi_fluid.volumes.unpublish import Unpublisher
 from csi_fluid.volumes.users import Users
 from recover import loop, observer, reconcile
+from recover.layout import Layout
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -75,9 +77,12 @@ class Plugin:
     def __init__(self, settings: config.Settings) -> None:
         """Build the parts; nothing runs yet."""
         self._settings = settings
+        # As the kernel has them, which knows no links: its mount points are compared with these.
+        self._kubelet = Kubelet(os.path.realpath(settings.kubelet_root))
+        self._layout = Layout(self._kubelet, MountRoot(os.path.realpath(settings.mount_root)))
         self._store = Store.open(settings.state, self._tell_of_state)
         self._prober = Prober(timeout_s=settings.probe_timeout_s)
-        self._locks = Locks()
+        self._parts = Parts.of(self._store, self._prober, settings.anchors)
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._api = self._build_api()
         self._observer = self._build_observer()
@@ -142,28 +147,27 @@ class Plugin:
     def _build_recovery(self) -> loop.Recovery:
         settings = self._settings
         chosen = loop.Settings(
+            layout=self._layout,
             period_s=settings.period_s,
             strategy=settings.strategy,
             recover_writable=settings.recover_writable,
             warning_threshold=settings.warning_threshold,
-            kubelet_root=settings.kubelet_root,
-            mount_root=settings.mount_root,
             hung_abort_after_s=settings.hung_abort_after_s,
             lease=settings.lease,
         )
-        recovery = loop.Recovery(self._store, self._locks, self._prober, self._observer, chosen)
+        recovery = loop.Recovery(self._parts, self._observer, chosen)
         self._meter.observer.strategy = recovery.strategy
         return recovery
 
     def _build_server(self) -> Server:
         store, prober = self._store, self._prober
         sources, claims = Sources(prober), Claims()
-        users = Users(store, self._settings.kubelet_root)
+        users = Users(store, self._kubelet)
         changed = self._recovery.changed if self._recovery else self._flush
         volumes = Volumes(
             stager=Stager(self._api.kube, users, claims, prober, self._settings.mount_root),
-            publisher=Publisher(store, self._locks, prober, sources, claims, changed),
-            unpublisher=Unpublisher(store, self._locks, prober, claims, changed),
+            publisher=Publisher(self._parts, sources, claims, changed),
+            unpublisher=Unpublisher(self._parts, claims, changed),
             stats=Stats(store, prober),
             health=Health(store, prober, sources),
         )
@@ -181,8 +185,7 @@ class Plugin:
         settings = self._settings
         if settings.registration is None:
             return None
-        folder = Path(settings.kubelet_root) / registration.FOLDER
-        registrar = Registrar(folder, settings.registration, self._loop)
+        registrar = Registrar(self._kubelet.registry, settings.registration, self._loop)
         self._meter.observer.registered = lambda: registrar.registered
         return registrar
 
@@ -195,10 +198,7 @@ class Plugin:
 
     def _reconcile(self) -> None:
         """Make the state agree with the kernel, as recovery does itself where it is on."""
-        settings = self._settings
-        reconcile.Reconciler(
-            self._store, self._locks, self._observer, settings.kubelet_root, settings.mount_root
-        ).run(mountinfo.read())
+        reconcile.Reconciler(self._parts, self._observer, self._layout).run(mountinfo.read())
         self._reconciled.set()
 
     def _tell_of_state(self, problem: str) -> None:

@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from csi_fluid import kubelet
+from csi_fluid.kubelet import Kubelet
+
 Owner = Literal["Fluid", "ours"]
 
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
@@ -23,8 +26,6 @@ _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _MAX_SOCKET_PATH = 107  # sockaddr_un.sun_path without its final zero: unix(7)
 _STATE_NAME = "state.db"
 _STATE_FOLDER = Path("/var/lib/csi-fluid")
-_PLUGIN_FOLDER = "plugins/csi-fluid-plugin"  # Fluid's chart mounts it from the host
-_SOCKET = "csi-plugins/fuse.csi.fluid.io/csi.sock"
 
 GATES: Mapping[str, str] = {"FuseRecovery": "Beta"}
 _LATER_GATES = frozenset({"SeamlessRecovery"})
@@ -139,6 +140,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _identifier(text: str) -> str:
+    if not re.fullmatch(r"[\w-]{0,253}", text, re.ASCII):
+        raise ValueError("expected letters, digits and hyphens")
+    return text
+
+
 def _level(text: str) -> int:
     try:
         return int(text)
@@ -246,7 +253,7 @@ class Settings:
     state: Path = _option(  # noqa: RUF009  a dataclass field
         Kind("FILE", Path),
         "ours",
-        f"the state file; if not given {_PLUGIN_FOLDER}/{_STATE_NAME} in kubelet's directory "
+        f"the state file; if not given {kubelet.OWN}/{_STATE_NAME} in kubelet's directory "
         f"where that folder exists, else {_STATE_FOLDER / _STATE_NAME}",
         flag="state",
     )
@@ -345,7 +352,7 @@ class Settings:
         default="/runtime-mnt",
     )
     kubelet_root: str = _option(
-        _DIR, "Fluid", "kubelet's directory", env=("KUBELET_ROOTDIR",), default="/var/lib/kubelet"
+        _DIR, "Fluid", "kubelet's directory", env=("KUBELET_ROOTDIR",), default=kubelet.ROOT
     )
     publish_method: Literal["bind", "symlink"] = _option(
         Kind("symlink|bindMount", _method),
@@ -360,6 +367,14 @@ class Settings:
         "label the node without reading it before",
         env=("ALLOW_PATCH_STALE_NODE",),
         default="true",
+    )
+    pod_uid: str = _option(
+        Kind("UID", _identifier),
+        "ours",
+        "for the agent: the uid of its pod, by the downward API; without it the host name stands "
+        "in, which another pod may have too",
+        env=("POD_UID",),
+        default="",
     )
     prune_fs: tuple[str, ...] = _option(
         Kind("TYPE,...", _words),
@@ -399,6 +414,11 @@ class Settings:
         Kind("LEVEL", _level), "Fluid", "5 or more means --log-level=debug", flag="v", default="0"
     )
     without_effect: tuple[str, ...] = ()
+
+    @property
+    def anchors(self) -> Path:
+        """Return the plugin's own folder in kubelet's directory, which the host shares."""
+        return Kubelet(os.path.realpath(self.kubelet_root)).socket.parent
 
     @property
     def lease(self) -> Path:
@@ -476,10 +496,9 @@ def _parse(option: Option, name: str, text: str) -> object:
 
 
 def _derive(values: dict[str, Any]) -> None:
-    kubelet = Path(values["kubelet_root"])
-    plugin = kubelet / _PLUGIN_FOLDER
-    folder = plugin if plugin.is_dir() else _STATE_FOLDER
+    place = Kubelet(values["kubelet_root"])
+    folder = place.own if place.own.is_dir() else _STATE_FOLDER
     values["node_id"] = values["node_id"] or ""
-    values["endpoint"] = values["endpoint"] or f"unix:{kubelet / _SOCKET}"
+    values["endpoint"] = values["endpoint"] or f"unix:{place.socket}"
     values["state"] = values["state"] or folder / _STATE_NAME
     values["log_level"] = values["log_level"] or ("debug" if values["verbosity"] >= 5 else "info")

@@ -50,7 +50,7 @@ class NotReady(Error):
     """The FUSE mount behind a volume cannot be used now; a later try may succeed.
 
     reason is one word for machines: FuseNotMounted, FuseNotConnected, FuseFailing, FuseHung,
-    FuseNoDirectory or SubPathMissing.
+    FuseNoDirectory, SubPathMissing or KubeletElsewhere.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -16,7 +16,7 @@ from typing import TextIO
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _SECRET = re.compile(r"secret|passw|token|credential|private|(access|api|auth).?key", re.IGNORECASE)
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
-_REDACTED = "(redacted)"
+REDACTED = "(redacted)"
 
 _log = logging.getLogger(__name__)
 
@@ -59,14 +59,15 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({**_context(record), **head}, default=str)
 
 
+def is_secret(key: str) -> bool:
+    """Tell whether a key sounds as if its value were a secret."""
+    return _SECRET.search(key) is not None
+
+
 def redact(context: Mapping[str, object]) -> dict[str, object]:
     """Return a copy in which values whose key sounds like a secret are hidden, at any depth."""
     return {
-        key: _REDACTED
-        if _SECRET.search(key)
-        else redact(value)
-        if isinstance(value, Mapping)
-        else value
+        key: REDACTED if is_secret(key) else redact(value) if isinstance(value, Mapping) else value
         for key, value in context.items()
     }
 

@@ -69,13 +69,12 @@ class Aborter:
         """Leave a request waiting; False if it was answered or could not be sent."""
         self._silent.pop(mount.dev, None)
         try:
-            fd = self._pin(mount)
+            pin = self._pin(mount)
         except (Error, OSError):
             return False
-        ask = functools.partial(probe.ask, fd)
-        key, close = _waiting(mount.dev), functools.partial(os.close, fd)
+        ask = functools.partial(probe.ask, pin.fd)
         try:
-            self._prober.run(key, ask, _SEND_S, release=close)
+            self._prober.run(_waiting(mount.dev), ask, _SEND_S, release=pin.close)
         except Hung:
             self._silent[mount.dev] = time.monotonic()
             return True
@@ -83,15 +82,15 @@ class Aborter:
             return False
         return False
 
-    def _pin(self, mount: Mount) -> int:
+    def _pin(self, mount: Mount) -> mounts.Clone:
         """Return what keeps the superblock, and so its number; raises Error or OSError."""
         pin = functools.partial(mounts.pin, mount.mount_point, mount)
-        return self._prober.run(("pin", mount.mount_point), pin, discard=os.close)
+        return self._prober.run(("pin", mount.mount_point), pin, discard=mounts.Clone.close)
 
     def _abort(self, view: View, mount: Mount, silent_s: float) -> float | None:
         try:
-            with mounts.closing(self._pin(mount)) as fd:
-                if not self._is_silent(mount, fd):
+            with self._pin(mount) as pin:
+                if not self._is_silent(mount, pin.fd):
                     self._silent.pop(mount.dev, None)
                     return None
                 write = functools.partial(fuse.abort, mount.dev)

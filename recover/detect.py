@@ -4,21 +4,20 @@ A copy is ours only by a recorded generation's superblock that is also known to 
 standing at the target of a publication; nothing is concluded from names in paths.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from recover import anchor
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.store import Generation, Publication
+from recover.rows import Generation, Publication
 
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """A broken path in some namespace.
+    """A path in some namespace at which a dead mount stands.
 
-    stack holds our layers there, bottom first.  Mostly it is one dead mount; a live one above it
-    was propagated there by the kernel, a live one below it was attached by a heal that was killed.
+    stack holds our layers there, bottom first.  Until the heal that is one dead mount, and a live
+    one on top of it afterwards; a live one below it was attached by a swap that was killed.
     nested are mounts that stand inside one of them, without those that show what is there anyway.
     """
 
@@ -37,67 +36,50 @@ class Copy:
         return any(mount.read_only for mount in self.stack)
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What may be done in a namespace.
-
-    spared paths are never touched: the global mount's own.  A live mount that covers a dead one may
-    be unmounted at `tidy` paths, and elsewhere only if it is not shared; and nowhere if it stands
-    on a peer of a mount on which the source stands (source_groups, their peer groups), because that
-    would unmount the source.
-    """
-
-    spared: frozenset[str] = frozenset()
-    tidy: frozenset[str] = frozenset()
-    source_groups: frozenset[int] = frozenset()
-
-
-_NO_LIMITS = Limits()
-
-
-def broken_copies(
+def copies(
     namespace: Namespace,
     table: MountTable,
     *,
     dead: frozenset[str],
     live: str,
-    limits: Limits = _NO_LIMITS,
-) -> tuple[Copy, ...]:
-    """Return the broken copies of dead superblocks in a table.
+    is_spared: Callable[[str], bool] = lambda _: False,
+) -> Iterator[Copy]:
+    """Yield the paths of a table at which a mount of a dead superblock stands, covered or not.
 
-    live is the source's present superblock ("" for none).
+    live is the source's present superblock ("" for none); spared paths are left out.
+    What somebody else mounted there stays out of a copy, with all that it covers.
     """
-    points = {mount.mount_point for mount in table.of_superblocks(dead)} - limits.spared
-    points = {point for point in points if not anchor.is_anchor(point)}
-    found = (_copy(namespace, table, point, dead, live) for point in sorted(points))
-    return tuple(
-        copy
-        for copy in found
-        if copy is not None and (_is_dead(copy, dead) or _may_tidy(copy, limits))
-    )
+    ours = dead | {live}
+    for mount in table.of_superblocks(ours):
+        if is_spared(mount.mount_point) or _stands_on(table, mount, ours):
+            continue
+        pile = _pile(table, mount)
+        is_dead = [each.dev in dead for each in pile]
+        if any(is_dead) and all(each.dev in ours for each in pile):
+            yield Copy(namespace, pile, tuple(_nested(table, pile, ours)))
 
 
-def _is_dead(copy: Copy, dead: frozenset[str]) -> bool:
-    return copy.stack[-1].dev in dead
+def _stands_on(table: MountTable, mount: Mount, ours: frozenset[str]) -> bool:
+    """Tell whether a mount covers another one of ours at the same place."""
+    below = table.by_id.get(mount.parent_id)
+    return below is not None and below.mount_point == mount.mount_point and below.dev in ours
 
 
-def _may_tidy(copy: Copy, limits: Limits) -> bool:
-    if any(mount.shared in limits.source_groups for mount in copy.stack[:-1]):
-        return False
-    return copy.path in limits.tidy or not copy.stack[-1].shared
+def _pile(table: MountTable, mount: Mount) -> tuple[Mount, ...]:
+    """Return what stands at a mount's place from it upwards."""
+    found = [mount]
+    while above := [
+        m
+        for m in table.children.get(found[-1].mnt_id, ())
+        if m.mount_point == mount.mount_point and m not in found
+    ]:
+        found.append(above[0])
+    return tuple(found)
 
 
-def _copy(
-    namespace: Namespace, table: MountTable, path: str, dead: frozenset[str], live: str
-) -> Copy | None:
-    ours: list[Mount] = []
-    for mount in reversed(table.stack(path)):
-        if mount.dev not in dead and mount.dev != live:
-            break  # someone else's mount: it and what it covers stay
-        ours.insert(0, mount)
-    if not any(mount.dev in dead for mount in ours):
-        return None
-    return Copy(namespace, tuple(ours), tuple(_nested(table, ours, dead | {live})))
+def is_visible(table: MountTable, copy: Copy) -> bool:
+    """Tell whether a walk to a copy's path ends there, and not in what hides it."""
+    return table.stack(copy.path)[-len(copy.stack) :] == copy.stack
 
 
 def _nested(table: MountTable, stack: Iterable[Mount], ours: frozenset[str]) -> Iterator[Mount]:
@@ -159,8 +141,8 @@ def superblocks_at_targets(
     publications: Iterable[Publication], table: MountTable
 ) -> frozenset[str]:
     """Return the FUSE superblocks that stand at the targets: ours by publication."""
-    stacks = (table.stack(p.target) for p in publications if p.method == "bind")
-    return frozenset(mount.dev for stack in stacks for mount in stack if mount.is_fuse)
+    targets = {p.target for p in publications if p.method == "bind"}
+    return frozenset(m.dev for m in table if m.mount_point in targets and m.is_fuse)
 
 
 def inner_path(mount: Mount, generations: Iterable[Generation]) -> str | None:

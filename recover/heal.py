@@ -4,35 +4,68 @@ A `Healer` belongs to one source and is run by one thread at a time; another sou
 nothing with it but the store, the prober's bound and the locks of targets, so a hung daemon delays
 nobody else.  Every run starts from what the kernel shows, so runs may be cut off anywhere.
 
-While a source is away the broken copies are indexed; when it is back the first swap needs one
-answer of the new daemon and no look at any mount table.
+While a source is away its anchors are bared and the dead copies indexed; when it is back the heal
+needs one answer of the new daemon and no look at any mount table.
 """
 
 import contextlib
 import functools
-import os
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from recover import observer as told, plan
+from recover import observer as told
 from recover.abort import Aborter
-from recover.errors import Error
-from recover.execute import Done, Executor, Failed, Result
+from recover.anchors import plan as node
+from recover.anchors.execute import Done, Executor, Failed, Result
+from recover.anchors.keeper import Keeper
+from recover.anchors.plan import Leave
+from recover.anchors.witness import Witness
+from recover.errors import Busy, Error
+from recover.generations import Generations
 from recover.lease import Lease
 from recover.linux import mounts, namespaces
-from recover.linux.namespaces import Namespace
+from recover.linux.mountinfo import Mount
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
 from recover.locks import Locks
 from recover.look import Looker, View
 from recover.observer import Observer
-from recover.plan import Act, Leave, Strategy
-from recover.policy import Backoff
-from recover.store import Generation, Heal, Publication, Store
+from recover.outage import Complaint, Outage, State
+from recover.parts import Parts
+from recover.policy import Backoff, Strategy
+from recover.rows import Heal, Publication
+from recover.store import Store
+from recover.visits import execute as inside, plan as visits
 
-_ROUNDS = 5  # looks after a swap: containers may start while we heal
-_LINGER_S = 60.0  # a container may still be starting from a dead mount so long after a heal
+_ROUNDS = 5  # looks after a heal: containers may start while we heal
+
+Act = node.Act | visits.Act
+Step = Act | Leave
+
+
+def steps(looker: Looker, view: View) -> tuple[Step, ...]:
+    """Return what is to be done about a source as it was seen, in its order.
+
+    The node's anchors come first, and with them every copy that hangs off one.  What may go of them
+    goes last.
+    """
+    case = looker.case(view)
+    origins = node.Origins(case.node)
+    elsewhere = visits.steps(case, origins)  # they may need anchors too
+    return (*(() if view.is_sidecar else node.steps(case.node, origins)), *elsewhere)
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the operator may choose about a heal; lease is the file to take turns by, times in s."""
+
+    strategy: Strategy
+    recover_writable: bool = False
+    lease: Path | None = None
+    warning_threshold: int = 50
+    hung_abort_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +78,55 @@ class Context:
     observer: Observer
     own: OwnTable
     looker: Looker
+    keeper: Keeper
     strategy: Strategy
     boot_id: str
     lease: Lease
     warning_threshold: int = 50
     hung_abort_after_s: float | None = None
 
+    @classmethod
+    def of(cls, parts: Parts, observer: Observer, own: OwnTable, options: Options) -> "Context":
+        """Build it around what publishing and healing share."""
+        looker = Looker(
+            parts.store,
+            parts.prober,
+            own,
+            options.strategy,
+            anchors=parts.keeper.root,
+            recover_writable=options.recover_writable,
+        )
+        return cls(
+            store=parts.store,
+            locks=parts.locks,
+            prober=parts.prober,
+            observer=observer,
+            own=own,
+            looker=looker,
+            keeper=parts.keeper,
+            strategy=options.strategy,
+            boot_id=parts.keeper.boot_id,
+            lease=Lease(options.lease),
+            warning_threshold=options.warning_threshold,
+            hung_abort_after_s=options.hung_abort_after_s,
+        )
+
 
 @dataclass(slots=True)
 class _Tally:
     """What one run achieved."""
 
-    done: list[Done] = field(default_factory=list)
-    failed: dict[str, Failed] = field(default_factory=dict)
+    reached: int = 0  # copies that hung off an anchor
+    touched: int = 0  # copies that had a step of their own
+    failed: dict[str, tuple[Act, Exception]] = field(default_factory=dict)
     left: tuple[Leave, ...] = ()
     open: bool = False  # something was still to be done at the last look
+    last_at: float = 0.0
+    layers: int = 1
 
-    def add(self, result: Result) -> None:
-        if isinstance(result, Done):
-            self.done.append(result)
-            self.failed.pop(_where(result.step.namespace, result.step.path), None)
-        elif not result.stale:
-            self.failed[_where(result.step.namespace, result.step.path)] = result
+    @property
+    def copies(self) -> int:
+        return self.reached + self.touched
 
 
 class Healer:
@@ -77,16 +137,18 @@ class Healer:
         self._context = context
         self._stopping = stopping
         self._backoff = Backoff()
+        self._outage = Outage(source, context.observer)
+        self._generations = Generations(
+            source, context.store, context.prober, context.own, context.boot_id
+        )
         self._aborter = Aborter(
             context.prober, context.own, context.observer, context.hung_abort_after_s
         )
+        entered = context.strategy is Strategy.NAMESPACE
+        self._witness = None if entered else Witness()
         self._waiting: View | None = None  # what is broken, indexed while the source is away
-        self._away_since: float | None = None
-        self._state = ""
+        self._parted: dict[tuple[int, int], Mount] = {}  # copies made private, as they were before
         self._version = 0  # of our mount table, when it was last looked at
-        self._complaints: dict[str, str] = {}
-        self._settled: set[tuple[int, str]] = set()
-        self._pins: dict[str, int] = {}  # a descriptor keeps a dead superblock's number from reuse
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
@@ -101,30 +163,24 @@ class Healer:
             return None
         self.serving = view.serving
         self._tell_state(view)
-        self._note_dead(view)  # before the first swap: a killed heal must find its copies again
+        self._generations.note_dead(view)
         if not view.live:
-            self._waiting = self._parted(view)
+            self._waiting = self._prepared(view)
             # No event tells that a daemon which hung, or was slow to begin, goes on.
             again_s = self._backoff.wait_s() if view.reply.answer is Answer.HUNG else None
             return _sooner(again_s, self._aborter.consider(view))
         self._waiting = None
         if view.live != self.live:
             self._backoff.reset()
-            self._settled.clear()
         self.live = view.live
-        self.is_healing = True
-        try:
-            with self._context.lease.hold():
-                tally = self._heal(view)
-        finally:
-            self.is_healing = False
-        self._note_live(view)
+        with self._alone():
+            view, tally = self._heal(view)
         return _sooner(self._conclude(view, tally), self._aborter.consider(view))
 
     @property
     def is_whole(self) -> bool:
         """Tell whether everything was well when this was last looked at."""
-        return self._state == "healthy"
+        return self._outage.state is State.HEALTHY
 
     @property
     def is_waiting(self) -> bool:
@@ -133,11 +189,23 @@ class Healer:
 
     def close(self) -> None:
         """Forget everything and release what is held."""
-        for fd in self._pins.values():
-            os.close(fd)
-        self._pins.clear()
+        self._generations.close()
         self._waiting = None
-        self._state = ""
+        self._outage.state = State.UNKNOWN
+        if self._witness is not None:
+            self._witness.close()
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Say that what is mounted now is ours, and keep other processes from healing."""
+        self.is_healing = True
+        try:
+            with self._context.lease.hold():
+                yield
+        finally:
+            self.is_healing = False
+
+    # -- looking ---------------------------------------------------------------------------------
 
     def _unchanged(self) -> bool:
         """Tell that nothing needs a closer look: the daemon answers and no mount came or went.
@@ -146,9 +214,9 @@ class Healer:
         """
         own = self._context.own
         if (
-            self._state != "healthy"
+            not self.is_whole
             or self._version != own.version
-            or self._has_older_generations()
+            or self._may_come_to_light()
             or self.serving - {self.live}  # at a target, of no row: replaced before the first look
         ):
             return False
@@ -159,123 +227,116 @@ class Healer:
         looker = self._context.looker
         if self._waiting is not None and (view := looker.refresh(self._waiting)) is not None:
             return view
-        self._version = self._context.own.version  # reads the table if it changed
-        inside = self._state != "healthy" or self._has_older_generations()
-        view = looker.look(self.source, inside=inside)
-        if not inside and (view.verdicts or not view.live):  # there may be copies elsewhere
-            view = looker.look(self.source)
+        everywhere = not self.is_whole or self._may_come_to_light()
+        view = self._look(everywhere=everywhere)
+        if not everywhere and (view.is_broken or not view.live):  # there may be copies elsewhere
+            view = self._look()
         return view
 
-    def _has_older_generations(self) -> bool:
-        """Tell whether copies of another generation may come to light without an event here.
+    def _look(self, *, everywhere: bool = True) -> View:
+        self._version = self._context.own.version  # reads the table if it changed
+        return self._context.looker.look(self.source, inside=everywhere, parted=self._parted)
 
-        Dead ones only in other namespaces, where a container may be starting from them.
-        """
+    def _may_come_to_light(self) -> bool:
         inside = self._context.strategy is Strategy.NAMESPACE
-        older = (g for g in self._context.store.generations(self.source) if g.dev != self.live)
-        return any(inside or g.dead_at is None for g in older)
+        return self._generations.may_come_to_light(self.live, inside=inside)
 
-    # -- generations -----------------------------------------------------------------------------
+    # -- while the source is away ----------------------------------------------------------------
 
-    def _note_dead(self, view: View) -> None:
-        self._pin(view)
-        known = {g.dev: g for g in view.generations}
-        for dev in view.dead & view.seen:
-            generation = known.get(dev) or self._generation(view, dev, "/")
-            if generation is not None and generation.dead_at is None:
-                self._context.store.put_generation(replace(generation, dead_at=time.time()))
+    def _prepared(self, view: View) -> View:
+        """Do what can be done before the source is back, and look again if something was.
 
-    def _note_live(self, view: View) -> None:
-        generation = self._generation(view, view.live, view.root)
-        if generation is None:
-            return
-        store = self._context.store
-        for other in store.generations():  # a number in use here is nobody else's generation now
-            if other.dev == view.live and other.source != self.source:
-                store.remove_generation(other.source, other.dev)
-        current = next((g for g in view.generations if g.dev == view.live), None)
-        if current is None or current.dead_at is not None:
-            store.put_generation(generation)
-
-    def _generation(self, view: View, dev: str, root: str) -> Generation | None:
-        """Return a new row; None if no path of ours shows that superblock any more.
-
-        Then the kernel may have given its number to another source already, whose copies the row
-        would make ours.
+        The dead layers of the heal before go, and copies that the next one would harm are parted.
         """
-        table = self._context.own.current()
-        paths = (self.source, *(p.target for p in view.publications))
-        mount = next((m for path in paths for m in table.stack(path) if m.dev == dev), None)
-        if mount is None:
-            return None
-        boot_id = self._context.boot_id
-        return Generation(self.source, dev, root, mount.fs_type, mount.source, boot_id, time.time())
+        with self._alone():
+            for prepare in (self._bare, self._bare, self._part_peers, self._part):
+                if prepare(view):
+                    view = self._look()
+        return view
 
-    def _pin(self, view: View) -> None:
-        prober = self._context.prober
-        for copy in view.copies:
-            top = copy.stack[-1]
-            if copy.namespace == self._context.looker.home and top.dev not in self._pins:
-                pin = functools.partial(mounts.pin, copy.path, top)
-                with contextlib.suppress(Error, OSError):
-                    self._pins[top.dev] = prober.run(("pin", copy.path), pin, discard=os.close)
+    def _bare(self, view: View) -> bool:
+        """Take the dead layers off; the second time those that did not go with an anchor's."""
+        bares = () if view.is_sidecar else node.clear(self._context.looker.case(view).node)
+        for _ in self._on_node(bares, view.live):
+            pass  # what could not be taken off is met again
+        return bool(bares)
 
-    def _parted(self, view: View) -> View:
-        """Take the dead copies out of the peer group of the source's dead mount; look again if so.
+    def _part_peers(self, view: View) -> bool:
+        """Take dead binds out of the peer group of the source's dead mount.
 
         A bind that Fluid's plugin made is a peer: what a daemon then mounts on the source's dead
         mount would appear on it as well, and could not be removed there without the source's.
         """
         context = self._context
         if not view.peers or context.strategy is not Strategy.NAMESPACE:
-            return view
+            return False
         for copy in view.peers:
             part = functools.partial(mounts.part, copy.stack[-1])
             with contextlib.suppress(Error, OSError), context.locks.hold(copy.path, wait_s=1.0):
                 key = "part", copy.path
                 namespaces.visit(copy.namespace, part, context.prober, key=key)
-        return context.looker.look(self.source)
+        return True
 
-    def _drop_unseen(self, view: View) -> None:
-        now = time.time()
-        for generation in self._context.store.generations(self.source):
-            fresh = generation.dead_at is not None and now - generation.dead_at < _LINGER_S
-            if (
-                generation.dev != view.live
-                and generation.dev not in view.seen
-                and not (fresh and generation.dev in self._pins)
-            ):
-                self._context.store.remove_generation(self.source, generation.dev)
-                if generation.dev in self._pins:
-                    os.close(self._pins.pop(generation.dev))
+    def _part(self, view: View) -> bool:
+        """Make copies private that a mount from outside would harm."""
+        steps = [visits.Part(copy) for copy in view.exposed]
+        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, inside.Done)]
+        for copy in done:
+            self._parted[copy.namespace.inode, copy.stack[0].mnt_id] = copy.stack[0]
+        return bool(done)
 
     # -- healing ---------------------------------------------------------------------------------
 
-    def _heal(self, view: View) -> _Tally:
+    def _heal(self, view: View) -> tuple[View, _Tally]:
+        """Do what is planned until nothing is left to do; return the last look too."""
         tally = _Tally()
+        self._part(view)
         for _ in range(_ROUNDS):
-            steps = plan.steps(self._context.looker.case(view, frozenset(self._settled)))
-            tally.left = tuple(step for step in steps if isinstance(step, Leave))
-            acts = [step for step in steps if not isinstance(step, Leave)]
-            acts = [a for a in acts if _where(a.namespace, a.path) not in tally.failed]
+            acts = self._plan(view, tally)
             tally.open = bool(acts)
             if not acts or self._stopping():
                 break
             self._execute(acts, view, tally)
-            again = self._context.looker.look(self.source)
+            again = self._look()
             if again.live != view.live:
-                break  # it died or was replaced while we healed: the next run deals with that
+                return view, tally  # it died or was replaced meanwhile: the next run sees to that
+            tally.reached += max(view.hanging - again.hanging, 0)
+            tally.layers = max(tally.layers, again.layers)
+            tally.last_at = time.monotonic()
             view = again
-        self._drop_unseen(view)
-        return tally
+        number = 0 if view.is_sidecar else self._context.looker.case(view).node.number
+        self._generations.note_live(view, number)
+        self._generations.drop_unseen(view)
+        return view, tally
+
+    def _plan(self, view: View, tally: _Tally) -> list[Act]:
+        plan = steps(self._context.looker, view)
+        tally.left = tuple(step for step in plan if isinstance(step, Leave))
+        return [
+            step
+            for step in plan
+            if not isinstance(step, Leave) and _where(step) not in tally.failed
+        ]
 
     def _execute(self, acts: list[Act], view: View, tally: _Tally) -> None:
+        here = [act for act in acts if isinstance(act, node.Act)]
+        there = [act for act in acts if isinstance(act, visits.Act)]
+        for result in self._on_node(here, view.live):
+            _add(tally, result)
+        for inner in self._inside(there, view.live):
+            _add(tally, inner)
+
+    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result]:
+        context, steps = self._context, tuple(acts)
+        executor = Executor(context.store, context.locks, context.prober, live, self._witness)
+        if steps:
+            with contextlib.suppress(Busy), context.keeper.turn(self.source):
+                yield from executor.run(steps, self._stopping)
+
+    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[inside.Result]:
         context = self._context
-        executor = Executor(context.store, context.locks, context.prober, self.source, view.live)
-        for result in executor.run(acts, context.own.current, self._stopping):
-            tally.add(result)
-            if isinstance(result, Done) and result.layers > 1:
-                self._settled.add((result.step.namespace.inode, result.step.path))
+        executor = inside.Executor(context.store, context.prober, live)
+        yield from executor.run(tuple(acts), context.own.current, self._stopping)
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -283,23 +344,21 @@ class Healer:
         unfinished = bool(tally.failed) or tally.open
         wait_s = self._backoff.wait_s() if unfinished else 0.0
         self._complain(view.publications, tally, wait_s)
-        if tally.done:
+        if tally.copies:
+            self._generations.note_heal()
             self._record(view, tally)
         if unfinished:
             return wait_s
         self._backoff.reset()
-        self._away_since = None
+        self._parted.clear()
+        self._outage.since = None
         if not tally.left:
-            self._state = "healthy"
+            self._outage.ends()
         return None
 
     def _record(self, view: View, tally: _Tally) -> None:
-        latency_s = max(done.at for done in tally.done) - view.answered_at
-        last = max(done.at for done in tally.done)
-        layers = max(done.layers for done in tally.done)
-        outage_s = last - self._away_since if self._away_since is not None else None
-        error = next((str(failed.error) for failed in tally.failed.values()), "")
-        total = len(tally.done) + len(tally.failed)
+        latency_s = tally.last_at - view.answered_at
+        outage_s = self._outage.lasted_s(tally.last_at)
         name = self._context.strategy.value
         self._context.store.record_heal(
             Heal(
@@ -307,80 +366,74 @@ class Healer:
                 at=time.time(),
                 strategy=name,
                 ok=not tally.failed,
-                copies=total,
-                healed=len(tally.done),
-                layers=layers,
+                copies=tally.copies + len(tally.failed),
+                healed=tally.copies,
+                layers=tally.layers,
                 latency_s=latency_s,
                 outage_s=outage_s,
-                error=error,
+                error=next((str(error) for _, error in tally.failed.values()), ""),
             )
         )
-        healed = _touched(view.publications, tally)
-        if healed:
-            self._context.observer.tell(
-                told.Healed(self.source, healed, name, len(tally.done), layers, latency_s, outage_s)
-            )
-        self._warn_of_layers(view.publications, tally)
+        if healed := _touched(view.publications, tally):
+            event = (self.source, healed, name, tally.copies, tally.layers, latency_s, outage_s)
+            self._context.observer.tell(told.Healed(*event))
+        self._warn_of_layers(view)
 
-    def _warn_of_layers(self, publications: tuple[Publication, ...], tally: _Tally) -> None:
+    def _warn_of_layers(self, view: View) -> None:
         threshold = self._context.warning_threshold
-        by_target = {p.target: p for p in publications}
-        for done in tally.done:
-            publication = by_target.get(done.step.target)
-            if publication is not None and threshold > 0 and done.layers % threshold == 0:
-                self._context.observer.tell(told.Stacked(self.source, publication, done.layers))
+        by_target = {p.target: p for p in view.publications}
+        for copy in view.deep:
+            publication, layers = by_target.get(copy.path), len(copy.stack)
+            if publication is not None and threshold > 0 and layers % threshold == 0:
+                self._context.observer.tell(told.Stacked(self.source, publication, layers))
 
     def _complain(
         self, publications: tuple[Publication, ...], tally: _Tally, retry_s: float
     ) -> None:
-        """Tell each failure and each copy left alone once, until it changes."""
-        complaints: dict[str, str] = {}
-        for where, failed in tally.failed.items():
-            complaints[where] = text = _text(failed.error)
-            if self._complaints.get(where) != text:
-                concerned = _concerned(publications, failed.step.target)
-                self._context.observer.tell(
-                    told.HealFailed(self.source, concerned, where, text, retry_s)
-                )
+        complaints: dict[str, Complaint] = {}
+        for where, (act, error) in tally.failed.items():
+            concerned = _concerned(publications, act.target)
+            text = str(error) or type(error).__name__
+            complaints[where] = told.HealFailed(self.source, concerned, where, text, retry_s)
         for left in tally.left:
-            where = _where(left.namespace, left.path)
-            complaints[where] = left.reason
-            if self._complaints.get(where) != left.reason:
-                concerned = _concerned(publications, left.target)
-                self._context.observer.tell(
-                    told.Skipped(self.source, concerned, where, left.reason)
-                )
-        self._complaints = complaints
+            where = _where(left)
+            concerned = _concerned(publications, left.target)
+            complaints[where] = told.Skipped(self.source, concerned, where, left.reason)
+        self._outage.complain(complaints)
 
     def _tell_state(self, view: View) -> None:
+        outage, publications = self._outage, view.publications
         if view.live:
-            if self._state == "hung" or (self._state == "broken" and not view.broken):
-                self._context.observer.tell(told.Answering(self.source, view.publications))
-            if view.broken and self._state != "broken":
-                self._break(view)
-            return
-        if view.reply.answer is Answer.HUNG and self._state != "hung":
-            self._state = "hung"
-            self._context.observer.tell(told.Hung(self.source, view.publications, time.time()))
-        elif view.reply.answer is not Answer.HUNG and view.broken and self._state != "broken":
-            self._break(view)
+            if outage.state is State.HUNG or (outage.state is State.BROKEN and not view.is_broken):
+                self._context.observer.tell(told.Answering(self.source, publications))
+            if view.is_broken:
+                outage.breaks(publications)
+        elif view.reply.answer is Answer.HUNG:
+            outage.hangs(publications)
+        elif view.is_broken:
+            outage.breaks(publications)
 
-    def _break(self, view: View) -> None:
-        self._state = "broken"
-        self._away_since = self._away_since or time.monotonic()
-        self._context.observer.tell(told.Broken(self.source, view.publications, time.time()))
+
+def _add(tally: _Tally, result: Result | inside.Result) -> None:
+    where = _where(result.step)
+    match result:
+        case Done() | inside.Done():
+            tally.failed.pop(where, None)
+            tally.layers = max(tally.layers, result.layers)
+            tally.last_at = max(tally.last_at, result.at)
+            if isinstance(result.step, node.Cover | node.Attach | visits.Swap | visits.Peel):
+                tally.touched += 1
+        case Failed() | inside.Failed():
+            if not result.stale:
+                tally.failed[where] = result.step, result.error
 
 
 def _sooner(one_s: float | None, other_s: float | None) -> float | None:
     return min((wait for wait in (one_s, other_s) if wait is not None), default=None)
 
 
-def _where(namespace: Namespace, path: str) -> str:
-    return f"{path} in {namespace}"
-
-
-def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+def _where(step: node.Step | visits.Step) -> str:
+    return f"{step.path} in {step.namespace}"
 
 
 def _concerned(publications: tuple[Publication, ...], target: str) -> tuple[Publication, ...]:
@@ -389,6 +442,6 @@ def _concerned(publications: tuple[Publication, ...], target: str) -> tuple[Publ
 
 def _touched(publications: tuple[Publication, ...], tally: _Tally) -> tuple[Publication, ...]:
     """Return the publications that are whole again: none of whose steps failed or were left."""
-    bad: Iterable[Act | Leave] = (*(f.step for f in tally.failed.values()), *tally.left)
+    bad: Iterable[Act | Leave] = (*(act for act, _ in tally.failed.values()), *tally.left)
     targets = {step.target for step in bad if step.target}
     return tuple(p for p in publications if p.target not in targets)

@@ -1,22 +1,36 @@
-"""Look at one source and its copies, changing nothing.
+"""Look at one source, its anchors and its copies, changing nothing.
 
 The answers that need a daemon come through the Prober; everything else is mount tables, which never
-hang.  `detect` then says what is broken.
+hang.  `detect` and `reach` then say what is broken and what will heal it.
 """
 
+import enum
+import functools
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from recover import anchor, detect, plan
+from recover import detect
+from recover.anchors import anchor as anchors, plan as node
+from recover.anchors.anchor import Anchor
+from recover.anchors.shelf import Shelf
 from recover.detect import Copy
 from recover.linux import fuse, mountinfo, mounts, namespaces, probe, syscalls
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
-from recover.plan import Strategy
-from recover.store import Generation, Publication, Store
+from recover.policy import Strategy
+from recover.reach import Reach
+from recover.rows import Generation, Publication
+from recover.store import Store
+from recover.visits import plan as visits
+from recover.visits.plan import Kin
+
+_LAYERS = 2  # the dead mount and the live one
+
+Parted = Mapping[tuple[int, int], Mount]  # by namespace and mount id: as it was before
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +40,12 @@ class View:
     live is the superblock that answers at the source ("" for none), root what of it is mounted
     there, and answered_at the monotonic time in s of its reply;
     verdicts has the answer of each older superblock; seen are the older ones that still have a
-    mount anywhere; copies are the broken ones, bare the publications without a mount.
+    mount that is used.
+    hanging counts the dead copies that need nothing but a mount on their anchor; strays are dead
+    copies on the node off no anchor, copies those in other namespaces that nothing on the node
+    reaches, exposed those that it would reach and harm, bare the publications without a mount.
+    layers is the most mounts that stand at a path which shows the live one, deep are the paths on
+    the node with more than two.
     peers are copies in our own namespace that are peers of the mount at the source.
     """
 
@@ -39,7 +58,14 @@ class View:
     root: str = "/"
     verdicts: Mapping[str, Answer] = field(default_factory=dict)
     seen: frozenset[str] = frozenset()
+    anchors: tuple[Anchor, ...] = ()
+    hanging: int = 0
+    strays: tuple[Copy, ...] = ()
     copies: tuple[Copy, ...] = ()
+    exposed: tuple[Copy, ...] = ()
+    kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
+    layers: int = 1
+    deep: tuple[Copy, ...] = ()
     peers: tuple[Copy, ...] = ()
     bare: tuple[Publication, ...] = ()
 
@@ -56,9 +82,14 @@ class View:
         return frozenset({self.live, *older}) - {""}
 
     @property
-    def broken(self) -> bool:
+    def is_sidecar(self) -> bool:
+        """Tell whether the source is the mount of a serverless pod's own FUSE sidecar."""
+        return any(p.method == "sidecar" for p in self.publications)
+
+    @property
+    def is_broken(self) -> bool:
         """Tell whether somebody meets a dead mount now."""
-        if self.bare or any(copy.stack[-1].dev in self.dead for copy in self.copies):
+        if self.bare or self.hanging or self.strays or self.copies or self.exposed:
             return True
         return not self.live and bool(self.dead & self.seen)
 
@@ -73,39 +104,48 @@ class Looker:
         own: OwnTable,
         strategy: Strategy,
         *,
+        anchors: Path,
         recover_writable: bool = False,
     ) -> None:
-        """Take the collaborators; only the namespace strategy looks into other namespaces."""
+        """Take the collaborators; only the namespace strategy looks into other namespaces.
+
+        anchors is the folder of the plugin in which its anchors are kept.
+        """
         self._store = store
         self._prober = prober
         self._own = own
         self._strategy = strategy
+        self._anchors = anchors
         self._recover_writable = recover_writable
         self.home = namespaces.home()
 
-    def look(self, source: str, *, inside: bool = True) -> View:
-        """Return what is true of a source; inside=False leaves other namespaces out."""
+    def shelf(self, source: str) -> Shelf:
+        """Return where the anchors of a source are."""
+        return Shelf(self._anchors, source)
+
+    def look(self, source: str, *, inside: bool = True, parted: Parted | None = None) -> View:
+        """Return what is true of a source; inside=False leaves other namespaces out.
+
+        parted are copies in other namespaces that were made private, as they were before.
+        """
         reply = self._prober.ask(source)
         answered_at = time.monotonic()
         table = self._own.current()
         publications = self._store.publications(source)
         generations = self._store.generations(source)
+        found = anchors.find(table, self.shelf(source).folder)
         top = table.at(source)
         live = reply.dev if reply.alive and top is not None and _same(top, reply.dev) else ""
         older = {g.dev for g in generations} | detect.superblocks_at_targets(publications, table)
+        older |= {mount.dev for anchor in found for mount in anchor.stack if mount.is_fuse}
         if top is not None and top.is_fuse:
             older.add(top.dev)
         older.discard(live)
         older -= detect.impostors(table, generations)
         tables = [(self.home, table)]
         if older and inside and self._strategy is Strategy.NAMESPACE:
-            tables += tables_with(older, generations)
-        seen = frozenset(m.dev for _, found in tables for m in found if _uses(m, older))
-        gone = frozenset(g.dev for g in generations if g.dead_at is not None)
-        verdicts = {
-            dev: self._verdict(dev, tables, source, reply, was_dead=dev in gone)
-            for dev in sorted(seen)
-        }
+            tables += tables_with(older, frozenset(older) | {live}, generations)
+        seen = frozenset(m.dev for _, each in tables for m in each if _uses(m, older))
         view = View(
             source=source,
             publications=publications,
@@ -114,16 +154,17 @@ class Looker:
             answered_at=answered_at,
             live=live,
             root=top.root if top is not None else "/",
-            verdicts=verdicts,
             seen=seen,
-            bare=tuple(p for p in publications if table.at(p.target) is None and is_bare(p)),
+            anchors=found,
+            verdicts=self._verdicts(source, reply, generations, found, tables, seen),
+            bare=_bare(publications, table),
         )
-        return with_copies(view, tables, self.home)
+        return with_copies(self._node(view), view, tables, parted or {})
 
     def refresh(self, view: View) -> View | None:
         """Return the view with the source's present answer, without reading any mount table.
 
-        This is the short way from the event "mounted" to the first swap: the copies were indexed
+        This is the short way from the event "mounted" to the heal: anchors and copies were indexed
         while the source was away.  None where the kernel cannot tell, or the view no longer fits.
         """
         reply = self._prober.ask(view.source)
@@ -146,25 +187,47 @@ class Looker:
             live=reply.dev,
         )
 
-    def case(self, view: View, settled: frozenset[tuple[int, str]] = frozenset()) -> plan.Case:
+    def case(self, view: View) -> visits.Case:
         """Return what planning needs to know about a view."""
         lost: frozenset[Mount] = frozenset()
         if nested := [mount for copy in view.copies for mount in copy.nested]:
             table, known = self._own.current(), self._store.generations()  # not read needlessly
             lost = frozenset(m for m in nested if detect.origin_of(m, table, known) is None)
-        return plan.Case(
-            source=view.source,
+        return visits.Case(
+            self._node(view), view.copies, view.kin, unavailable=lost, on_source=view.is_sidecar
+        )
+
+    def _node(self, view: View) -> node.Case:
+        return node.Case(
+            shelf=self.shelf(view.source),
             home=self.home,
-            strategy=self._strategy,
             publications=view.publications,
             generations=view.generations,
+            dead=view.dead,
             live=view.live,
+            number=_number(view),
             recover_writable=self._recover_writable,
-            copies=view.copies,
+            anchors=view.anchors,
+            strays=view.strays,
             bare=view.bare,
-            unavailable=lost,
-            settled=settled,
         )
+
+    def _verdicts(
+        self,
+        source: str,
+        reply: Reply,
+        generations: tuple[Generation, ...],
+        found: tuple[Anchor, ...],
+        tables: list[tuple[Namespace, MountTable]],
+        seen: frozenset[str],
+    ) -> dict[str, Answer]:
+        gone = frozenset(g.dev for g in generations if g.dead_at is not None)
+        pinned = frozenset(a.base.dev for a in found)  # so the number is still the same superblock
+        verdicts = dict.fromkeys(sorted(gone & pinned), Answer.DEAD)
+        live = reply.dev if reply.alive else ""
+        for dev in sorted((seen | pinned) - verdicts.keys() - {live}):
+            verdicts[dev] = self._verdict(dev, tables, source, reply, was_dead=dev in gone)
+        return verdicts
 
     def _verdict(
         self,
@@ -182,7 +245,7 @@ class Looker:
         """
         is_covered = False
         for namespace, table in tables:
-            for mount in table.of_superblocks(frozenset({dev})):
+            for mount in _safest_first(table.of_superblocks(frozenset({dev}))):
                 at_source = namespace == self.home and mount.mount_point == source
                 if table.at(mount.mount_point) != mount:
                     is_covered = is_covered or not at_source
@@ -210,9 +273,24 @@ class Looker:
             return Answer.ABSENT
 
 
-def _uses(mount: Mount, devs: Collection[str]) -> bool:
-    """Tell whether a mount of these superblocks is one that is used: an agent's anchor is not."""
-    return mount.dev in devs and not anchor.is_anchor(mount.mount_point)
+def _safest_first(found: Iterable[Mount]) -> list[Mount]:
+    """Put anchors first: the way to one leads over no other volume."""
+    return sorted(found, key=lambda mount: not anchors.is_anchor(mount.mount_point))
+
+
+def _number(view: View) -> int:
+    """Return the number of the live generation, or the one that it will get."""
+    for anchor in view.anchors:
+        if anchor.base.dev == view.live:
+            return anchor.number
+    known = [g.number for g in view.generations if g.dev == view.live and g.dead_at is None]
+    taken = [a.number for a in view.anchors] + [g.number for g in view.generations]
+    return max(known, default=0) or 1 + max(taken, default=0)
+
+
+def _uses(mount: Mount, devs: Iterable[str]) -> bool:
+    """Tell whether a mount of these superblocks is one that is used: an anchor is not."""
+    return mount.dev in devs and not anchors.is_anchor(mount.mount_point)
 
 
 def _same(top: Mount, dev: str) -> bool:
@@ -220,9 +298,12 @@ def _same(top: Mount, dev: str) -> bool:
 
 
 def tables_with(
-    devs: Iterable[str], generations: tuple[Generation, ...] = ()
+    devs: Iterable[str], ours: frozenset[str], generations: tuple[Generation, ...] = ()
 ) -> Iterator[tuple[Namespace, MountTable]]:
-    """Yield the other namespaces that have a mount of these superblocks, impostors left out."""
+    """Yield the other namespaces that have a mount of these superblocks, impostors left out.
+
+    Of each table there is what belongs to the superblocks `ours` and what stands on that.
+    """
     marks = [b" %s " % dev.encode() for dev in devs]
     for namespace in namespaces.others():
         try:
@@ -230,28 +311,128 @@ def tables_with(
         except OSError:  # the process ended
             continue
         if any(mark in data for mark in marks):
-            table = mountinfo.parse(data)
-            strangers = detect.impostors(table, generations)
-            yield namespace, MountTable(m for m in table if m.dev not in strangers)
+            table = mountinfo.excerpt(data, ours)
+            if strangers := detect.impostors(table, generations):
+                table = MountTable(m for m in table if m.dev not in strangers)
+            yield namespace, table
 
 
-def with_copies(view: View, tables: list[tuple[Namespace, MountTable]], home: Namespace) -> View:
-    """Return the view with the broken copies that these tables show, ours first."""
-    targets = frozenset(p.target for p in view.publications)
-    at_source = tables[0][1].stack(view.source)
-    beneath = frozenset(mount.shared for mount in at_source[:-1]) - {0}
-    elsewhere = detect.Limits(source_groups=beneath)
-    at_home = detect.Limits(frozenset({view.source}), targets, beneath)
-    copies: list[Copy] = []
-    for namespace, table in tables:
-        limits = at_home if namespace.inode == home.inode else elsewhere
-        copies += detect.broken_copies(
-            namespace, table, dead=view.dead, live=view.live, limits=limits
-        )
-    groups = frozenset(mount.shared for mount in at_source) - {0}
-    peers = (c for c in copies if c.namespace.inode == home.inode and c.stack[-1].shared in groups)
-    alone = (c for c in peers if not any(mount.shared in groups for mount in c.stack[:-1]))
-    return replace(view, copies=tuple(copies), peers=tuple(alone))
+def with_copies(
+    case: node.Case, view: View, tables: list[tuple[Namespace, MountTable]], parted: Parted
+) -> View:
+    """Return the view with the copies that these tables show, ours first."""
+    home, own = tables[0]
+    allowed = node.Origins(case).variants
+    behind = [a for a in case.anchors if a.variant in allowed and node.is_behind(case, a)]
+    found = functools.partial(detect.copies, dead=view.dead, live=view.live)
+
+    def is_no_copy(path: str) -> bool:
+        return path == view.source or anchors.is_anchor(path)
+
+    here = _shown(own, found(home, own, is_spared=is_no_copy))
+    broken = [copy for copy in here if copy.stack[-1].dev in view.dead]
+    reach = Reach.of(behind, broken)
+    strays = tuple(c for c in broken if not reach.has(c) and detect.is_visible(own, c))
+    reach = reach.and_at(c for c in strays if case.may_cover(c))
+    kin = _kin(behind, (c for c in here if c.stack[-1].dev == view.live or reach.has(c)))
+    hanging = len(broken) - len(strays)
+    layers = [len(c.stack) for c in here if c.stack[-1].dev == view.live]
+    at_source = frozenset(mount.shared for mount in own.stack(view.source)) - {0}
+    off_source = frozenset() if view.is_sidecar else at_source
+    fates: dict[_Fate, list[Copy]] = {fate: [] for fate in _Fate}
+    for namespace, table in tables[1:]:
+        for copy in found(namespace, table, is_spared=anchors.is_anchor):
+            if was := parted.get((namespace.inode, copy.stack[0].mnt_id)):
+                before = replace(copy, stack=(was, *copy.stack[1:]))
+                fates[_Fate.MISSED].append(before)
+            else:
+                fates[_fate(copy, view, reach, off_source)].append(copy)
+    hanging += len(fates[_Fate.REACHED])
+    layers += [len(copy.stack) for copy in fates[_Fate.WHOLE]]
+    return replace(
+        view,
+        hanging=hanging,
+        strays=strays,
+        copies=_visible(fates[_Fate.MISSED]),
+        exposed=tuple(fates[_Fate.EXPOSED]),
+        kin=kin,
+        layers=max(layers, default=1),
+        deep=tuple(copy for copy in here if len(copy.stack) > _LAYERS),
+        peers=_peers(at_source, strays),
+    )
+
+
+class _Fate(enum.Enum):
+    """What becomes of a copy in another namespace when only the node is healed."""
+
+    WHOLE = "shows the live mount already"
+    REACHED = "gets the live mount"
+    EXPOSED = "gets it, and loses by that"
+    MISSED = "stays dead"
+
+
+def _fate(copy: Copy, view: View, reach: Reach, off_source: frozenset[int]) -> _Fate:
+    if copy.stack[-1].dev == view.live:
+        return _Fate.WHOLE
+    if _hangs_off(copy, off_source):
+        return _Fate.EXPOSED  # to what the daemon stacks, as writable as that is
+    if not reach.has(copy):
+        return _Fate.MISSED
+    return _Fate.EXPOSED if copy.nested or reach.weakens(copy) else _Fate.REACHED
+
+
+def _shown(table: MountTable, copies: Iterable[Copy]) -> tuple[Copy, ...]:
+    """Leave out what another copy at the same path hides: a directory that is bound on itself."""
+    by_path: dict[str, list[Copy]] = {}
+    for copy in copies:
+        by_path.setdefault(copy.path, []).append(copy)
+    groups = by_path.values()
+    return tuple(
+        c for group in groups for c in group if len(group) == 1 or detect.is_visible(table, c)
+    )
+
+
+def _visible(copies: Iterable[Copy]) -> tuple[Copy, ...]:
+    """Leave out the copies that something else hides, for which the whole tables are read."""
+    tables: dict[int, MountTable] = {}
+    kept: list[Copy] = []
+    for copy in copies:
+        pid = copy.namespace.pid
+        if pid not in tables:
+            try:
+                tables[pid] = mountinfo.read(pid)
+            except OSError:  # the process ended
+                tables[pid] = MountTable(())
+        stack = tables[pid].stack(copy.path)[-len(copy.stack) :]
+        if [m.mnt_id for m in stack] == [m.mnt_id for m in copy.stack]:
+            kept.append(copy)
+    return tuple(kept)
+
+
+def _kin(behind: Iterable[Anchor], here: Iterable[Copy]) -> dict[int, tuple[Kin, ...]]:
+    """Return the paths of the node that copies elsewhere hang off, by each peer group there."""
+    found: dict[int, tuple[Kin, ...]] = {}
+    piles = [(c.path, c.stack) for c in here] + [(a.path, a.stack) for a in behind]
+    for path, pile in piles:
+        for mount in pile:
+            if mount.shared:
+                kin = Kin(path, mount.inner_path)
+                found[mount.shared] = (*found.get(mount.shared, ()), kin)
+    return found
+
+
+def _hangs_off(copy: Copy, groups: frozenset[int]) -> bool:
+    return any({mount.shared, mount.master} & groups for mount in copy.stack)
+
+
+def _peers(groups: frozenset[int], strays: Iterable[Copy]) -> tuple[Copy, ...]:
+    peers = (c for c in strays if c.stack[-1].shared in groups)
+    return tuple(c for c in peers if not any(m.shared in groups for m in c.stack[:-1]))
+
+
+def _bare(publications: Iterable[Publication], table: MountTable) -> tuple[Publication, ...]:
+    points = {mount.mount_point for mount in table}
+    return tuple(p for p in publications if p.target not in points and is_bare(p))
 
 
 def is_bare(publication: Publication) -> bool:

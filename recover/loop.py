@@ -12,19 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recover import observer as told, reconcile
-from recover.heal import Context, Healer
-from recover.lease import Lease
+from recover.heal import Context, Healer, Options
+from recover.layout import Layout
 from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
-from recover.linux.probe import Prober
 from recover.linux.wakeups import Wake, WakeUps
-from recover.locks import Locks
-from recover.look import Looker
 from recover.observer import Observer
-from recover.plan import Strategy
-from recover.sidecars import Sidecars
-from recover.store import Store
+from recover.parts import Parts
+from recover.policy import Strategy
+from recover.serverless.sidecars import Sidecars
 
 log = logging.getLogger(__name__)
 
@@ -35,12 +32,11 @@ _BURST_S = 0.2  # publishes that come together are looked at together
 class Settings:
     """What the operator may choose; times in s, strategy "auto", "namespace" or "propagation"."""
 
+    layout: Layout
     period_s: float = 5.0
     strategy: str = "auto"
     recover_writable: bool = False
     warning_threshold: int = 50
-    kubelet_root: str | None = None
-    mount_root: str = "/runtime-mnt"
     hung_abort_after_s: float | None = None  # end the connection of a daemon silent for so long
     lease: Path | None = None  # the file by which processes take turns in healing
 
@@ -48,8 +44,7 @@ class Settings:
 def chosen_strategy(wish: str) -> Strategy:
     """Return the strategy to use: "auto" enters namespaces only where those of others are visible.
 
-    Without the host's processes a swap on the host would cut off the containers that hang on the
-    dead mount by propagation, so then the kernel is left to pass the new mount on.
+    Without the host's processes only what hangs off an anchor is healed.
     """
     if wish == "auto":
         return Strategy.NAMESPACE if namespaces.sees_host() else Strategy.PROPAGATION
@@ -146,9 +141,7 @@ class Recovery:
 
     def __init__(
         self,
-        store: Store,
-        locks: Locks,
-        prober: Prober,
+        parts: Parts,
         observer: Observer,
         settings: Settings,
         wake_ups: Callable[[], WakeUps] = WakeUps,
@@ -161,26 +154,17 @@ class Recovery:
         self._workers: dict[str, _Worker] = {}
         strategy = chosen_strategy(settings.strategy)
         self.strategy = strategy.value
-        self._context = Context(
-            store=store,
-            locks=locks,
-            prober=prober,
-            observer=observer,
-            own=self._own,
-            looker=Looker(
-                store, prober, self._own, strategy, recover_writable=settings.recover_writable
-            ),
-            strategy=strategy,
-            boot_id=reconcile.boot_id(),
-            lease=Lease(settings.lease),
-            warning_threshold=settings.warning_threshold,
-            hung_abort_after_s=settings.hung_abort_after_s,
+        options = Options(
+            strategy,
+            settings.recover_writable,
+            settings.lease,
+            settings.warning_threshold,
+            settings.hung_abort_after_s,
         )
-        self._reconciler = reconcile.Reconciler(
-            store, locks, observer, settings.kubelet_root, settings.mount_root
-        )
+        self._context = Context.of(parts, observer, self._own, options)
+        self._reconciler = reconcile.Reconciler(parts, observer, settings.layout)
         inside = strategy is Strategy.NAMESPACE
-        self._sidecars = Sidecars(store, settings.mount_root) if inside else None
+        self._sidecars = Sidecars(parts.store, settings.layout.sources.root) if inside else None
         self._sidecars_at = 0  # version of the mount table when they were last looked for
         self._riddles = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try

@@ -1,15 +1,23 @@
-"""Which broken copies may be healed, and when to try again.
+"""Which broken copies may be healed, how they are reached, and when to try again.
 
 A writable volume may have lost writes with its daemon; only its operator can say that going on is
 right, so it is healed on request alone.
 """
 
+import enum
 from collections.abc import Iterable
 
 from recover.rows import Publication
 
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 30.0
+
+
+class Strategy(enum.Enum):
+    """Which copies are reached beside those that hang off an anchor."""
+
+    NAMESPACE = "namespace"  # those inside other mount namespaces too, by a visit
+    PROPAGATION = "propagation"  # none: nobody else's namespace can be entered
 
 
 def refusal(
@@ -25,8 +33,8 @@ def refusal(
     if not writable:
         return None
     return (
-        "the volume is writable and may have lost writes; to heal it anyway set --recover-writable "
-        'or the volume attribute fuse.csi.fluid.io/recover-writable: "true"'
+        "the volume is writable and may have lost writes; to heal it anyway set "
+        "--recover-writable, or recover-writable for this volume alone"
     )
 
 

@@ -7,56 +7,51 @@ import contextlib
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 
 from recover import adopt, observer as told
-from recover.errors import Busy
-from recover.linux import mounts
+from recover.errors import Busy, Error
+from recover.layout import Layout
+from recover.linux import boot, mounts
 from recover.linux.mountinfo import MountTable
-from recover.locks import Locks
 from recover.observer import Observer
-from recover.store import Publication, Store
+from recover.parts import Parts
+from recover.rows import Publication
 
 _log = logging.getLogger(__name__)
 
 
-def boot_id() -> str:
-    """Return what names this boot of the machine: proc_sys_kernel(5)."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
 @dataclass(frozen=True, slots=True)
 class Reconciler:
-    """Brings rows and mounts together; None as kubelet_root stands for any."""
+    """Brings rows and mounts together."""
 
-    store: Store
-    locks: Locks
+    parts: Parts
     observer: Observer
-    kubelet_root: str | None
-    mount_root: str
+    layout: Layout
 
     def run(self, table: MountTable) -> bool:
         """Drop what is gone, adopt what is unknown; return whether some mount is still a riddle."""
         self._drop_gone()
-        return self.adopt(table)
+        is_riddle = self.adopt(table)
+        if not is_riddle:  # else anchors may be needed by a volume that is not known yet
+            with contextlib.suppress(Error, OSError):
+                self.parts.keeper.tidy()
+        return is_riddle
 
     def _drop_gone(self) -> None:
         """Drop rows of pods that are gone, and generations of an earlier boot."""
-        gone = adopt.gone(self.store.publications(), os.path.isdir)
+        gone = adopt.gone(self.parts.store.publications(), self.layout, os.path.isdir)
         for publication in gone:
-            self.store.remove_publication(publication.target)
+            self.parts.store.remove_publication(publication.target)
         if gone:
             self.observer.tell(told.Dropped(gone))
-        this_boot = boot_id()
-        for generation in self.store.generations():
+        this_boot = boot.boot_id()
+        for generation in self.parts.store.generations():
             if generation.boot_id != this_boot:
-                self.store.remove_generation(generation.source, generation.dev)
+                self.parts.store.remove_generation(generation.source, generation.dev)
 
     def adopt(self, table: MountTable) -> bool:
         """Record mounts that an earlier plugin made; return whether a source is still unknown."""
-        found = adopt.find(
-            table, self.store, self.kubelet_root, self.mount_root, adopt.read_vol_data
-        )
+        found = adopt.find(table, self.parts.store, self.layout)
         for riddle in found.unknown:
             _log.debug("not adopted: %s: %s", riddle.target, riddle.reason)
         adopted = tuple(p for p in found.publications if self._record(p))
@@ -66,10 +61,10 @@ class Reconciler:
 
     def _record(self, publication: Publication) -> bool:
         """Record an adopted mount unless a publish or unpublish of it came first."""
-        with contextlib.suppress(Busy), self.locks.hold(publication.target):
+        with contextlib.suppress(Busy), self.parts.locks.hold(publication.target):
             shown = mounts.shown(publication.target)
-            known = self.store.publication(publication.target)
+            known = self.parts.store.publication(publication.target)
             if known is None and shown is not None and shown.is_mount:
-                self.store.put_publication(publication)
+                self.parts.store.put_publication(publication)
                 return True
         return False

@@ -11,7 +11,8 @@ class Publication:
     target and source are canonical absolute paths, sub_path lies below source and has no leading
     slash, method is "bind", "symlink" or "sidecar" (not published by us, see `sidecars`: the target
     is then the source), published_at is in Unix seconds.  adopted tells that another plugin, or an
-    earlier life of this one, had made the mount.
+    earlier life of this one, had made the mount.  generation is the number of the newest generation
+    of the source when it was published, 0 if unknown.
     """
 
     target: str
@@ -29,6 +30,7 @@ class Publication:
     pod_uid: str = ""
     published_at: float = 0.0
     adopted: bool = False
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Generation:
     """One life of the daemon of a source; source and dev ("major:minor") are the key.
 
     root is what the source's mount shows of the superblock.  A device number means nothing after a
-    reboot (boot_id) or once the superblock is gone.  Times are in Unix seconds.
+    reboot (boot_id) or once the superblock is gone.  Times are in Unix seconds.  number counts the
+    generations of a source and names its anchors, 0 where it has none.
     """
 
     source: str
@@ -47,6 +50,7 @@ class Generation:
     boot_id: str
     seen_at: float
     dead_at: float | None = None
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,6 +50,10 @@ MIGRATIONS = (
         volume_id TEXT PRIMARY KEY NOT NULL, name TEXT NOT NULL,
         parameters TEXT NOT NULL, capacity_bytes INTEGER NOT NULL);
     """,
+    """
+    ALTER TABLE publications ADD COLUMN generation INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE generations ADD COLUMN number INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 
 # Primary result codes (sqlite.org/rescode.html) that mean: this file is not, or no longer, a state
@@ -134,10 +138,6 @@ def _encode(value: object) -> object:
         except UnicodeEncodeError:  # a path that is not UTF-8: SQLite's TEXT would refuse it
             return value.encode("utf-8", "surrogatepass")
     return json.dumps(dict(value)) if isinstance(value, Mapping) else value
-
-
-def _key_part(value: Any) -> str | int:
-    return value if isinstance(value, int) else _text(value)
 
 
 def _text(value: Any) -> str:

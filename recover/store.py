@@ -22,8 +22,6 @@ from recover.errors import StateError
 from recover.rows import Generation, Heal, Publication, Volume
 from recover.statefile import Key, Table
 
-__all__ = ["KEPT_HEALS", "Generation", "Heal", "Publication", "Store", "Volume"]
-
 KEPT_HEALS = 1_000
 
 R = TypeVar("R")
@@ -95,7 +93,7 @@ class Store:
         self._publications = _Rows(PUBLICATIONS, "source")
         self._generations = _Rows(GENERATIONS, "source")
         self._heals = _Rows(HEALS, "source")
-        self._volumes = _Rows(VOLUMES, "name")
+        self._volumes = _Rows(VOLUMES, "volume_id")
         self._notice = ""  # what happened to the file at open; stays true for this life
         self._trouble = ""  # why the last change is not written; ends when it is
         self._told = ""
@@ -193,11 +191,6 @@ class Store:
         """Return the volume of an id."""
         with self._memory:
             return self._volumes.by_key.get((volume_id,))
-
-    def volume_named(self, name: str) -> Volume | None:
-        """Return the volume of a name."""
-        with self._memory:
-            return next(iter(self._volumes.of(name)), None)
 
     def remove_volume(self, volume_id: str) -> bool:
         """Forget a volume; tell whether there was one."""

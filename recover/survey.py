@@ -3,16 +3,22 @@
 Read-only: it looks at the kernel and at the state file, beside a running plugin or without one.
 """
 
+import contextlib
 import enum
 from dataclasses import dataclass
+from pathlib import Path
 
-from recover import anchor, look, plan
+from recover import heal, look
+from recover.anchors import anchor
+from recover.anchors.plan import Leave
+from recover.heal import Step
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
 from recover.look import Looker, View
-from recover.plan import Leave, Step, Strategy
-from recover.store import Heal, Publication, Store
+from recover.policy import Strategy
+from recover.rows import Heal, Publication
+from recover.store import Store
 
 
 class State(enum.Enum):
@@ -54,20 +60,24 @@ class SourceReport:
 
 
 def survey(
-    store: Store, prober: Prober, strategy: Strategy, *, recover_writable: bool = False
+    store: Store,
+    prober: Prober,
+    strategy: Strategy,
+    *,
+    anchors: Path,
+    recover_writable: bool = False,
 ) -> tuple[SourceReport, ...]:
     """Return a report for every source, each asked with the prober's time limit."""
-    own = OwnTable()
-    try:
-        looker = Looker(store, prober, own, strategy, recover_writable=recover_writable)
+    with contextlib.closing(OwnTable()) as own:
+        looker = Looker(
+            store, prober, own, strategy, anchors=anchors, recover_writable=recover_writable
+        )
         views = [looker.look(source) for source in store.sources()]
         healthy = _healthy_copies(views, own.current(), strategy)
         return tuple(
-            _report(view, plan.steps(looker.case(view)), healthy.get(view.live, ()), store)
+            _report(view, heal.steps(looker, view), healthy.get(view.live, ()), store)
             for view in views
         )
-    finally:
-        own.close()
 
 
 def _healthy_copies(
@@ -82,7 +92,7 @@ def _healthy_copies(
     lives = frozenset(view.live for view in views) - {""}
     sources = {view.source for view in views}
     ours = {mount.mount_point for mount in home}
-    tables = look.tables_with(lives) if strategy is Strategy.NAMESPACE and lives else ()
+    tables = look.tables_with(lives, lives) if strategy is Strategy.NAMESPACE and lives else ()
     elsewhere = [(m, table) for _, table in tables for m in table.of_superblocks(lives)]
     shown = [(m, home) for m in home.of_superblocks(lives) if m.mount_point not in sources]
     shown += [(m, t) for m, t in elsewhere if m.mount_point not in ours]
@@ -96,8 +106,8 @@ def _healthy_copies(
 def _report(
     view: View, steps: tuple[Step, ...], healthy: tuple[int, ...], store: Store
 ) -> SourceReport:
-    dead = [copy for copy in view.copies if copy.stack[-1].dev in view.dead]
-    broken = len(dead) + len(view.bare)
+    dead = (*view.strays, *view.copies, *view.exposed)
+    broken = view.hanging + len(dead) + len(view.bare)
     dead_at = [g.dead_at for g in view.generations if g.dead_at is not None]
     return SourceReport(
         source=view.source,
@@ -113,9 +123,10 @@ def _report(
 
 
 def _state(view: View, steps: tuple[Step, ...]) -> State:
+    if view.live and not view.is_broken:
+        return State.HEALTHY  # also when an anchor is to be made or removed
     if view.live:
-        if any(not isinstance(step, Leave) for step in steps):
-            return State.STALE
-        return State.LEFT if steps else State.HEALTHY
+        is_only_left = all(isinstance(step, Leave) for step in steps)
+        return State.LEFT if is_only_left else State.STALE
     by_answer = {Answer.HUNG: State.HUNG, Answer.FAILING: State.FAILING}
-    return by_answer.get(view.reply.answer) or (State.WAITING if view.broken else State.ABSENT)
+    return by_answer.get(view.reply.answer) or (State.WAITING if view.is_broken else State.ABSENT)

@@ -1,5 +1,6 @@
 """Gives each test the marker of its folder, its sandbox, and a check that nothing stays behind."""
 
+import asyncio
 import logging
 import os
 import re
@@ -18,7 +19,7 @@ KINDS = ("unit", "rpc", "cluster", *SANDBOXED)
 CLUSTER_TIMEOUT_S = 180  # the first test of a session waits for the cluster, and its images
 
 BEFORE = pytest.StashKey[sandbox.Traces]()
-FAILED = pytest.StashKey[bool]()
+REPORTS = pytest.StashKey[list[pytest.TestReport]]()
 OVERHEADS = pytest.StashKey[list[float]]()
 
 
@@ -26,8 +27,6 @@ def pytest_configure(config: pytest.Config) -> None:
     # A shell starts what it runs in the background with SIGINT ignored, and children inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.stash[OVERHEADS] = []
-    if sandbox.inside():
-        config.pluginmanager.register(sandbox.Reporter(config))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -39,12 +38,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(CLUSTER_TIMEOUT_S))
         if kind in SANDBOXED and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root, for namespaces of its own"))
+    items.sort(key=lambda item: not needs_sandbox(item))  # before a test has started a thread
 
 
 def needs_sandbox(item: pytest.Item) -> bool:
     """Say whether a sandbox has to be made; inside one, or without root, there is nothing to do."""
     sandboxed = any(item.get_closest_marker(kind) for kind in SANDBOXED)
     return sandboxed and not sandbox.inside() and os.geteuid() == 0
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    kinds = {mark.name for item in session.items for mark in item.iter_markers()}
+    if kinds & {"cluster", *SANDBOXED} and not sandbox.inside() and os.geteuid() == 0:
+        sandbox.leave_machine()
+
+
+def went_well(item: pytest.Item) -> bool:
+    """Say whether a test came to its end without a failure; one that was interrupted did not."""
+    reports = item.stash.get(REPORTS, [])
+    return any(r.when == "call" for r in reports) and not any(r.failed for r in reports)
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -78,7 +90,7 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     sandbox.fail_skipped(report)
-    item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
+    item.stash.setdefault(REPORTS, []).append(report)
     return report
 
 
@@ -89,18 +101,11 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
     return report
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_setup(item: pytest.Item) -> Generator[None]:
-    if sandbox.inside():
-        item.stash[BEFORE] = sandbox.Traces.of_sandbox()
-    yield
-
-
-@pytest.hookimpl(wrapper=True, tryfirst=True)
+@pytest.hookimpl(wrapper=True, trylast=True)  # while the output is captured, as it was before
 def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
     """Fail a sandboxed test that passed and left something behind after its fixtures were gone."""
     yield
-    if sandbox.inside() and not item.stash.get(FAILED, False):
+    if sandbox.inside() and went_well(item):
         _fail_on_traces(lambda: sandbox.Traces.of_sandbox().left_since(item.stash[BEFORE]))
 
 
@@ -119,13 +124,33 @@ def workdir() -> Path:
     return sandbox.workdir()
 
 
+@pytest.fixture(scope="session")
+def grpc_up() -> Iterator[None]:
+    """Keep gRPC's own machinery up for the session.
+
+    It opens descriptors when it is first used, and closes them some time after it was last used:
+    that would look like something that a test left behind.
+    """
+    import grpc.aio
+
+    async def start() -> None:
+        grpc.aio.init_grpc_aio()
+
+    with asyncio.Runner() as runner, grpc.insecure_channel("127.0.0.1:1") as channel:
+        runner.run(start())
+        grpc.channel_ready_future(channel).cancel()
+        yield
+        grpc.aio.shutdown_grpc_aio()
+
+
 @pytest.fixture(autouse=True)
 def _nothing_left_behind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test in this process that leaves a descriptor or a thread behind."""
-    before = sandbox.Traces.of_process()
+    """Fail a test that leaves a descriptor or a thread behind, in a sandbox anything at all."""
+    look = sandbox.Traces.of_sandbox if sandbox.inside() else sandbox.Traces.of_process
+    request.node.stash[BEFORE] = before = look()
     yield
-    if not sandbox.inside() and not request.node.stash.get(FAILED, False):
-        _fail_on_traces(lambda: sandbox.Traces.of_process().left_since(before))
+    if not sandbox.inside() and went_well(request.node):
+        _fail_on_traces(lambda: look().left_since(before))
 
 
 @pytest.fixture(autouse=True)

@@ -1,43 +1,45 @@
 """Runs one test in mount and PID namespaces of its own, and finds what a test left behind.
 
-The parent pytest does not run a sandboxed test itself: it starts a second pytest for that one test
-behind ``unshare --mount --pid``, receives its reports through an inherited descriptor, and hands
-them on as its own. When the namespaces end, the kernel removes every mount and process in them.
+pytest does not run a sandboxed test itself: it forks for that one test, the child runs it in new
+namespaces and sends its reports through an inherited descriptor, and pytest hands them on as its
+own. When the namespaces end, the kernel removes every mount and process in them. pytest leaves the
+machine's mount namespace first: what it then sees change, a test changed.
+
+A fork costs milliseconds; an interpreter with a pytest of its own would cost half a second a test.
 """
 
+import ctypes
 import dataclasses
+import faulthandler
 import gc
 import json
 import os
 import platform
+import select
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
 import pytest
 
+from recover.linux import facilities, refusal
+
 TOKEN = "CSI_FLUID_SANDBOX"  # marks every process of a sandbox; its value is the work folder
-REPORTS = "CSI_FLUID_SANDBOX_REPORTS"  # the descriptor that takes the reports
 DEFAULT_TIMEOUT_S = 60.0
-GRACE_S = 3.0  # what the inner pytest gets to report its own time-out before it is killed
+GRACE_S = 3.0  # what the test gets to report its own time-out before it is killed
 SETTLE_S = 1.0  # threads and processes that were told to end may need a moment
 
-# The shell is the first process of the PID namespace: unlike Python it reaps orphans, so that a
-# killed daemon does not stay as a zombie. The work folder is a tmpfs: nothing stays on the disk.
-INIT = 'mount -t tmpfs -o mode=0755 sandbox "$0" || exit 1; "$@"; exit $?'
-# Each link of the chain dies with the one before it, whatever ended that.
-UNSHARE = (
-    *("setpriv", "--pdeathsig", "KILL"),
-    *("unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"),
-    *("--propagation", "private"),
-)
+CLONE_NEWNS = 0x00020000  # <linux/sched.h>; Python has os.unshare only since 3.12
+CLONE_NEWPID = 0x20000000
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+_LIBC = ctypes.CDLL(None, use_errno=True)
 
 
 def inside() -> bool:
@@ -53,8 +55,9 @@ def workdir() -> Path:
 def require(*needs: str, kernel: tuple[int, int] = (0, 0)) -> None:
     """Skip the test, with the reason, unless each need is there.
 
-    A need is a command on PATH, an absolute path that exists, or "root". ``kernel`` is the oldest
-    release that will do. With REQUIRE_ALL=1 the skip is a failure (``fail_skipped``).
+    A need is a command on PATH, an absolute path that exists, "root", or a facility of the kernel
+    (recover/linux/facilities.py). ``kernel`` is the oldest release that will do. With
+    REQUIRE_ALL=1 the skip is a failure (``fail_skipped``).
     """
     for need in needs:
         if not _is_there(need):
@@ -67,16 +70,9 @@ def require(*needs: str, kernel: tuple[int, int] = (0, 0)) -> None:
 def _is_there(need: str) -> bool:
     if need == "root":
         return os.geteuid() == 0
+    if need in refusal.OPTIONAL:
+        return facilities.has(need)
     return Path(need).exists() if need.startswith("/") else shutil.which(need) is not None
-
-
-def wait_until(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
-    """Return as soon as the condition holds; fail the test when it does not in time."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {timeout_s:g} s in vain: {what}")
-        time.sleep(0.005)  # noqa: TID251 -- the one place that polls
 
 
 def fail_skipped(report: pytest.TestReport | pytest.CollectReport) -> None:
@@ -153,12 +149,12 @@ def _processes() -> Iterator[tuple[int, str]]:
             continue
 
 
-# ---- The parent's side
+# ---- pytest's side
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one inner pytest ended."""
+    """How one sandboxed test ended."""
 
     reports: list[pytest.TestReport]
     wall_s: float
@@ -167,6 +163,16 @@ class Outcome:
     def overhead_s(self) -> float:
         """Seconds that the sandbox cost beyond the test itself."""
         return self.wall_s - sum(report.duration for report in self.reports)
+
+
+def leave_machine() -> None:
+    """Move this process into a copy of the mount namespace that no mount passes into or out of.
+
+    What else the machine mounts meanwhile (containers, an automounter, another test run) would
+    look like something that a test left behind. Raises OSError.
+    """
+    _call("unshare", CLONE_NEWNS)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
 
 
 def timeout_of(item: pytest.Item) -> float:
@@ -195,46 +201,35 @@ def run(item: pytest.Item) -> Outcome:
 
 def _run_in(folder: str, item: pytest.Item) -> list[pytest.TestReport]:
     with tempfile.TemporaryFile() as channel, tempfile.TemporaryFile() as output:
-        child = subprocess.Popen(
-            [*UNSHARE, "sh", "-c", INIT, folder, *_pytest(item)],
-            cwd=item.config.rootpath,
-            env=os.environ
-            | {TOKEN: folder, REPORTS: str(channel.fileno()), "TMPDIR": folder}
-            | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            pass_fds=[channel.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-        )
-        problem = _wait(child, timeout_of(item) + GRACE_S)
+
+        def keep() -> int:
+            _say_into(output, item.config)
+            return _keep(folder, lambda: _run_here(item, folder, channel, output))
+
+        pid = _fork(keep)
+        problem = _wait(pid, timeout_of(item) + GRACE_S)
         reports = [_report(item, line) for line in _content(channel).splitlines()]
         if [report.when for report in reports][-1:] != ["teardown"]:
-            problem = problem or f"the inner pytest ended with status {child.returncode}"
             said = _content(output).decode(errors="replace")
             reports.append(_problem(item, f"{problem}; it said:\n{said}"))
     return reports
 
 
-def _pytest(item: pytest.Item) -> list[str]:
-    """Build the command of the inner pytest; it loads only what one test needs."""
-    options = ["-p", "no:cacheprovider", "-p", "pytest_timeout", "-q", "--no-header", "-rN"]
-    # A time-out that the inner pytest cannot act on (a system call that no signal ends) still
-    # shows every thread's stack.
-    faulthandler = f"faulthandler_timeout={timeout_of(item) + GRACE_S / 2}"
-    return [sys.executable, "-m", "pytest", *options, "-o", faulthandler, item.nodeid]
+def _wait(pid: int, timeout_s: float) -> str:
+    """Wait for the end of the sandbox and tell how it ended.
 
-
-def _wait(child: subprocess.Popen[bytes], timeout_s: float) -> str | None:
-    """Wait for the end of the sandbox; kill it at the time-out, or when we are interrupted."""
+    Kills it at the time-out, or when we are interrupted.
+    """
+    pidfd = os.pidfd_open(pid)
     try:
-        child.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return f"killed after {timeout_s:g} s: the test did not end"
+        in_time, _, _ = select.select([pidfd], [], [], timeout_s)
     finally:
-        # --kill-child ends the namespace's first process with unshare, and the kernel all others.
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-    return None
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        os.close(pidfd)
+        _, status = os.waitpid(pid, 0)
+    if not in_time:
+        return f"killed after {timeout_s:g} s: the test did not end"
+    return f"the test's process ended with status {os.waitstatus_to_exitcode(status)}"
 
 
 def _content(file: IO[bytes]) -> bytes:
@@ -269,18 +264,86 @@ def _processes_of(folder: str) -> list[str]:
     return found
 
 
-# ---- The child's side
+# ---- The sandbox's side: keeper > first process of the PID namespace > the test's process
 
 
-class Reporter:
-    """Sends every report of the inner pytest to the parent, one line of JSON each."""
+def _fork(run_child: Callable[[], int]) -> int:
+    """Start a process that runs a function and ends with the status that it returns.
 
-    def __init__(self, config: pytest.Config) -> None:
+    It dies with the thread that started it, whatever ended that.
+    """
+    assert len(os.listdir("/proc/self/task")) == 1, "a thread's locks would stay locked in a fork"
+    pid = os.fork()  # noqa: TID251 -- there is one thread
+    if pid:
+        return pid
+    try:
+        _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL)
+        os._exit(run_child())
+    except BaseException:  # noqa: BLE001 -- nothing of our caller is to go on in two processes
+        traceback.print_exc()
+        os._exit(70)  # EX_SOFTWARE
+
+
+def _keep(folder: str, run_test: Callable[[], int]) -> int:
+    """Make the namespaces, and wait for the end of their first process."""
+    _call("unshare", CLONE_NEWNS | CLONE_NEWPID)
+    first = _fork(lambda: _begin(folder, run_test))
+    return os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+
+
+def _begin(folder: str, run_test: Callable[[], int]) -> int:
+    """Be the first process: mount what a sandbox has, reap every orphan until the test is over.
+
+    The work folder is a tmpfs: nothing stays on the disk.
+    """
+    subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "sandbox", folder], check=True)
+    test = _fork(run_test)
+    while True:
+        pid, status = os.wait()
+        if pid == test:
+            return os.waitstatus_to_exitcode(status)
+
+
+def _say_into(output: IO[bytes], config: pytest.Config) -> None:
+    """Let what this process says outside of a report go to a file."""
+    capture = config.pluginmanager.getplugin("capturemanager")
+    capture.stop_global_capturing()  # it would bring the terminal back
+    for descriptor in (1, 2):
+        os.dup2(output.fileno(), descriptor)
+    capture.start_global_capturing()
+    capture.suspend_global_capture()
+    faulthandler.enable(output)
+
+
+def _run_here(item: pytest.Item, folder: str, channel: IO[bytes], output: IO[bytes]) -> int:
+    """Run a test in this process and write its reports to the channel."""
+    os.environ |= {TOKEN: folder, "TMPDIR": folder}
+    os.environ |= {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    tempfile.tempdir = None  # it was looked up before
+    gc.freeze()  # what pytest holds is no garbage, and takes a while to go through
+    # A time-out that cannot be acted on (a system call that no signal ends) still shows every
+    # thread's stack.
+    faulthandler.dump_traceback_later(timeout_of(item) + GRACE_S / 2, file=output)
+    item.config.pluginmanager.register(_Reporter(item.config, channel.fileno()))
+    item.ihook.pytest_runtest_protocol(item=item, nextitem=None)
+    return 0
+
+
+class _Reporter:
+    """Writes every report to a descriptor, one line of JSON each."""
+
+    def __init__(self, config: pytest.Config, descriptor: int) -> None:
         self._config = config
-        self._descriptor = int(os.environ[REPORTS])
-        os.set_inheritable(self._descriptor, False)  # not for the daemons that a test starts
+        self._descriptor = descriptor
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Send one report."""
+        """Write one report."""
         data = self._config.hook.pytest_report_to_serializable(config=self._config, report=report)
         os.write(self._descriptor, json.dumps(data).encode() + b"\n")
+
+
+def _call(name: str, *arguments: int) -> None:
+    """Call a function of the C library; raises OSError."""
+    if getattr(_LIBC, name)(*map(ctypes.c_ulong, arguments)):
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()), name)

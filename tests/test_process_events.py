@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from csi_fluid.demo.waiting import until
 from recover.linux import procevents
 from recover.linux.wakeups import Wake, WakeUps
-from tests import sandbox
 
 IS_SERVED = int(os.readlink("/proc/self/ns/pid")[5:-1]) == procevents._INITIAL_PID_NS
 
@@ -60,7 +60,7 @@ def test_ends_of_processes_are_read_by_another_thread_than_subscribed(
 
     assert bool(made) == IS_SERVED
     if made:
-        sandbox.wait_until(sees_the_end, "the end of the child")
+        until(sees_the_end, "the end of the child")
         made[0].close()
 
 
@@ -76,7 +76,7 @@ def test_they_stand_in_where_pidfds_are_refused(child: subprocess.Popen[bytes], 
     assert is_watched == IS_SERVED
     assert wakeups.names[1] == ("process events" if IS_SERVED else "none for daemon exits")
     if is_watched:
-        sandbox.wait_until(is_woken, "the end of the child")
+        until(is_woken, "the end of the child")
         assert wakes[-1].ended == {"0:99"}
         assert wakes[-1].by == {"process events"}
 

@@ -1,22 +1,23 @@
 """What the project promises about itself: documented, nothing private in it, quick to start."""
 
+import ast
 import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 import csi_fluid
-from csi_fluid import cli, config, metrics
-from tests import sandbox
+from csi_fluid import cli, config, driver, kubectl, metrics
+from csi_fluid.demo.waiting import until
 
 ROOT = Path(__file__).parents[1]
 MADE_HERE = re.compile(
-    r"^(\.(?!ci$|git(ignore|attributes)$)|__pycache__$|build$|dist$|.*\.egg-info$)"
+    r"^(\.(?!ci$|git(ignore|attributes|hub)$)|__pycache__$|build$|dist$|.*\.egg-info$)"
 )
 
 # Written so that no pattern matches its own line.
@@ -28,11 +29,36 @@ PRIVATE = {
 }
 
 
+# As a whole text: a column of the state file may have the same name.
+ATTRIBUTES = [
+    rf"^{re.escape(value)}$"
+    for name, value in vars(driver).items()
+    if name.isupper() and name != "NAME"
+]
+
+
 def tree() -> Iterator[Path]:
     """Walk through the files of the project, without what is made on the way."""
     for folder, folders, files in os.walk(ROOT):
         folders[:] = [name for name in folders if not MADE_HERE.match(name)]
         yield from (Path(folder, name) for name in files if not MADE_HERE.match(name))
+
+
+def modules() -> Iterator[Path]:
+    """Walk through the modules of the two packages that people write."""
+    for path in tree():
+        parts = path.relative_to(ROOT).parts
+        if path.suffix == ".py" and parts[0] in {"csi_fluid", "recover"} and "_pb" not in parts:
+            yield path
+
+
+def strings(path: Path) -> Iterator[str]:
+    """Yield the strings of a module that it works with: no docstring, no comment."""
+    nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+    prose = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
 
 
 def configuration() -> str:
@@ -53,6 +79,20 @@ def test_every_option_is_documented():
     assert undocumented({f"--{option.flag}" for option in config.OPTIONS if option.flag}) == []
 
 
+@pytest.mark.parametrize("verb", kubectl.VERBS)
+def test_every_command_for_a_cluster_is_documented_with_its_flags(
+    verb: str, capsys: pytest.CaptureFixture[str]
+):
+    assert kubectl.main([verb, "--help"]) == 0
+
+    text = (ROOT / "docs/kubectl.md").read_text(encoding="utf-8")
+    flags = set(re.findall(r"--[a-z][\w-]*", capsys.readouterr().out))
+    assert f"$ {kubectl.NAME} {verb}" in text
+    assert {
+        flag for flag in flags - {"--help", "--namespace", "--output"} if flag not in text
+    } == set()
+
+
 @pytest.mark.parametrize("verb", cli.VERBS)
 def test_every_flag_of_a_command_is_documented(verb: str, capsys: pytest.CaptureFixture[str]):
     assert cli.main([verb, "--help"]) == 0
@@ -70,12 +110,73 @@ def test_every_environment_variable_is_documented():
 def test_the_environment_is_read_by_the_configuration_only():
     readers = [
         path.relative_to(ROOT).as_posix()
-        for path in tree()
-        if path.suffix == ".py" and path.relative_to(ROOT).parts[0] in {"csi_fluid", "recover"}
+        for path in modules()
         if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     ]
 
-    assert readers == ["csi_fluid/config.py"]
+    # the other is the switch by which tests take facilities of the kernel away
+    assert sorted(readers) == ["csi_fluid/config.py", "recover/linux/refusal.py"]
+
+
+KUBELETS = [
+    *("/var/lib/kubelet", "csi-plugins", "plugins_registry", "csi-fluid-plugin"),
+    *("kubernetes.io~", "volume-subpaths", "vol_data", "driverName", "volumeHandle"),
+]
+
+
+@pytest.mark.parametrize(
+    ("place", "words"),
+    [
+        ("csi_fluid/driver.py", [re.escape(driver.NAME), *ATTRIBUTES]),
+        ("csi_fluid/kubelet.py", map(re.escape, KUBELETS)),
+    ],
+    ids=["driver", "kubelet"],
+)
+def test_what_others_chose_is_written_in_one_module(place: str, words: Iterable[str]):
+    pattern = re.compile("|".join(words))
+    found = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules()
+        if any(pattern.search(text.replace("\\", "")) for text in strings(path))
+    }
+
+    assert found == {place}
+
+
+def anchors(text: str) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    name, _, anchor = link.partition("#")
+    target = page.parent / name if name else page
+    return target.exists() and (not anchor or anchor in anchors(target.read_text("utf-8")))
+
+
+def test_every_link_of_a_page_leads_somewhere():
+    broken = [
+        f"{page.name}: {link}"
+        for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"))
+        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8"))
+        if not leads_somewhere(page, link)
+    ]
+
+    assert broken == []
+
+
+def test_every_file_that_a_page_names_is_there():
+    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
+    named = {
+        (page.name, path)
+        for page in pages
+        for path in re.findall(r"\bmanifests/[\w/.-]*\w", page.read_text(encoding="utf-8"))
+    }
+
+    assert {
+        each for each in named if "NAME" not in each[1] and not (ROOT / each[1]).exists()
+    } == set()
 
 
 def test_every_metric_is_documented():
@@ -132,7 +233,7 @@ def test_the_serving_process_loads_no_library_for_people(tmp_path: Path):
             stderr=output,
         )
     try:
-        sandbox.wait_until(lambda: socket.exists() or plugin.poll() is not None, "it serves")
+        until(lambda: socket.exists() or plugin.poll() is not None, "it serves")
         plugin.send_signal(signal.SIGTERM)
         status = plugin.wait(10)
     finally:

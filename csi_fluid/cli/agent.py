@@ -9,7 +9,7 @@ from pathlib import Path
 
 from csi_fluid import config
 from csi_fluid.cli import usage
-from recover.guard import Target
+from recover.serverless.guard import Target
 
 _SETTINGS = ("recover-writable", "probe-timeout", "metrics-addr", "log-format", "log-level")
 _READ_ONLY = ":ro"
@@ -28,7 +28,7 @@ def run(words: Sequence[str]) -> int:
 
     chosen = agent.Settings(
         targets=_targets(given.mount),
-        pod=os.uname().nodename,
+        pod_uid=settings.pod_uid,
         recover_writable=settings.recover_writable,
         probe_timeout_s=settings.probe_timeout_s,
         period_s=_period(given.period),

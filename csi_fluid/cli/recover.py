@@ -5,23 +5,22 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from csi_fluid import config
-from csi_fluid.cli import screen, usage, words
+from csi_fluid.cli import screen, times, usage, words
 from csi_fluid.cli.status import read_state
-from recover import loop, observer, reconcile, survey
-from recover.heal import Context, Healer
-from recover.lease import Lease
+from csi_fluid.kubelet import Kubelet
+from recover import loop, observer, survey
+from recover.anchors.plan import Leave
+from recover.heal import Context, Healer, Options
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
-from recover.locks import Locks
-from recover.look import Looker
-from recover.plan import Leave
+from recover.parts import Parts
 from recover.store import Store
 from recover.survey import SourceReport, State
 
-_EXAMPLES = """\
+_EXAMPLES = f"""\
   csi-fluid recover --dry-run
   csi-fluid recover default/demo
-  csi-fluid recover /var/lib/kubelet/pods/UID/volumes/kubernetes.io~csi/PV/mount"""
+  csi-fluid recover {Kubelet().target("UID", "PV")}"""
 _DESCRIPTION = """\
 Heal broken volumes now, beside a running plugin or without one.
 A TARGET is a dataset (namespace/name), a FUSE mount or a published path, and stands for every copy
@@ -60,7 +59,13 @@ def _survey(store: Store, prober: Prober, settings: config.Settings) -> tuple[So
     strategy = loop.chosen_strategy(settings.strategy)
     return screen.patiently(
         "asking the FUSE daemons",
-        lambda: survey.survey(store, prober, strategy, recover_writable=settings.recover_writable),
+        lambda: survey.survey(
+            store,
+            prober,
+            strategy,
+            anchors=settings.anchors,
+            recover_writable=settings.recover_writable,
+        ),
     )
 
 
@@ -91,19 +96,10 @@ def _healing(store: Store, prober: Prober, settings: config.Settings) -> Iterato
     """Give what a heal needs; the lease keeps a running plugin from healing the same copies."""
     strategy = loop.chosen_strategy(settings.strategy)
     with contextlib.closing(OwnTable()) as own:
-        looker = Looker(store, prober, own, strategy, recover_writable=settings.recover_writable)
-        yield Context(
-            store=store,
-            locks=Locks(),
-            prober=prober,
-            observer=_Told(),
-            own=own,
-            looker=looker,
-            strategy=strategy,
-            boot_id=reconcile.boot_id(),
-            lease=Lease(settings.lease),
-            warning_threshold=settings.warning_threshold,
+        options = Options(
+            strategy, settings.recover_writable, settings.lease, settings.warning_threshold
         )
+        yield Context.of(Parts.of(store, prober, settings.anchors), _Told(), own, options)
 
 
 def _heal(report: SourceReport, context: Context) -> None:
@@ -118,7 +114,7 @@ class _Told:
         """Print an event."""
         match event:
             case observer.Healed(copies=copies, layers=layers, latency_s=latency_s):
-                text = f"healed {copies} copies of {event.source} in {words.latency(latency_s)}"
+                text = f"healed {copies} copies of {event.source} in {times.latency(latency_s)}"
                 print(screen.plain(f"{text}, layers: {layers}"))
             case observer.HealFailed(where=where, error=error):
                 print(screen.plain(f"failed at {where}: {error}"))

@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csi_fluid import config
-from csi_fluid.cli import screen, usage, words
+from csi_fluid.cli import screen, times, usage, words
 from recover import loop, survey
 from recover.errors import StateError
 from recover.linux.probe import Prober
@@ -66,7 +66,13 @@ def look(settings: config.Settings) -> Report:
     store = read_state(settings.state)
     prober = Prober(timeout_s=settings.probe_timeout_s)
     strategy = loop.chosen_strategy(settings.strategy)
-    sources = survey.survey(store, prober, strategy, recover_writable=settings.recover_writable)
+    sources = survey.survey(
+        store,
+        prober,
+        strategy,
+        anchors=settings.anchors,
+        recover_writable=settings.recover_writable,
+    )
     problems = (store.problem, absence(settings.endpoint))
     return Report(sources, tuple(filter(None, problems)), time.time())
 
@@ -117,7 +123,7 @@ def cells(source: SourceReport, now: float) -> tuple[Text, ...]:
     whole = source.healthy == source.copies
     copies = Text(f"{source.healthy}/{source.copies}", "" if whole else "yellow")
     layers = Text(str(source.layers), "yellow" if source.layers > 1 else "")
-    heal = Text(words.last_heal(source.last_heal, now))
+    heal = Text(times.last_heal(source.last_heal, now))
     dataset = Text(screen.plain(source.dataset))
     return dataset, state, Text(words.since(source, now)), copies, layers, heal
 
@@ -141,6 +147,7 @@ def as_data(report: Report) -> dict[str, object]:
             "dataset": source.dataset,
             "source": source.source,
             "state": source.state.value,
+            "since": words.begun(source),
             "broken_since": source.since,
             "copies": source.copies,
             "healthy": source.healthy,

@@ -21,11 +21,13 @@ class Failure(Exception):
 class Parser(argparse.ArgumentParser):
     """A parser that raises Misuse instead of printing its whole usage."""
 
-    def __init__(self, verb: str, usage: str, description: str, examples: str) -> None:
+    def __init__(
+        self, verb: str, usage: str, description: str, examples: str, *, program: str = "csi-fluid"
+    ) -> None:
         """Make the parser of a verb; usage is what follows the verb, examples ends the help."""
         super().__init__(
-            prog=f"csi-fluid {verb}",
-            usage=f"csi-fluid {verb} {usage}",
+            prog=f"{program} {verb}",
+            usage=f"{program} {verb} {usage}",
             description=description,
             epilog=f"examples:\n{examples}",
             formatter_class=_Format,

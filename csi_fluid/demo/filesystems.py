@@ -1,8 +1,10 @@
-"""The FUSE file systems of the demonstration, none of them ours: what to run, where data goes.
+"""The FUSE file systems of the demonstration: what to run, where data goes.
 
-bindfs shows a folder; s3fs and rclone show a bucket, as the daemons of an object store do.
+None of them is ours but tinyfs, for `csi-fluid trial`.  bindfs shows a folder; s3fs and rclone show
+a bucket, as the daemons of an object store do.
 """
 
+import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -53,6 +55,30 @@ class Bindfs:
     def put(self, name: str, data: bytes) -> None:
         """Write into the folder."""
         (self._data / name).parent.mkdir(parents=True, exist_ok=True)
+        (self._data / name).write_bytes(data)
+
+    def close(self) -> None:
+        """Nothing serves a folder."""
+
+
+class TinyFs:
+    """Our own smallest one over a flat folder, for where no other is installed; read-only."""
+
+    name = "tinyfs"
+    fs_type = "fuse"
+    ready = ""
+
+    def __init__(self, folder: Path) -> None:
+        self._data = folder / "data"
+        self._data.mkdir(exist_ok=True)
+
+    def command(self, mount_point: Path) -> list[str]:
+        """Return the command."""
+        module = (sys.executable, "-m", "csi_fluid.demo.tinyfs")
+        return [*module, str(self._data), str(mount_point)]
+
+    def put(self, name: str, data: bytes) -> None:
+        """Write into the folder."""
         (self._data / name).write_bytes(data)
 
     def close(self) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from csi_fluid.demo import programs
 from csi_fluid.demo.pods import Image
-
-DRIVER = "fuse.csi.fluid.io"
+from csi_fluid.kubelet import Kubelet
 
 
 class Node:
@@ -21,9 +20,10 @@ class Node:
         programs.run("mount", "--make-shared", root)
         self.kubelet = self._shared("kubelet")
         self.mount_root = self._shared("runtime-mnt")
-        self.socket = self.kubelet / "csi-plugins" / DRIVER / "csi.sock"
-        self.state = self.kubelet / "plugins" / "csi-fluid-plugin" / "state.db"
-        for folder in (self.socket.parent, self.state.parent, self.kubelet / "pods"):
+        kubelet = Kubelet(str(self.kubelet))
+        self.socket = kubelet.socket
+        self.state = kubelet.own / "state.db"
+        for folder in (self.socket.parent, self.state.parent, Path(kubelet.pods)):
             folder.mkdir(parents=True)
         self.image = Image(root / "image")
 
@@ -45,9 +45,9 @@ class Node:
 
     def target(self, pod_uid: str, volume: str) -> Path:
         """Return kubelet's target path of a pod's volume; its parent exists then."""
-        parent = self.kubelet / "pods" / pod_uid / "volumes" / "kubernetes.io~csi" / volume
-        parent.mkdir(parents=True, exist_ok=True)
-        return parent / "mount"
+        path = Path(Kubelet(str(self.kubelet)).target(pod_uid, volume))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
 
     def close(self) -> None:
         """Unmount everything that was made here."""

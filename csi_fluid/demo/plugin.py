@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 
+from csi_fluid import driver
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.demo import programs
 from csi_fluid.demo.errors import DemoError
@@ -44,11 +45,11 @@ class Volume:
         """Return the volume attributes."""
         runtime_namespace, runtime_name = self.source.parts[-3:-1]
         return {
-            "fluid_path": str(self.source),
-            "mount_type": self.mount_type,
-            "runtime_namespace": runtime_namespace,
-            "runtime_name": runtime_name,
-            **({"fluid_sub_path": self.sub_path} if self.sub_path else {}),
+            driver.FLUID_PATH: str(self.source),
+            driver.MOUNT_TYPE: self.mount_type,
+            driver.RUNTIME_NAMESPACE: runtime_namespace,
+            driver.RUNTIME_NAME: runtime_name,
+            **({driver.FLUID_SUB_PATH: self.sub_path} if self.sub_path else {}),
             **self.attributes,
         }
 

@@ -151,7 +151,7 @@ def _superblocks(path: str) -> Iterator[set[str]]:
             pin = mounts.pin(path, stack[-1])
         except (Covered, OSError):  # an agent took it away just now
             continue
-        with mounts.closing(pin):
+        with pin:
             yield {mount.dev for mount in stack}
         return
     yield set()
@@ -161,6 +161,7 @@ class Agent:
     """`csi-fluid agent` in a container beside the sidecars of one pod; `start` again restarts it.
 
     parents are the hosts' directories of the mount points, the first at /jfs, others at /jfs1, ...
+    pod is the host name; without a uid the agent is one of a pod that an old webhook made.
     """
 
     def __init__(
@@ -169,6 +170,7 @@ class Agent:
         parents: Sequence[Path],
         *,
         pod: str = "demo-app",
+        uid: str = "",
         options: Sequence[str] = (),
         suffix: str = "",
     ) -> None:
@@ -176,6 +178,7 @@ class Agent:
         self.propagation = Propagation.BIDIRECTIONAL
         self._image = image
         self._pod = pod
+        self._uid = uid
         self._options = options
         self._places = {parent: f"{PARENT}{n or ''}" for n, parent in enumerate(parents)}
         self._suffix = suffix
@@ -194,8 +197,18 @@ class Agent:
             f"--mount={inside}/{LEAF}={parent}/{LEAF}{self._suffix}"
             for parent, inside in self._places.items()
         ]
-        program = ["env", "PYTHONPATH=/app", "PYTHONDONTWRITEBYTECODE=1", PYTHON]
-        return [*program, "-m", "csi_fluid", "agent", *mounts, *self._options, *more]
+        environment = ["PYTHONPATH=/app", "PYTHONDONTWRITEBYTECODE=1", f"POD_UID={self._uid}"]
+        return [
+            "env",
+            *environment,
+            PYTHON,
+            "-m",
+            "csi_fluid",
+            "agent",
+            *mounts,
+            *self._options,
+            *more,
+        ]
 
     def start(self) -> None:
         """Start the container and return when the agent guards."""

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import uuid
 
 from csi_fluid.demo import watchers
 from csi_fluid.demo.errors import DemoError
@@ -39,7 +40,7 @@ class _Story:
         self._node = node
         parent = node.mount_root / "jindo" / "default" / "demo"
         self._sidecar = Sidecar(node.image, parent, node.folder("data"), read_only=read_only)
-        self._agent = Agent(node.image, [parent])
+        self._agent = Agent(node.image, [parent], uid=str(uuid.uuid4()))
 
     def run(self) -> None:
         self._screen.title("csi-fluid demo: a serverless pod, whose FUSE sidecar dies")

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from csi_fluid import driver
 from csi_fluid.errors import NotFound, Unavailable
 from csi_fluid.kube import ON_FUSE_CHANGED, Fuse, Volume, labels, objects
 from csi_fluid.kube.calls import FLUID_API, RUNTIMES
@@ -80,7 +81,7 @@ class Cluster:
                 raise NotFound(
                     f"there is no PersistentVolume {volume.volume_id}; was its dataset deleted?"
                 )
-            if label := objects.attribute(found, objects.LABEL_ATTRIBUTE):
+            if label := objects.attribute(found, driver.NODE_LABEL):
                 return label
             name = self._runtime_name(found, volume.volume_id, until)
         return self._label(name, until)
@@ -104,10 +105,10 @@ class Cluster:
         uid = objects.text(dataset, "metadata", "uid")
         policy = objects.clean_policy(described.type, runtime)
         return Fuse(
-            label=objects.attribute(volume, objects.LABEL_ATTRIBUTE)
+            label=objects.attribute(volume, driver.NODE_LABEL)
             or labels.fuse_label(name.namespace, name.name, uid),
             policy=policy,
-            source=objects.attribute(volume, "fluid_path"),
+            source=objects.attribute(volume, driver.FLUID_PATH),
             runtime=(described.type, name.namespace, name.name),
             generation=self._generation(name, until) if policy == ON_FUSE_CHANGED else "",
         )

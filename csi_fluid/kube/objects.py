@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from csi_fluid import driver
 from csi_fluid.kube import ON_RUNTIME_DELETED
 
 Object = Mapping[str, Any]
 
-LABEL_ATTRIBUTE = "mount_pod_node_selector_key"
 GENERATION_LABEL = "fuse.runtime.fluid.io/generation"
 _FLUIDS = ("fluid.io/managed-by", "fluid.io/wrapped-by")
 
@@ -74,7 +74,7 @@ def claim_of(volume: Object) -> Name | None:
 
 def runtime_name(volume: Object) -> Name | None:
     """Return the runtime that a PersistentVolume names itself; old ones do not."""
-    name = Name(attribute(volume, "runtime_namespace"), attribute(volume, "runtime_name"))
+    name = Name(attribute(volume, driver.RUNTIME_NAMESPACE), attribute(volume, driver.RUNTIME_NAME))
     return name if name.namespace and name.name else None
 
 

@@ -4,21 +4,20 @@ A volume of a reference dataset names the dataset that it refers to; the one tha
 found by the PersistentVolume's name in the target.
 """
 
-import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from csi_fluid import kubelet
 from csi_fluid.errors import NotFound
 from csi_fluid.kube import objects
 from csi_fluid.kube.cluster import Api, Cluster, refusal, succeeded
 from csi_fluid.kube.objects import Name
 from csi_fluid.kube.wire import Request
-from recover.store import Publication
+from recover.rows import Publication
 
 _KNOWN_S = 300.0
 _KNOWN_AT_MOST = 1_024
-_TARGET = re.compile(r".*/pods/([^/]+)/volumes/kubernetes\.io~csi/([^/]+)/mount", re.DOTALL)
 _NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -54,9 +53,9 @@ class Subjects:
         names = [Name(publication.runtime_namespace, publication.runtime_name)]
         if not all((names[0].namespace, names[0].name)):
             names = [self._named_by(publication.volume_id, until, own=True)]
-        place = _TARGET.fullmatch(publication.target)
-        if place and place[2] != publication.volume_id:
-            names.append(self._named_by(place[2], until, own=False))
+        volume = kubelet.volume_of(publication.target)
+        if volume and volume.name != publication.volume_id:
+            names.append(self._named_by(volume.name, until, own=False))
         return [name for name in dict.fromkeys(names) if name.namespace and name.name]
 
     def _named_by(self, volume: str, until: float, *, own: bool) -> Name:
@@ -97,8 +96,8 @@ class Subjects:
         p = publication
         if p.pod_namespace and p.pod_name and p.pod_uid:
             return Subject("v1", "Pod", p.pod_namespace, p.pod_name, p.pod_uid)
-        place = _TARGET.fullmatch(p.target)
-        return self._pod_of(p.pod_uid or (place[1] if place else ""), until)
+        volume = kubelet.volume_of(p.target)
+        return self._pod_of(p.pod_uid or (volume.pod_uid if volume else ""), until)
 
     def _pod_of(self, uid: str, until: float) -> Subject | None:
         """Return a pod of this node by its UID: kubelet's credential may list them."""

@@ -13,6 +13,8 @@ from recover.linux.probe import Prober
 from recover.observer import Event
 from recover.rows import Publication
 
+_RESULTS = ("healed", "failed", "skipped")
+
 
 class Publications(Protocol):
     """What the gauges are computed from: the store, or what an agent guards."""
@@ -38,7 +40,20 @@ class MetricsObserver:
         self._layers: dict[str, int] = {}  # by source
         self.registered: Callable[[], bool] | None = None  # where the plugin registers itself
         self.events_waiting: Callable[[], int] = lambda: 0
-        self.strategy = ""  # how this plugin heals, once that is known
+        self._strategy = ""
+
+    @property
+    def strategy(self) -> str:
+        """Return how this plugin heals, "" as long as that is not known."""
+        return self._strategy
+
+    @strategy.setter
+    def strategy(self, name: str) -> None:
+        self._strategy = name
+        for result in _RESULTS:
+            self.values.begin(metrics.HEALS, result, name)
+        for metric in (metrics.COPIES, metrics.HEAL_SECONDS, metrics.OUTAGE_SECONDS):
+            self.values.begin(metric, name)
 
     def tell(self, event: Event) -> None:
         """Take note of an event."""

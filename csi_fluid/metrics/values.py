@@ -54,6 +54,19 @@ class Values:
         self._counts: dict[Metric, dict[Labels, float]] = {}
         self._histograms: dict[Metric, dict[Labels, _Histogram]] = {}
 
+    def begin(self, metric: Metric, *labels: str) -> None:
+        """Show a counter or a histogram at zero.
+
+        Prometheus sees no increase in the first value of a series: without a zero before it the
+        first heal of a plugin would be in no graph.
+        """
+        with self._lock:
+            if metric.kind == "histogram":
+                values = self._histograms.setdefault(metric, {})
+                values.setdefault(labels, _Histogram(metric.buckets))
+            else:
+                self._counts.setdefault(metric, {}).setdefault(labels, 0)
+
     def count(self, metric: Metric, *labels: str, amount: float = 1) -> None:
         """Add to a counter."""
         with self._lock:

@@ -5,10 +5,9 @@ from collections.abc import Callable
 from google.protobuf import wrappers_pb2
 
 import csi_fluid
+from csi_fluid import driver
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.rpc.call import Call
-
-DRIVER = "fuse.csi.fluid.io"
 
 
 class Identity(csi_pb2_grpc.IdentityServicer):
@@ -22,7 +21,7 @@ class Identity(csi_pb2_grpc.IdentityServicer):
         self, request: csi_pb2.GetPluginInfoRequest, call: Call
     ) -> csi_pb2.GetPluginInfoResponse:
         """Return name and version."""
-        return csi_pb2.GetPluginInfoResponse(name=DRIVER, vendor_version=csi_fluid.__version__)
+        return csi_pb2.GetPluginInfoResponse(name=driver.NAME, vendor_version=csi_fluid.__version__)
 
     def GetPluginCapabilities(
         self, request: csi_pb2.GetPluginCapabilitiesRequest, call: Call

@@ -12,15 +12,12 @@ from pathlib import Path
 
 import grpc.aio
 
+from csi_fluid import driver
 from csi_fluid._pb import registration_pb2, registration_pb2_grpc
 from csi_fluid.rpc import requests, sockets
-from csi_fluid.rpc.identity import DRIVER
 from csi_fluid.rpc.loop import Loop
 
-FOLDER = "plugins_registry"
-"""The directory's name below kubelet's own."""
-
-SOCKET = f"{DRIVER}-reg.sock"  # also the name that node-driver-registrar gives it
+SOCKET = f"{driver.NAME}-reg.sock"  # also the name that node-driver-registrar gives it
 
 _KIND = "CSIPlugin"
 _CSI_VERSIONS = ("1.0.0",)  # kubelet compares the major number
@@ -79,7 +76,7 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
     ) -> registration_pb2.PluginInfo:
         """Return who the plugin is and where its CSI socket is."""
         return registration_pb2.PluginInfo(
-            type=_KIND, name=DRIVER, endpoint=self._endpoint, supported_versions=_CSI_VERSIONS
+            type=_KIND, name=driver.NAME, endpoint=self._endpoint, supported_versions=_CSI_VERSIONS
         )
 
     async def NotifyRegistrationStatus(

@@ -12,10 +12,11 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from csi_fluid import driver
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
 from csi_fluid.kube import Volume
-from recover.store import Publication
+from recover.rows import Publication
 
 MAX_ID_BYTES = 4_096
 MAX_PATH_BYTES = 4_095  # PATH_MAX without its final zero: path_resolution(7)
@@ -28,10 +29,6 @@ _READERS = frozenset({_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONL
 _METHODS = {"symlink": "symlink", "bindMount": "bind", "bind": "bind"}
 _POD = "csi.storage.k8s.io/pod."
 _UNDERSTOOD = frozenset({"ro", "rw", "defaults"})  # and only the first makes a difference
-_SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"
-_RECOVER_WRITABLE = "fuse.csi.fluid.io/recover-writable"
-_LABEL = "mount_pod_node_selector_key"
-_SESSIONS = "efc_sessmgr_workdir"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +77,20 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
     wanted = Publication(
         target=target,
         volume_id=volume_id,
-        source=_path("volume_context[fluid_path]", attributes.get("fluid_path", "")),
-        sub_path=_sub_path(attributes.get("fluid_sub_path", "")),
-        mount_type=_line("volume_context[mount_type]", attributes.get("mount_type", "")),
-        method=_method(attributes.get("node_publish_method", ""), default_method),
+        source=_path(_field(driver.FLUID_PATH), attributes.get(driver.FLUID_PATH, "")),
+        sub_path=_sub_path(attributes.get(driver.FLUID_SUB_PATH, "")),
+        mount_type=_line(_field(driver.MOUNT_TYPE), attributes.get(driver.MOUNT_TYPE, "")),
+        method=_method(attributes.get(driver.NODE_PUBLISH_METHOD, ""), default_method),
         read_only=request.readonly or mode in _READERS or "ro" in options,
-        recover_writable=_bool(_RECOVER_WRITABLE, attributes.get(_RECOVER_WRITABLE, "false")),
-        runtime_namespace=attributes.get("runtime_namespace", ""),
-        runtime_name=attributes.get("runtime_name", ""),
+        recover_writable=_bool(attributes, driver.RECOVER_WRITABLE),
+        runtime_namespace=attributes.get(driver.RUNTIME_NAMESPACE, ""),
+        runtime_name=attributes.get(driver.RUNTIME_NAME, ""),
         pod_namespace=attributes.get(f"{_POD}namespace", ""),
         pod_name=attributes.get(f"{_POD}name", ""),
         pod_uid=attributes.get(f"{_POD}uid", ""),
     )
     idle = tuple(option for option in options if option not in _UNDERSTOOD)
-    return Publish(wanted, _skips_check(attributes.get(_SKIP_CHECK, "")), idle)
+    return Publish(wanted, _skips_check(attributes.get(driver.SKIP_CHECK, "")), idle)
 
 
 def unpublish(request: csi_pb2.NodeUnpublishVolumeRequest) -> str:
@@ -108,15 +105,15 @@ def stage(request: csi_pb2.NodeStageVolumeRequest) -> Stage:
     _path("staging_target_path", request.staging_target_path)
     _capability(request.volume_capability, given=request.HasField("volume_capability"))
     attributes = _map("volume_context", request.volume_context)
-    sessions = attributes.get(_SESSIONS, "")
+    sessions = attributes.get(driver.SESSIONS, "")
     return Stage(
         Volume(
             volume_id,
-            attributes.get("runtime_namespace", ""),
-            attributes.get("runtime_name", ""),
+            attributes.get(driver.RUNTIME_NAMESPACE, ""),
+            attributes.get(driver.RUNTIME_NAME, ""),
         ),
-        _line(f"volume_context[{_LABEL}]", attributes.get(_LABEL, "")),
-        sessions and _path(f"volume_context[{_SESSIONS}]", sessions),
+        _line(_field(driver.NODE_LABEL), attributes.get(driver.NODE_LABEL, "")),
+        sessions and _path(_field(driver.SESSIONS), sessions),
     )
 
 
@@ -186,6 +183,10 @@ def shorten(text: str) -> str:
     return repr(text) if len(text) <= _SHOWN else f"{text[:_SHOWN]!r}... ({len(text)} characters)"
 
 
+def _field(attribute: str) -> str:
+    return f"volume_context[{attribute}]"
+
+
 def _text(field: str, text: str, limit: int = MAX_ID_BYTES) -> str:
     if not text:
         raise InvalidArgument(f"{field} is missing")
@@ -218,11 +219,13 @@ def _path(field: str, text: str, *, may_be_relative: bool = False) -> str:
 
 
 def _sub_path(text: str) -> str:
-    field = "volume_context[fluid_sub_path]"
+    field = _field(driver.FLUID_SUB_PATH)
     if not text:
         return ""
     if text.startswith("/"):
-        raise InvalidArgument(f"{field} is {shorten(text)}; expected a path relative to fluid_path")
+        raise InvalidArgument(
+            f"{field} is {shorten(text)}; expected a path relative to {driver.FLUID_PATH}"
+        )
     path = os.path.normpath(_path(field, text, may_be_relative=True))
     return "" if path == "." else path
 
@@ -269,14 +272,16 @@ def _map(field: str, attributes: Mapping[str, str]) -> dict[str, str]:
 def _method(text: str, default: str) -> str:
     if text and text not in _METHODS:
         raise InvalidArgument(
-            f"volume_context[node_publish_method] is {shorten(text)}; expected symlink or bindMount"
+            f"{_field(driver.NODE_PUBLISH_METHOD)} is {shorten(text)}; "
+            "expected symlink or bindMount"
         )
     return "symlink" if "symlink" in {default, _METHODS.get(text, default)} else "bind"
 
 
-def _bool(field: str, text: str) -> bool:
+def _bool(attributes: Mapping[str, str], name: str) -> bool:
+    text = attributes.get(name, "false")
     if text.lower() not in {"true", "false"}:
-        raise InvalidArgument(f"volume_context[{field}] is {shorten(text)}; expected true or false")
+        raise InvalidArgument(f"{_field(name)} is {shorten(text)}; expected true or false")
     return text.lower() == "true"
 
 
@@ -288,7 +293,7 @@ def _skips_check(text: str) -> bool:
             return kind == "All"
         if kind not in {"MountPod", "Sidecar"}:
             raise InvalidArgument(
-                f"volume_context[{_SKIP_CHECK}] is {shorten(text)}; expected a list of All, None, "
+                f"{_field(driver.SKIP_CHECK)} is {shorten(text)}; expected a list of All, None, "
                 "MountPod, Sidecar"
             )
         skips = skips or kind == "MountPod"

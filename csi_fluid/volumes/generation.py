@@ -7,9 +7,9 @@ import os
 import stat
 from pathlib import Path
 
+from csi_fluid.kube.objects import GENERATION_LABEL
 from recover.linux.probe import Prober
 
-_LABEL = "fuse.runtime.fluid.io/generation"
 _LIMIT = 64 * 1024  # bytes
 
 
@@ -26,7 +26,7 @@ def parse(text: str) -> str:
     """Return the generation among labels as the downward API writes them: key="value"."""
     for line in text.splitlines():
         key, _, value = line.partition("=")
-        if key.strip() == _LABEL:
+        if key.strip() == GENERATION_LABEL:
             return value.strip().strip('"')
     return ""
 

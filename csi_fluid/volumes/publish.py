@@ -4,33 +4,35 @@
     2. refuse if something else is published there and lives
     3. wait until the source is ready                    (readiness; no lock is held)
     4. done if the target shows the source already       (what kubelet's restart asks for)
-    5. clone the source, lock the target
-    6. attach the clone, or swap it for what is dead there, or make a symbolic link
-    7. look whether it is so, record it, tell recovery
+    5. make the source's anchor if it has none yet
+    6. clone the anchor, lock the target
+    7. attach the clone, or swap it for what is dead there, or make a symbolic link
+    8. look whether it is so, record it, tell recovery
 
-Nothing is made before 6, and what 6 made goes again if it fails.  Killed at any line, the next
-publish, or adoption at the next start, finds what the kernel has and goes on from there.
+Nothing is made at the target before 7, and what 7 made goes again if it fails.  Killed at any line,
+the next publish, or adoption at the next start, finds what the kernel has and goes on from there.
 """
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from csi_fluid import driver
 from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
 from csi_fluid.volumes.targets import Claim, Claims, Kind
-from recover import reconcile
+from recover.anchors.shelf import Variant
 from recover.errors import Covered, Unverified
 from recover.linux import mountinfo, mounts, namespaces, syscalls
 from recover.linux.mountinfo import Mount
-from recover.linux.probe import Answer, Prober
-from recover.locks import Locks
-from recover.store import Generation, Publication, Store
+from recover.linux.mounts import Attributes, Clone
+from recover.linux.probe import Answer
+from recover.parts import Parts
+from recover.rows import Generation, Publication
 
 LOCK_WAIT_S = 5.0  # a heal holds a target for milliseconds
 
@@ -42,17 +44,16 @@ class Publisher:
 
     def __init__(
         self,
-        store: Store,
-        locks: Locks,
-        prober: Prober,
+        parts: Parts,
         sources: Sources,
         claims: Claims,
         changed: Callable[[str], None],
     ) -> None:
         """Take the collaborators; changed(source) is told which source has another publication."""
-        self._store = store
-        self._locks = locks
-        self._prober = prober
+        self._store = parts.store
+        self._locks = parts.locks
+        self._prober = parts.prober
+        self._keeper = parts.keeper
         self._sources = sources
         self._claims = claims
         self._changed = changed
@@ -147,23 +148,35 @@ class Publisher:
     def _make(self, wanted: Publication, source: Source, claim: Claim) -> None:
         """Make and record what is wanted, or record it if a heal or an earlier life made it."""
         is_mount = targets.look(wanted.target).kind is Kind.MOUNT
-        if wanted.method == "symlink" and not is_mount:
-            with self._locked(wanted, claim):
-                if not self._standing(wanted, source):
-                    self._link(wanted, source.shown_path)
-                self._record(wanted, "symlink")
-            return
-        attributes = mounts.Attributes(
-            flags=frozenset({"ro"} if wanted.read_only else ()),
-            # A slave would receive, writable, what a daemon mounts over its dead mount.
-            propagation="private",
-            keep=True,
-        )
-        with self._sources.clone(source, attributes) as clone, self._locked(wanted, claim):
+        with self._copy(wanted, source) as (clone, number), self._locked(wanted, claim):
+            wanted = replace(wanted, generation=number)
             if method := self._standing(wanted, source):
                 self._record(wanted, method)
+            elif wanted.method == "symlink" and not is_mount:
+                self._link(wanted, source.shown_path)
+                self._record(wanted, "symlink")
             else:
                 self._bind(wanted, source, clone)
+
+    @contextlib.contextmanager
+    def _copy(self, wanted: Publication, source: Source) -> Iterator[tuple[Clone, int]]:
+        """Own a detached copy of a source's anchor, and the number of its generation, for a block.
+
+        A target hangs off the anchor alone, not off the source: it does not receive, writable, what
+        a daemon mounts over its dead mount.
+        """
+        if not source.mount.is_fuse:  # a plain directory, on request: it has no generations
+            flags = frozenset({"ro"} if wanted.read_only else ())
+            with self._sources.clone(source, Attributes(flags, "private", keep=True)) as clone:
+                yield clone, 0
+            return
+        with self._keeper.turn(wanted.source):
+            path, number = self._sources.take(
+                source, lambda: self._keeper.anchor(source.mount, Variant.of(wanted))
+            )
+            attributes = Attributes(frozenset(), "slave-shared", keep=True)
+            with mounts.clone(path, "", attributes, source.dev) as clone:
+                yield clone, number
 
     @contextlib.contextmanager
     def _locked(self, wanted: Publication, claim: Claim) -> Iterator[None]:
@@ -177,7 +190,7 @@ class Publisher:
         with targets.directory(Path(path).parent):
             targets.link(path, to)
 
-    def _bind(self, wanted: Publication, source: Source, clone: int) -> None:
+    def _bind(self, wanted: Publication, source: Source, clone: Clone) -> None:
         path = wanted.target
         kind = targets.look(path).kind
         if kind is Kind.MOUNT:
@@ -194,19 +207,19 @@ class Publisher:
                 mounts.unmount_all(path)
                 raise
 
-    def _swap(self, wanted: Publication, source: Source, clone: int) -> None:
+    def _swap(self, wanted: Publication, source: Source, clone: Clone) -> None:
         """Put the clone in the place of what is mounted, without a moment of the bare directory."""
         path = wanted.target
         stack = mountinfo.read().stack(path)
         if not stack:
             raise Covered(f"what was mounted at {path} went away just now; try again")
         self._remember(wanted.source, (m for m in stack if m.is_fuse and m.dev != source.dev))
-        own = os.dup(clone)  # the visit may outlive our patience
+        own = clone.handed_over()  # the visit may outlive our patience
         layers = namespaces.visit(
             namespaces.home(),
             lambda root_fd: mounts.swap(own, stack, root_fd, ()),
             self._prober,
-            release=lambda: os.close(own),
+            release=own.close,
         )
         _log.info(
             "repaired a target", extra={"target": path, "before": len(stack), "after": layers}
@@ -221,7 +234,7 @@ class Publisher:
         known = {generation.dev for generation in self._store.generations()}
         for m in replaced:
             if m.dev not in known:
-                row = (source, m.dev, "/", m.fs_type, m.source, reconcile.boot_id(), time.time())
+                row = (source, m.dev, "/", m.fs_type, m.source, self._keeper.boot_id, time.time())
                 self._store.put_generation(Generation(*row))
 
     def _confirm(self, wanted: Publication, source: Source) -> None:
@@ -237,15 +250,18 @@ class Publisher:
         before = self._store.publication(wanted.target)
         known = before is not None and self._is_recorded(wanted)
         published_at = before.published_at if before and known else time.time()
-        self._store.put_publication(replace(wanted, method=method, published_at=published_at))
+        # containers may date from the earliest that was published here
+        generation = before.generation if before else wanted.generation
+        row = replace(wanted, method=method, published_at=published_at, generation=generation)
+        self._store.put_publication(row)
 
 
 def _refuse_overlap(wanted: Publication) -> None:
     target, source = f"{wanted.target}/", f"{wanted.source}/"
     if target.startswith(source) or source.startswith(target):
         raise InvalidArgument(
-            f"target_path {wanted.target} and fluid_path {wanted.source} lie within each other; "
-            "publish to a directory outside the FUSE mount"
+            f"target_path {wanted.target} and {driver.FLUID_PATH} {wanted.source} "
+            "lie within each other; publish to a directory outside the FUSE mount"
         )
 
 

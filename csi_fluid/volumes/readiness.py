@@ -11,19 +11,22 @@ import contextlib
 import errno
 import os
 import select
-import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
-from recover.errors import Busy, Crowded, Hung
-from recover.linux import mountinfo, mounts, probe, syscalls
+from recover.errors import Busy, Covered, Crowded, Hung
+from recover.linux import mountinfo, mounts, probe
 from recover.linux.mountinfo import Mount
+from recover.linux.mounts import Clone
 from recover.linux.probe import Answer, Prober
 from recover.locks import Locks
+
+T = TypeVar("T")
 
 MAX_WAITING = 64
 _TICK_S = 1.0
@@ -32,13 +35,6 @@ _ALLOW = (
     "a daemon that is not root's must mount with the option allow_other, without which nobody else "
     "may look into its mount, and this plugin is somebody else"
 )
-_BENEATH = (
-    syscalls.RESOLVE_BENEATH
-    | syscalls.RESOLVE_NO_XDEV
-    | syscalls.RESOLVE_NO_SYMLINKS
-    | syscalls.RESOLVE_NO_MAGICLINKS
-)
-_KNOWN = syscalls.AT_STATX_DONT_SYNC | syscalls.AT_EMPTY_PATH
 _NEXT = "look at the FUSE pod of this dataset on this node"
 
 
@@ -63,6 +59,7 @@ class Source:
     dev: str
     root: str
     read_only: bool  # by the flags of the mount, which a clone keeps
+    mount: Mount
 
     @property
     def shown_path(self) -> str:
@@ -141,26 +138,33 @@ class Sources:
             raise self._hung(origin) from error
 
     @contextlib.contextmanager
-    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[int]:
+    def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[Clone]:
         """Own a detached copy of a source for a block; raises NotReady if it changed."""
-        with mounts.closing(self._clone(source, attributes)) as fd:
-            if mountinfo.superblock(fd) != source.dev:
-                raise _replaced(source.origin.path)
-            yield fd
-
-    def _clone(self, source: Source, attributes: mounts.Attributes) -> int:
         origin = source.origin
 
-        def take() -> int:
+        def get() -> Clone:
             return mounts.clone(origin.path, origin.sub_path, attributes)
 
+        with self.take(source, get, Clone.close) as clone:
+            if mountinfo.superblock(clone.fd) != source.dev:
+                raise _replaced(source.origin.path)
+            yield clone
+
+    def take(
+        self, source: Source, get: Callable[[], T], discard: Callable[[T], None] = lambda _: None
+    ) -> T:
+        """Return what get() takes of a source, in bounded time; raises NotReady if it changed.
+
+        discard takes what came too late.
+        """
+        origin = source.origin
         try:
             if not origin.sub_path:  # only the walk to a sub path asks the daemon
-                return take()
-            return self._prober.run((origin.path, source.dev), take, discard=os.close)
+                return get()
+            return self._prober.run((origin.path, source.dev), get, discard=discard)
         except Hung as error:
             raise self._hung(origin) from error
-        except (FileNotFoundError, NotADirectoryError) as error:
+        except (FileNotFoundError, NotADirectoryError, Covered) as error:
             raise _replaced(source.shown_path) from error
         except OSError as error:
             if not origin.sub_path:
@@ -189,7 +193,7 @@ class Sources:
         reply = probe.ask(fd)
         if not reply.alive:
             raise _unanswered(origin.path, reply)
-        if not stat.S_ISDIR(syscalls.statx(fd, "", _KNOWN, syscalls.STATX_TYPE).mode):
+        if not mounts.is_directory(fd):
             raise NotReady(
                 "FuseNoDirectory",
                 f"{origin.path} is a file, and a volume is a directory: its FUSE daemon mounts "
@@ -202,7 +206,7 @@ class Sources:
             _check_sub_path(fd, origin)
         within = origin.path[len(mount.mount_point.rstrip("/")) :]  # "" but for an unchecked origin
         root = os.path.normpath(f"{mount.inner_path}/{within}/{origin.sub_path}")
-        return Source(origin, reply.dev, "/" + root.lstrip("/"), mount.read_only)
+        return Source(origin, reply.dev, "/" + root.lstrip("/"), mount.read_only, mount)
 
     def _mount(self, path: str, fd: int, reply: probe.Reply) -> Mount:
         """Return the mount that path lies on, reading mountinfo once for each new mount there."""
@@ -300,7 +304,7 @@ def _is_wanted(mount: Mount, mount_type: str) -> bool:
 def _check_sub_path(fd: int, origin: Origin) -> None:
     where = f"sub path {origin.sub_path!r} under the FUSE mount at {origin.path}"
     try:
-        os.close(syscalls.openat2(fd, origin.sub_path, os.O_PATH | os.O_DIRECTORY, _BENEATH))
+        os.close(mounts.open_beneath(fd, origin.sub_path, os.O_DIRECTORY))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotReady(
             "SubPathMissing", f"{where} does not exist or is no directory; make it in the dataset"

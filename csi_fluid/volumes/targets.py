@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from csi_fluid.errors import Occupied, Unseen, Withdrawn
+from csi_fluid import kubelet
+from csi_fluid.errors import NotReady, Occupied, Unseen, Withdrawn
 from recover.errors import Busy
 from recover.linux import mountinfo, mounts, namespaces
 from recover.linux.probe import Prober
@@ -130,7 +131,18 @@ def _look(path: str) -> Seen:
 
 @contextlib.contextmanager
 def directory(path: Path) -> Iterator[None]:
-    """Have a directory at path for a block; what had to be made goes again if the block fails."""
+    """Have a directory at path for a block; what had to be made goes again if the block fails.
+
+    Raises NotReady where kubelet's own directory would have to be made for it: kubelet has another
+    one than this container, in which no pod would see the volume.
+    """
+    root = kubelet.root_of(str(path))
+    if root and not os.path.lexists(root):
+        raise NotReady(
+            "KubeletElsewhere",
+            f"kubelet's directory is {root}, which this container does not have; give it to "
+            "the plugin, in KUBELET_ROOTDIR and as its volume (with Helm: csi.kubelet.rootDir)",
+        )
     made: list[Path] = []
     try:
         for missing in _missing(path):

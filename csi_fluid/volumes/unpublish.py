@@ -4,18 +4,19 @@ Unpublish wins: it ends a publish that waits, and it forgets the record before i
 no heal begins on the target afterwards.  Unmounting is lazy and asks no daemon, so it always ends.
 """
 
+import logging
 from collections.abc import Callable
 
+from csi_fluid import kubelet
 from csi_fluid.errors import Occupied
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.publish import LOCK_WAIT_S
 from csi_fluid.volumes.targets import Claims, Kind
+from recover.errors import Busy
 from recover.linux import mountinfo, mounts
-from recover.linux.probe import Prober
-from recover.locks import Locks
-from recover.store import Store
+from recover.parts import Parts
 
-_KUBELETS = "/volumes/kubernetes.io~csi/"
+_log = logging.getLogger(__name__)
 
 
 class Unpublisher:
@@ -23,16 +24,15 @@ class Unpublisher:
 
     def __init__(
         self,
-        store: Store,
-        locks: Locks,
-        prober: Prober,
+        parts: Parts,
         claims: Claims,
         changed: Callable[[str], None],
     ) -> None:
         """Take the collaborators; changed(source) is told which source lost a publication."""
-        self._store = store
-        self._locks = locks
-        self._prober = prober
+        self._store = parts.store
+        self._locks = parts.locks
+        self._prober = parts.prober
+        self._keeper = parts.keeper
         self._claims = claims
         self._changed = changed
 
@@ -57,11 +57,20 @@ class Unpublisher:
                 raise
             targets.clear(path)
         if row is not None:
+            self._drop_anchors(row.source)
             self._changed(row.source)
+
+    def _drop_anchors(self, source: str) -> None:
+        try:
+            self._keeper.drop(source)
+        except (Busy, OSError) as error:  # the volume is gone all the same
+            _log.warning(
+                "anchors of %s stay until its next unpublish or the next start: %s", source, error
+            )
 
     def _refuse_foreign(self, path: str) -> None:
         """Raise Occupied for a mount nobody published: a source, or neither FUSE nor a pod's."""
-        if targets.look(path).kind is not Kind.MOUNT or _KUBELETS in path:
+        if targets.look(path).kind is not Kind.MOUNT or kubelet.volume_of(path):
             return
         stack = mountinfo.read().stack(path)
         is_ours = path not in self._store.sources() and any(mount.is_fuse for mount in stack)

@@ -6,11 +6,13 @@ server asks again (reinvocationPolicy), and the agent is put beside the sidecars
 computed from the pod alone, so a repeated question, a dry run and a second replica change nothing.
 """
 
-POLICY = "fuse.csi.fluid.io/recover-policy"
+from csi_fluid import driver
+
+POLICY = driver.RECOVER_POLICY
 PLATFORM_POLICY = "alibabacloud.com/fuse-recover-policy"
 """The annotations that ask for recovery: auto or off.  Where both are given ours decides."""
 
-WRITABLE = "fuse.csi.fluid.io/recover-writable"
+WRITABLE = driver.RECOVER_WRITABLE
 """The annotation that, as "true", has volumes healed that can be written to as well."""
 
 PLATFORM_LABEL = "alibabacloud.com/fluid-sidecar-target"

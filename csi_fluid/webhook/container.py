@@ -15,6 +15,8 @@ SCRATCH = f"{AGENT}-tmp"
 _HEALTH_FILE = "/tmp/healthy"  # noqa: S108  a volume of its own
 _SHARES = PurePosixPath("/fluid")
 _PROGRAM = ("csi-fluid", "agent")
+# The agents on a node tell their pods apart by the uid; a host name may be another pod's too.
+_IDENTITY = {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 # Requests and limits for both, because a namespace's quota may demand either.
 _RESOURCES = {
     "requests": {"cpu": "10m", "memory": "32Mi"},
@@ -57,6 +59,7 @@ def build(
         "imagePullPolicy": "IfNotPresent",
         "command": list(_PROGRAM),
         "args": [*arguments, *options],
+        "env": [_IDENTITY],
         "resources": _RESOURCES,
         "securityContext": {**security, "readOnlyRootFilesystem": True},
         "livenessProbe": {
@@ -83,6 +86,14 @@ def build(
     if place == "initContainers":
         container["restartPolicy"] = "Always"
     return container
+
+
+def without_resources(agent: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return an agent for a pod that has resources of its own.
+
+    The API server refuses a pod whose containers ask for more than the pod has.
+    """
+    return {key: value for key, value in agent.items() if key != "resources"}
 
 
 def scratch() -> Mapping[str, Any]:

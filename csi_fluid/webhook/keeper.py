@@ -44,7 +44,8 @@ def _context(served: Served) -> ssl.SSLContext:
     with os.fdopen(os.memfd_create("certificate"), "w") as file:
         file.write(f"{served.key}\n{served.certificate}")
         file.flush()
-        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}")
+        # An encrypted key is refused: without a password OpenSSL would ask the terminal for one.
+        context.load_cert_chain(f"/proc/self/fd/{file.fileno()}", password="")
     return context
 
 

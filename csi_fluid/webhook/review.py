@@ -7,7 +7,7 @@ goes wrong on the way is a warning to whoever makes the pod, and a line of the l
 import base64
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,10 @@ def answer(body: bytes, decide: Decide) -> Answer:
     if decision.operations:
         text = json.dumps(decision.operations).encode()
         response |= {"patchType": "JSONPatch", "patch": base64.b64encode(text).decode()}
-    if decision.warnings:
-        response["warnings"] = _warnings(decision.warnings)
+    if warnings := _warnings(decision.warnings):
+        response["warnings"] = warnings
     if result != "unasked":
-        _tell(request, result, decision)
+        _tell(request, result, warnings)
     review = {"apiVersion": API_VERSION, "kind": _KIND, "response": response}
     return Answer(json.dumps(review).encode(), result)
 
@@ -84,19 +84,24 @@ def _decision(request: Mapping[str, Any], decide: Decide) -> Decision:
 def _warnings(texts: tuple[str, ...]) -> list[str]:
     """Return warnings that the API server passes on: printable, short, not too many."""
     kept: list[str] = []
+    room = _MAX_WARNINGS
     for text in texts:
-        plain = "".join(c if c.isprintable() else "?" for c in text)
-        short = plain if len(plain.encode()) <= _MAX_WARNING else _cut(plain)
-        if sum(len(each.encode()) for each in (*kept, short)) <= _MAX_WARNINGS:
-            kept.append(short)
+        short = _shortened(text)
+        room -= len(short.encode())
+        if room < 0:
+            break
+        kept.append(short)
     return kept
 
 
-def _cut(text: str) -> str:
-    return text.encode()[: _MAX_WARNING - 3].decode("utf-8", "ignore") + "..."
+def _shortened(text: str) -> str:
+    plain = "".join(c if c.isprintable() else "?" for c in text[: _MAX_WARNING + 1]).encode()
+    if len(plain) > _MAX_WARNING:
+        plain = plain[: _MAX_WARNING - 3] + b"..."
+    return plain.decode("utf-8", "ignore")
 
 
-def _tell(request: Mapping[str, Any], result: str, decision: Decision) -> None:
+def _tell(request: Mapping[str, Any], result: str, warnings: Sequence[str]) -> None:
     pod = request.get("object")
     name = objects.text(pod, "metadata", "name")
     generated = objects.text(pod, "metadata", "generateName")
@@ -106,7 +111,7 @@ def _tell(request: Mapping[str, Any], result: str, decision: Decision) -> None:
         result,
         extra={
             "pod": f"{namespace}/{name or generated + '*'}",
-            **({"warnings": "; ".join(decision.warnings)} if decision.warnings else {}),
+            **({"warnings": "; ".join(warnings)} if warnings else {}),
             **({"dry_run": True} if request.get("dryRun") is True else {}),
         },
     )

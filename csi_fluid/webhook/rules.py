@@ -28,7 +28,6 @@ _POLICIES = ("auto", "off")
 _INJECTED = "done.sidecar.fluid.io/inject"
 _ENABLED = "fluid.io/enable-injection"
 _SERVERFUL = "fuse.serverful.fluid.io/inject"
-_PATH_MODE = ".fuse-sidecar.fluid.io/host-mount-path-mode"
 _TRUE = "true"
 
 
@@ -43,11 +42,10 @@ class Decision:
 
 def decide(found: object, image: str) -> Decision:
     """Decide about a pod; image is the agent's."""
-    pod = pods.read(found)
-    policy, doubts = _policy(pod.annotations)
+    policy, doubts = _policy(pods.annotations(found))
     if policy != "auto":
         return Decision("unasked", (), doubts)
-    decision = _agent(pod, image) if sidecars.of(pod) else _sidecars(pod)
+    decision = _recovery(found, image)
     return Decision(decision.outcome, decision.operations, doubts + decision.warnings)
 
 
@@ -65,6 +63,15 @@ def _policy(annotations: Mapping[str, str]) -> tuple[str, tuple[str, ...]]:
             f"the annotations disagree: {POLICY}: {valid[0]} holds, not {PLATFORM_POLICY}"
         )
     return (valid[0] if valid else ""), tuple(doubts)
+
+
+def _recovery(found: object, image: str) -> Decision:
+    """Decide about a pod that asks for recovery."""
+    if (size := pods.size(found)) > pods.MAX_SIZE:
+        what = "volumes, containers, mounts and variables"
+        return _impossible(f"it has {size} {what}, and above {pods.MAX_SIZE} none is looked at")
+    pod = pods.read(found)
+    return _agent(pod, image) if sidecars.of(pod) else _sidecars(pod)
 
 
 def _sidecars(pod: Pod) -> Decision:
@@ -97,11 +104,6 @@ def _agent(pod: Pod, image: str) -> Decision:
     """Decide about a pod with FUSE sidecars."""
     if any(each.name == AGENT for each in pod.containers):
         return Decision("present")
-    if not (pod.has_own_host_name or _has_own_directory(pod)):
-        return _impossible(
-            "its host name may be another pod's too (hostNetwork, hostname), and agents tell pods "
-            "apart by it; Fluid's host-mount-path-mode random-suffix keeps them apart"
-        )
     finding = sidecars.find(pod)
     problems = finding.problems
     if container.SCRATCH in pod.volumes:
@@ -110,20 +112,14 @@ def _agent(pod: Pod, image: str) -> Decision:
         where = container.position(sidecars.of(pod))
         options = ("--recover-writable",) if pod.annotations.get(WRITABLE) == _TRUE else ()
         agent = container.build(image, finding.guarded, where.place, options)
+        if pod.has_resources:
+            agent = container.without_resources(agent)
         operations = (
             patch.insert(where.place, where.index, agent),
             patch.append("volumes", container.scratch()),
         )
         return Decision("added", operations, tuple(_limit(problem) for problem in problems))
     return Decision("impossible", (), tuple(_cannot(problem) for problem in problems))
-
-
-def _has_own_directory(pod: Pod) -> bool:
-    """Tell whether Fluid gave the FUSE mounts a directory of the pod's own."""
-    return any(
-        key.endswith(_PATH_MODE) and value == "random-suffix"
-        for key, value in pod.annotations.items()
-    )
 
 
 def _impossible(reason: str) -> Decision:

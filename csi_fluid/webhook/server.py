@@ -1,7 +1,9 @@
 """The HTTPS server that API servers ask: POST /mutate; GET /healthz and /readyz beside it.
 
 Anybody in the cluster can connect, so everything that a client can make us hold is bounded: the
-number of connections (the oldest idle one goes), the size of a request, the time of every read.
+number of connections (the oldest idle one goes), the size of a request, the time of every read, and
+of the wait for a turn.  Large reviews take turns with each other alone, so a small one never waits
+for a large one.
 """
 
 import contextlib
@@ -11,7 +13,7 @@ import socket
 import socketserver
 import ssl
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from csi_fluid import __version__, connections
@@ -22,7 +24,12 @@ from csi_fluid.webhook.review import Malformed
 PATH = "/mutate"
 _MAX_BODY = 4 * 1024 * 1024  # bytes; an API server takes objects of at most 3 MiB
 _MAX_CONNECTIONS = 32
-_MAX_AT_ONCE = 2  # a large review takes many times its size while it is read
+_LARGE = 256 * 1024  # bytes; a pod of a few kilobytes is usual
+_MAX_AT_ONCE = {
+    True: 1,
+    False: 4,
+}  # if large, or not; it takes many times its size while it is read
+_WAIT_S = 5.0  # for a turn; the API server waits no longer for the answer: timeoutSeconds
 _READ_S = 15.0  # also how long a connection may stay idle
 _JOIN_S = 1.0
 
@@ -72,6 +79,28 @@ class Server:
             self._server.handle_request()
 
 
+class _Busy(Exception):
+    """No turn came in time."""
+
+
+class _Turns:
+    """Bounds how many reviews are answered at the same time, the large ones apart."""
+
+    def __init__(self) -> None:
+        self._free = {is_large: threading.Semaphore(n) for is_large, n in _MAX_AT_ONCE.items()}
+
+    @contextlib.contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Have a turn for a review of so many bytes; raises _Busy."""
+        free = self._free[size > _LARGE]
+        if not free.acquire(timeout=_WAIT_S):
+            raise _Busy(f"no turn within {_WAIT_S:g} s: others send too many reviews")
+        try:
+            yield
+        finally:
+            free.release()
+
+
 class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
     daemon_threads = True
     block_on_close = False
@@ -89,7 +118,7 @@ class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.answer = answer
         self.is_ready = is_ready
         self.connections = Connections(_MAX_CONNECTIONS)
-        self.turns = threading.BoundedSemaphore(_MAX_AT_ONCE)
+        self.turns = _Turns()
 
     def get_request(self) -> tuple[socket.socket, Any]:
         """Accept a connection; its handshake is made by its own thread."""
@@ -167,11 +196,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             return
         self.server.connections.begin(self.connection)
         try:
-            with self.server.turns:
+            with self.server.turns.take(size):
                 answer = self.server.answer(body)
             self._answer(200, answer, "application/json")
         except Malformed as error:
             self._refuse(400, str(error))
+        except _Busy as error:
+            self._refuse(503, str(error))
         finally:
             self.server.connections.done(self.connection)
 

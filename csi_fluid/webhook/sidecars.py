@@ -7,24 +7,29 @@ an application mounts, unless the sidecar names it in FLUID_FUSE_MOUNTPOINT.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
+from csi_fluid.webhook import pod as pods
 from csi_fluid.webhook.pod import Container, Mount, Pod
 
 _SIDECAR = re.compile(r"fluid-fuse-\d+", re.ASCII)
 _FUSE_SIDE = re.compile(r"(?:init-)?fluid-fuse(?:-|$)")
 _NAMED = "FLUID_FUSE_MOUNTPOINT"
 _UNPASSABLE = re.compile(r"[=:$\x00-\x1f]")  # in an argument --mount=PATH=HOST_PATH:ro
+_MOST = 64  # FUSE mounts for one agent, which has a thread and two arguments of PATH_MAX for each
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A directory of the node in which a sidecar mounts, with the sidecar's mount of it."""
+    """A directory of the node in which a sidecar mounts, with the sidecar's mount of it.
+
+    named is the mount point that the sidecar names, as a path of the node, "" if it names none.
+    """
 
     sidecar: Container
     mount: Mount
+    named: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +103,7 @@ def find(pod: Pod) -> Finding:
 
 _NEVER = "with restartPolicy Never, kubelet does not start it again"
 _ON_FAILURE = "with restartPolicy OnFailure, kubelet does not start it again if it ended with 0"
+_NON_ROOT = "with runAsNonRoot, kubelet starts no agent, which must be root to mount"
 _NO_SHARE = "it shares no hostPath volume with mountPropagation Bidirectional"
 
 
@@ -108,6 +114,8 @@ def _forbids(sidecar: Container) -> str:
         return "it is not privileged, and an agent may have no more rights than its sidecar"
     if sidecar.user:
         return f"it runs as user {sidecar.user}, and an agent with these rights cannot mount"
+    if sidecar.is_non_root:
+        return _NON_ROOT
     return ""
 
 
@@ -115,40 +123,73 @@ def _shares(sidecar: Container) -> Iterator[Share]:
     for mount in sidecar.mounts:
         is_whole = bool(mount.host_path) and not mount.has_sub_path and not mount.read_only
         if is_whole and mount.propagation == "Bidirectional":
-            yield Share(sidecar, mount)
+            named = pods.normal(sidecar.env.get(_NAMED, ""))
+            below = named.removeprefix(_below(mount.path))
+            yield Share(sidecar, mount, _below(mount.host_path) + below if below != named else "")
 
 
-def _uses(pod: Pod, shares: list[Share]) -> Iterator[Use]:
-    for container in pod.containers:
-        if _FUSE_SIDE.match(container.name):
-            continue
-        for mount in container.mounts:
-            around = [share for share in shares if _is_within(mount.host_path, share)]
-            if around:
-                share = max(around, key=lambda each: len(each.mount.host_path))
-                yield Use(container, mount, share, _point(mount.host_path, share))
+def _uses(pod: Pod, shares: Sequence[Share]) -> Iterator[Use]:
+    seen = [
+        (container, mount)
+        for container in pod.containers
+        if not _FUSE_SIDE.match(container.name)
+        for mount in container.mounts
+        if mount.host_path
+    ]
+    nearest = _nearest({mount.host_path for _, mount in seen}, shares)
+    for container, mount in seen:
+        if share := nearest.get(mount.host_path):
+            yield Use(container, mount, share, _point(mount.host_path, share))
 
 
-def _is_within(path: str, share: Share) -> bool:
-    return bool(path) and PurePosixPath(share.mount.host_path) in PurePosixPath(path).parents
+def _nearest(paths: set[str], shares: Sequence[Share]) -> dict[str, Share]:
+    """Return the innermost shared directory around each path that lies in one.
+
+    In the order of their parts a directory comes right before what lies in it, so one walk through
+    all finds them, however many there are.
+    """
+    by_path: dict[str, Share] = {}
+    for share in shares:
+        by_path.setdefault(share.mount.host_path, share)
+    found: dict[str, Share] = {}
+    around: list[str] = []  # the directories that the walk is in
+    for path in sorted(paths | by_path.keys(), key=lambda each: _below(each).split("/")):
+        while around and not _is_within(path, around[-1]):
+            around.pop()
+        if path in paths and around:
+            found[path] = by_path[around[-1]]
+        if path in by_path:
+            around.append(path)
+    return found
+
+
+def _below(folder: str) -> str:
+    """Return what the paths of everything in a directory begin with."""
+    return folder if folder == "/" else f"{folder}/"
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path != folder and path.startswith(_below(folder))
 
 
 def _point(path: str, share: Share) -> str:
     """Return the mount point, on the node, on the way to a path below the shared directory."""
-    host, inside = PurePosixPath(share.mount.host_path), PurePosixPath(share.mount.path)
-    named = PurePosixPath(share.sidecar.env.get(_NAMED, ""))
-    if inside in named.parents and ".." not in named.parts:
-        point = host / named.relative_to(inside)
-        if point == PurePosixPath(path) or point in PurePosixPath(path).parents:
-            return str(point)
-    return str(host / PurePosixPath(path).relative_to(host).parts[0])
+    if share.named and (path == share.named or _is_within(path, share.named)):
+        return share.named
+    around = _below(share.mount.host_path)
+    return around + path[len(around) :].partition("/")[0]
 
 
-def _guarded(uses: tuple[Use, ...], problems: list[str]) -> Iterator[Guarded]:
+def _guarded(uses: Sequence[Use], problems: list[str]) -> Iterator[Guarded]:
     """Yield each mount point that some container can be healed at; add what speaks against it."""
-    points = dict.fromkeys(use.point for use in uses if not use.problem)
-    for point in points:
-        here = [use for use in uses if use.point == point]
+    points: dict[str, list[Use]] = {}
+    for use in uses:
+        points.setdefault(use.point, []).append(use)
+    healable = [point for point, here in points.items() if not all(use.problem for use in here)]
+    if len(healable) > _MOST:
+        problems.append(f"an agent guards {_MOST} FUSE mounts, and it has {len(healable)}")
+    for point in healable[:_MOST]:
+        here = points[point]
         if _UNPASSABLE.search(point):
             problems.append(f"the path {point[:80]!r} cannot be told to the agent")
             continue

@@ -7,14 +7,12 @@ before, all processes that hold any such descriptor are possible daemons.
 
 import errno
 import os
-import re
 from collections.abc import Iterator
 
-from recover.linux import syscalls
+from recover.linux import facilities, syscalls, workshop
 from recover.linux.mounts import closing
 
 _DEVICE = "/dev/fuse"
-_TOLD_SINCE = (6, 16)
 
 
 def connection_of(dev: str) -> int:
@@ -42,6 +40,8 @@ def control() -> int:
     A mount of our own that stands nowhere: in a container /sys/fs/fuse/connections is empty, and
     what is not mounted need not be cleaned up.
     """
+    if not facilities.has("fsopen"):
+        return workshop.run(lambda: workshop.bench("fusectl"))
     with closing(syscalls.fsopen("fusectl", syscalls.FSOPEN_CLOEXEC)) as context:
         syscalls.fsconfig(context, syscalls.FSCONFIG_CMD_CREATE)
         return syscalls.fsmount(context, syscalls.FSMOUNT_CLOEXEC, 0)
@@ -50,13 +50,10 @@ def control() -> int:
 def daemons(dev: str) -> tuple[int, ...]:
     """Return the process ids that serve a superblock, or may serve it on older kernels."""
     # Where the kernel tells, a descriptor without a number is that of a process about to mount.
-    wanted = {connection_of(dev)} if _is_told() else {connection_of(dev), None}
+    wanted: set[int | None] = {connection_of(dev)}
+    if not facilities.has("fuse_connection"):
+        wanted.add(None)
     return tuple(pid for pid, serves in _holders() if serves & wanted)
-
-
-def _is_told() -> bool:
-    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    return numbers is not None and (int(numbers[1]), int(numbers[2])) >= _TOLD_SINCE
 
 
 def _holders() -> Iterator[tuple[int, frozenset[int | None]]]:
@@ -77,6 +74,8 @@ def _connections(pid: str) -> Iterator[int | None]:
 
 
 def _connection(pid: str, fd: str) -> int | None:
+    if not facilities.has("fuse_connection"):
+        return None
     with open(f"/proc/{pid}/fdinfo/{fd}", "rb", buffering=0) as file:
         for line in file.read().split(b"\n"):
             if line.startswith(b"fuse_connection:"):

@@ -10,116 +10,144 @@ through a Prober. `detach` and `swap` need the thread context that `namespaces.v
 import contextlib
 import errno
 import os
-from collections.abc import Iterator, Sequence
+import stat
+from collections.abc import Sequence
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
 
 from recover.errors import Covered
-from recover.linux import mountinfo, syscalls
+from recover.linux import (
+    attributes,
+    facilities,
+    mountinfo,
+    procself,
+    resolve,
+    syscalls,
+    tuck,
+    workshop,
+)
 from recover.linux.mountinfo import Mount
+from recover.linux.scratch import Scratch
 
-_FLAGS = {
-    "ro": syscalls.MOUNT_ATTR_RDONLY,
-    "nosuid": syscalls.MOUNT_ATTR_NOSUID,
-    "nodev": syscalls.MOUNT_ATTR_NODEV,
-    "noexec": syscalls.MOUNT_ATTR_NOEXEC,
-    "nodiratime": syscalls.MOUNT_ATTR_NODIRATIME,
-    "nosymfollow": syscalls.MOUNT_ATTR_NOSYMFOLLOW,
-}
-_ALL_FLAGS = sum(_FLAGS.values())
-_ATIME = {
-    "relatime": syscalls.MOUNT_ATTR_RELATIME,
-    "noatime": syscalls.MOUNT_ATTR_NOATIME,
-}
-_NO_LINKS = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
+# What callers need beside the operations.
+closing = procself.closing
+open_path = resolve.open_path
+Attributes = attributes.Attributes
+set_propagation = attributes.set_propagation
+
+_COPY = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
 _EMPTY = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
 
 
-@dataclass(frozen=True, slots=True)
-class Attributes:
-    """Per-mount flags, set on a clone before it is attached, so that no instant lacks them.
+class Clone:
+    """A copy of a mount that nobody sees until it is attached; closed before, it dissolves.
 
-    flags are mount options as in mountinfo; propagation is "private", "slave" (of the
-    source), "shared" (a group of its own) or "peer" (of the source).
+    fd is an O_PATH descriptor of its root.  Where mounts cannot be detached (before Linux 5.2) the
+    copy stands in a scratch meanwhile, and can be attached in our own namespace alone.
     """
 
-    flags: frozenset[str] = frozenset()
-    propagation: str = "private"
-    keep: bool = False  # keep the source's flags too (a first bind), instead of exactly these
+    def __init__(self, fd: int = -1, scratch: Scratch | None = None) -> None:
+        """Own a copy's descriptor (-1: none), and the scratch where it stands if it does."""
+        self.fd = fd
+        self._scratch = scratch
 
     @classmethod
-    def of(cls, mount: Mount, *, read_only: bool = False) -> "Attributes":
-        """Return the attributes of a mount that is to be replaced; read_only forces "ro"."""
-        flags = mount.options & (_FLAGS.keys() | _ATIME.keys())
-        kind = "shared" if mount.shared else "slave" if mount.master else "private"
-        return cls(flags | ({"ro"} if read_only else frozenset()), kind)
+    def of(cls, fd: int, wanted: Attributes) -> "Clone":
+        """Copy the mount behind a descriptor, from there on; raises OSError."""
+        if not can_detach():
+            scratch = Scratch(fd, wanted)
+            return cls(scratch.fd, scratch)
+        with contextlib.ExitStack() as cleanup:
+            copy = syscalls.open_tree(fd, "", _COPY)
+            cleanup.callback(os.close, copy)
+            if not facilities.has("mount_setattr"):
+                return cls(workshop.changed(copy, lambda fd: attributes.put_on(fd, wanted)))
+            attributes.put_on_detached(copy, wanted)
+            cleanup.pop_all()
+            return cls(copy)
+
+    def attach(self, place_fd: int, *, beneath: bool) -> None:
+        """Attach the copy; raises OSError (EINVAL where the kernel refuses to go beneath)."""
+        if self._scratch is None:
+            flags = _EMPTY | (syscalls.MOVE_MOUNT_BENEATH if beneath else 0)
+            syscalls.move_mount(self.fd, "", place_fd, "", flags)
+        elif beneath:
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        else:
+            self._scratch.move_to(place_fd)
+            self.hide()
+
+    def hide(self) -> None:
+        """Stand nowhere, if this is not to be attached (any more); it keeps its superblock."""
+        scratch, self._scratch = self._scratch, None
+        if scratch is not None:
+            scratch.close()
+
+    def handed_over(self) -> "Clone":
+        """Return the same copy for another owner, such as a visit that may outlive this one."""
+        other = Clone(self.fd, self._scratch)
+        self.fd, self._scratch = -1, None
+        return other
+
+    def close(self) -> None:
+        """Release the copy, which dissolves if it was not attached; may be called again."""
+        self.hide()
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
-@contextlib.contextmanager
-def closing(fd: int) -> Iterator[int]:
-    """Own a descriptor for the length of a block."""
-    try:
-        yield fd
-    finally:
-        os.close(fd)
+def can_detach() -> bool:
+    """Tell whether copies stand nowhere until they are attached, in any mount namespace (5.2+)."""
+    return facilities.has("open_tree") and facilities.has("move_mount")
 
 
-def open_path(path: str, root_fd: int = syscalls.AT_FDCWD) -> int:
-    """Open a place with O_PATH, no symbolic link allowed anywhere (ELOOP).
-
-    With root_fd the path is taken inside that root, as a process with this root would see it.
-    """
-    if root_fd == syscalls.AT_FDCWD:
-        return syscalls.openat2(root_fd, path, os.O_PATH, _NO_LINKS)
-    return syscalls.openat2(root_fd, path, os.O_PATH, _NO_LINKS | syscalls.RESOLVE_IN_ROOT)
-
-
-def clone(source: str, inner: str, attributes: Attributes, dev: str = "") -> int:
-    """Return a detached copy of the mount at source, of its sub-path inner ("" for the whole).
+def clone(source: str, inner: str, wanted: Attributes, dev: str = "") -> Clone:
+    """Return a copy of the mount at source, of its sub-path inner ("" for the whole).
 
     inner stays on the same superblock and follows no link: what lies inside belongs to a pod.
-    dev is the superblock that has to be there, if one has to.  The caller owns the descriptor;
-    closing it unattached dissolves the copy.  Raises Covered or OSError.
+    dev is the superblock that has to be there, if one has to.  Raises Covered or OSError.
     """
     with closing(open_path(source)) as source_fd:
         if dev and (found := mountinfo.superblock(source_fd)) != dev:
             raise Covered(f"{source} shows superblock {found}, not {dev}: it changed meanwhile")
         if not inner.strip("/"):
-            return _clone_fd(source_fd, attributes)
-        resolve = _NO_LINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
-        with closing(syscalls.openat2(source_fd, inner.strip("/"), os.O_PATH, resolve)) as inner_fd:
-            return _clone_fd(inner_fd, attributes)
+            return Clone.of(source_fd, wanted)
+        with closing(open_beneath(source_fd, inner)) as inner_fd:
+            return Clone.of(inner_fd, wanted)
 
 
-def _clone_fd(fd: int, attributes: Attributes) -> int:
-    flags = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
-    copy = syscalls.open_tree(fd, "", flags)
+def open_beneath(fd: int, inner: str, flags: int = 0) -> int:
+    """Open a place within a mount with O_PATH, on this mount itself and over no link.
+
+    Asks its server: call it through a Prober.  Raises OSError: ELOOP at a link, EXDEV where the
+    path leads out or over another mount.
+    """
+    rules = resolve.NO_LINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
+    return resolve.open_at(fd, inner.strip("/"), rules, flags)
+
+
+def attach(clone: Clone, place_fd: int, *, beneath: bool = False, about: str = "") -> None:
+    """Attach a copy at a place, on top of what is there or beneath the mount there.
+
+    about names the place in the OSError.
+    """
     try:
-        _set_attributes(copy, attributes)
-    except OSError:
-        os.close(copy)
-        raise
-    return copy
-
-
-def _set_attributes(fd: int, attributes: Attributes) -> None:
-    attr_set = sum(_FLAGS.get(flag, 0) for flag in attributes.flags)
-    attr_clr = 0 if attributes.keep else _ALL_FLAGS & ~attr_set
-    atime = next((_ATIME[flag] for flag in attributes.flags if flag in _ATIME), None)
-    if atime is not None:
-        attr_set |= atime
-        attr_clr |= syscalls.MOUNT_ATTR__ATIME
-    # A clone is a peer of its source.  Private first: "shared" must mean a group of its own, or a
-    # mount made inside a container would appear on the host; "slave" keeps the source as master.
-    first = {"slave": syscalls.MS_SLAVE, "peer": 0}.get(attributes.propagation, syscalls.MS_PRIVATE)
-    syscalls.mount_setattr(fd, attr_set=attr_set, attr_clr=attr_clr, propagation=first)
-    if attributes.propagation == "shared":
-        syscalls.mount_setattr(fd, attr_set=0, attr_clr=0, propagation=syscalls.MS_SHARED)
-
-
-def attach(clone_fd: int, target_fd: int, *, beneath: bool = False, about: str = "") -> None:
-    """Attach a detached copy at a place, on top of what is there or beneath the mount there."""
-    flags = _EMPTY | (syscalls.MOVE_MOUNT_BENEATH if beneath else 0)
-    syscalls.move_mount(clone_fd, "", target_fd, "", flags, about=about)
+        clone.attach(place_fd, beneath=beneath)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, about or error.filename) from error
 
 
 def detach(fd: int) -> None:
@@ -144,17 +172,22 @@ def open_exactly(path: str, expected: Mount, root_fd: int) -> int:
     return fd
 
 
-def pin(path: str, expected: Mount) -> int:
-    """Return a detached copy of a dead mount of our own namespace, to keep its superblock.
+def pin(path: str, expected: Mount) -> Clone:
+    """Return a hidden copy of a dead mount of our own namespace, to keep its superblock.
 
     A descriptor of the mount itself would make a plain umount(2) of it fail with EBUSY, and others
     unmount here too: kubelet its volume-subpaths.  Raises Covered or OSError.
     """
     with closing(open_exactly(path, expected, syscalls.AT_FDCWD)) as fd:
-        return _clone_fd(fd, Attributes())
+        return _pinned(Clone.of(fd, Attributes()))
 
 
-def pin_all(stack: Sequence[Mount]) -> dict[str, int]:
+def _pinned(copy: Clone) -> Clone:
+    copy.hide()
+    return copy
+
+
+def pin_all(stack: Sequence[Mount]) -> dict[str, Clone]:
     """Return what `pin` does for each mount of a stack, the covered ones too, by superblock.
 
     To see them it takes them off one by one, bottom last, in a mount namespace of its own that
@@ -163,29 +196,24 @@ def pin_all(stack: Sequence[Mount]) -> dict[str, int]:
     """
     syscalls.unshare(syscalls.CLONE_NEWNS)
     with closing(open_path("/")) as root:
-        syscalls.mount_setattr(
-            root,
-            attr_set=0,
-            attr_clr=0,
-            propagation=syscalls.MS_PRIVATE,
-            flags=syscalls.AT_RECURSIVE,
-        )
-    pins: dict[str, int] = {}
+        set_propagation(root, "private", recursive=True)
+    pins: dict[str, Clone] = {}
     with contextlib.ExitStack() as kept:
         for mount in reversed(stack):
             if mount.dev not in pins:
-                pins[mount.dev] = clone(mount.mount_point, "", Attributes(), mount.dev)
-                kept.callback(os.close, pins[mount.dev])
+                pins[mount.dev] = kept.enter_context(
+                    _pinned(clone(mount.mount_point, "", Attributes(), mount.dev))
+                )
             flags = syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW
             syscalls.umount2(mount.mount_point, flags)
         kept.pop_all()
     return pins
 
 
-def close_all(pins: dict[str, int]) -> None:
+def close_all(pins: dict[str, Clone]) -> None:
     """Close what `pin_all` returned."""
-    for fd in pins.values():
-        os.close(fd)
+    for clone in pins.values():
+        clone.close()
 
 
 def part(expected: Mount, root_fd: int) -> None:
@@ -194,17 +222,16 @@ def part(expected: Mount, root_fd: int) -> None:
     In all the namespaces to which its parent passes mounts on.  Raises Covered or OSError.
     """
     path = expected.mount_point
-    attributes = Attributes(expected.options & _FLAGS.keys())
     with closing(open_exactly(path, expected, root_fd)) as fd:
-        copy = _clone_fd(fd, attributes)
-    with closing(copy):
+        copy = Clone.of(fd, Attributes.of_part(expected))
+    with copy:
         swap(copy, (expected,), root_fd)
 
 
 def swap(
-    clone_fd: int, stack: tuple[Mount, ...], root_fd: int, late: Sequence["Nested"] = ()
+    clone: Clone, stack: tuple[Mount, ...], root_fd: int, late: Sequence["Nested"] = ()
 ) -> int:
-    """Put a detached copy in the place of a stack of dead mounts; return the layers that remain.
+    """Put a copy in the place of a stack of dead mounts; return the layers that remain.
 
     All mounts of the stack (bottom first) stand at one path.  The upper ones are peeled; the copy
     is attached beneath the last, which is then detached, so the path shows the dead mount or the
@@ -217,21 +244,43 @@ def swap(
     top, left = _peel(stack, root_fd)
     with closing(top):
         try:
-            attach(clone_fd, top, beneath=True, about=path)
+            exposed = _put_beneath(clone, top, stack[left - 1], root_fd, late)
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
             os.close(open_exactly(path, stack[left - 1], root_fd))  # refused, or just gone?
-            attach(clone_fd, top, about=path)
+            attach(clone, top, about=path)
             nest(late)
             return left + 1
-        nest(late)
         try:
             detach(top)
         except OSError as error:  # taken away by another namespace's swap, which propagated here
             if error.errno != errno.EINVAL:
                 raise
+    if exposed:
+        _withdraw(exposed, stack[left - 1], root_fd)
     return left
+
+
+def _put_beneath(
+    clone: Clone, top: int, dead: Mount, root_fd: int, late: Sequence["Nested"]
+) -> int:
+    """Return the id of what was put there if it is shared as no copy should be, else 0."""
+    if facilities.has("move_mount_beneath") or not can_detach():
+        attach(clone, top, beneath=True, about=dead.mount_point)
+        nest(late)
+        return 0
+    return tuck.beneath(clone.fd, dead, root_fd, (lambda: nest(late)) if late else None)
+
+
+def _withdraw(mnt_id: int, replaced: Mount, root_fd: int) -> None:
+    """Give a mount that was tucked the propagation of the one it replaced, with what is in it."""
+    if replaced.shared:
+        return
+    with closing(open_path(replaced.mount_point, root_fd)) as fd:
+        if mountinfo.mount_id(fd) == mnt_id:
+            kind = "slave" if replaced.master else "private"
+            set_propagation(fd, kind, recursive=True)
 
 
 def peel(stack: tuple[Mount, ...], root_fd: int) -> int:
@@ -241,26 +290,26 @@ def peel(stack: tuple[Mount, ...], root_fd: int) -> int:
     return left
 
 
-def cover(clone_fd: int, stack: tuple[Mount, ...], root_fd: int) -> int:
-    """Attach a detached copy on top of a stack; return how many layers then stand there.
+def cover(clone: Clone, stack: tuple[Mount, ...], root_fd: int) -> int:
+    """Attach a copy on top of a stack; return how many layers then stand there.
 
     Where the top is shared, the kernel passes the new mount on to its peers and slaves.
     """
     path = stack[-1].mount_point
     with closing(open_exactly(path, stack[-1], root_fd)) as top:
-        attach(clone_fd, top, about=path)
+        attach(clone, top, about=path)
     return len(stack) + 1
 
 
-def attach_bare(clone_fd: int, path: str, root_fd: int) -> None:
-    """Attach a detached copy at a path that shows no mount; raises Covered if it does."""
+def attach_bare(clone: Clone, path: str, root_fd: int) -> None:
+    """Attach a copy at a path that shows no mount; raises Covered if it does."""
     with (
         closing(open_path(path, root_fd)) as fd,
         closing(open_path(os.path.dirname(path), root_fd)) as above,
     ):
         if mountinfo.mount_id(fd) != mountinfo.mount_id(above):
             raise Covered(f"{path} was mounted meanwhile")
-        attach(clone_fd, fd, about=path)
+        attach(clone, fd, about=path)
 
 
 def _peel(stack: tuple[Mount, ...], root_fd: int) -> tuple[int, int]:
@@ -282,25 +331,25 @@ def _peel(stack: tuple[Mount, ...], root_fd: int) -> tuple[int, int]:
 
 @dataclass(frozen=True, slots=True)
 class Nested:
-    """A mount that stood inside a dead one: a detached copy, and its place in the new one.
+    """A mount that stood inside a dead one: a copy, and its place in the new one.
 
     inner is the place's path within the new mount.
     """
 
     inner: str
-    clone_fd: int
+    clone: Clone
     place_fd: int
 
     def close(self) -> None:
         """Release both; a copy that was not attached dissolves."""
-        os.close(self.clone_fd)
+        self.clone.close()
         os.close(self.place_fd)
 
 
 def open_inside(fd: int, inner: str) -> int:
     """Open a place within a mount, following no link; asks its server: call it through a Prober."""
-    resolve = _NO_LINKS | syscalls.RESOLVE_BENEATH
-    return syscalls.openat2(fd, inner.strip("/") or ".", os.O_PATH, resolve)
+    rules = resolve.NO_LINKS | syscalls.RESOLVE_BENEATH
+    return resolve.open_at(fd, inner.strip("/") or ".", rules)
 
 
 def nest(extra: Sequence[Nested]) -> bool:
@@ -310,12 +359,18 @@ def nest(extra: Sequence[Nested]) -> bool:
     """
     try:
         for nested in extra:
-            attach(nested.clone_fd, nested.place_fd, about=nested.inner)
+            attach(nested.clone, nested.place_fd, about=nested.inner)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         return False
     return True
+
+
+def is_directory(fd: int) -> bool:
+    """Tell whether a descriptor is that of a directory, without asking its server."""
+    flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
+    return stat.S_ISDIR(syscalls.statx(fd, "", flags, syscalls.STATX_TYPE).mode)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from recover.errors import Crowded, Hung
-from recover.linux import syscalls
+from recover.linux import facilities, syscalls
 
 T = TypeVar("T")
 
@@ -215,6 +215,8 @@ def ask(fd: int) -> Reply:
     the daemon about itself: only ENOTCONN or ECONNABORTED mean that it is dead.
     """
     try:
+        if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE is not to be forced
+            _ask_about_itself(fd)
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
         return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
     except OSError as error:
@@ -223,11 +225,19 @@ def ask(fd: int) -> Reply:
     if first in DEAD_ERRNOS:
         return Reply(Answer.DEAD, dev, first)
     try:
+        _ask_about_itself(fd)
+    except OSError as error:
+        return Reply(Answer.DEAD, dev, error.errno or 0)
+    return Reply(Answer.FAILING, dev, first)
+
+
+def _ask_about_itself(fd: int) -> None:
+    """Raise OSError if the daemon is dead."""
+    try:
         os.fstatvfs(fd)
     except OSError as error:
         if error.errno in DEAD_ERRNOS:
-            return Reply(Answer.DEAD, dev, error.errno or 0)
-    return Reply(Answer.FAILING, dev, first)
+            raise
 
 
 def _verdict(error: OSError) -> Answer:

@@ -13,25 +13,27 @@ import struct
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-# Numbers are the same everywhere from 424 on; of the older ones each has x86_64's, then arm64's.
-_OLD_NUMBERS = {
-    "umount2": (166, 39),
-    "unshare": (272, 97),
-    "fanotify_init": (300, 262),
-    "fanotify_mark": (301, 263),
-    "setns": (308, 268),
-    "statx": (332, 291),
+from recover.linux import refusal
+
+_COLUMN = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine, 0)
+_NUMBERS = {
+    "mount": (165, 40)[_COLUMN],
+    "umount2": (166, 39)[_COLUMN],
+    "unshare": (272, 97)[_COLUMN],
+    "fanotify_init": (300, 262)[_COLUMN],
+    "fanotify_mark": (301, 263)[_COLUMN],
+    "setns": (308, 268)[_COLUMN],
+    "statx": (332, 291)[_COLUMN],
+    # the same everywhere from 424 on
+    "open_tree": 428,
+    "move_mount": 429,
+    "fsopen": 430,
+    "fsconfig": 431,
+    "fsmount": 432,
+    "openat2": 437,
+    "mount_setattr": 442,
+    "statmount": 457,
 }
-_MACHINE = os.uname().machine
-_COLUMN = {"x86_64": 0, "aarch64": 1}.get(_MACHINE, 0)
-_NR_OPEN_TREE = 428
-_NR_MOVE_MOUNT = 429
-_NR_FSOPEN = 430
-_NR_FSCONFIG = 431
-_NR_FSMOUNT = 432
-_NR_OPENAT2 = 437
-_NR_MOUNT_SETATTR = 442
-_NR_STATMOUNT = 457
 
 # <linux/fcntl.h>, <fcntl.h>
 AT_FDCWD = -100
@@ -58,9 +60,21 @@ MOUNT_ATTR_NOATIME = 0x10
 MOUNT_ATTR_STRICTATIME = 0x20
 MOUNT_ATTR_NODIRATIME = 0x80
 MOUNT_ATTR_NOSYMFOLLOW = 0x200000
+MS_RDONLY = 1
+MS_NOSUID = 2
+MS_NODEV = 4
+MS_NOEXEC = 8
+MS_REMOUNT = 32
+MS_NOSYMFOLLOW = 256
+MS_NOATIME = 1024
+MS_NODIRATIME = 2048
+MS_BIND = 4096
+MS_MOVE = 8192
+MS_REC = 16384
 MS_PRIVATE = 1 << 18
 MS_SLAVE = 1 << 19
 MS_SHARED = 1 << 20
+MS_RELATIME = 1 << 21
 MNT_DETACH = 2
 FSOPEN_CLOEXEC = 1
 FSMOUNT_CLOEXEC = 1
@@ -105,6 +119,9 @@ _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
 _long = ctypes.c_long
 
+_MNT_ID = 0 if refusal.is_refused("statx_mnt_id") else STATX_MNT_ID
+_MNT_ID_UNIQUE = 0 if refusal.is_refused("statx_mnt_id_unique") else STATX_MNT_ID_UNIQUE
+
 
 @dataclass(frozen=True, slots=True)
 class Statx:
@@ -138,21 +155,18 @@ def _fail(path: str | bytes) -> NoReturn:
     raise OSError(errno, os.strerror(errno), os.fsdecode(path))
 
 
-def _call(number: int, path: str | bytes, *args: Any) -> int:
-    result: int = _syscall(_long(number), *args)
+def _call(name: str, path: str | bytes, *args: Any) -> int:
+    refusal.check(name, path)
+    result: int = _syscall(_long(_NUMBERS[name]), *args)
     if result < 0:
         _fail(path)
     return result
 
 
-def _number(name: str) -> int:
-    return _OLD_NUMBERS[name][_COLUMN]
-
-
 def open_tree(dirfd: int, path: str, flags: int) -> int:
     """Return a descriptor of a mount, or with OPEN_TREE_CLONE of a detached copy: open_tree(2)."""
     name = os.fsencode(path)
-    return _call(_NR_OPEN_TREE, name, _long(dirfd), name, _long(flags))
+    return _call("open_tree", name, _long(dirfd), name, _long(flags))
 
 
 def move_mount(
@@ -160,8 +174,10 @@ def move_mount(
 ) -> None:
     """Attach or move a mount: move_mount(2); `about` names the place in the error."""
     source, target = os.fsencode(from_path), os.fsencode(to_path)
+    if flags & MOVE_MOUNT_BENEATH:
+        refusal.check("move_mount_beneath", about or target)
     _call(
-        _NR_MOVE_MOUNT,
+        "move_mount",
         about or target,
         _long(from_fd),
         source,
@@ -174,17 +190,17 @@ def move_mount(
 def fsopen(fs_type: str, flags: int) -> int:
     """Return a context for making a superblock of a file system type: fsopen(2)."""
     name = os.fsencode(fs_type)
-    return _call(_NR_FSOPEN, name, name, _long(flags))
+    return _call("fsopen", name, name, _long(flags))
 
 
 def fsconfig(fd: int, command: int) -> None:
     """Give a command without key and value to a context: fsconfig(2)."""
-    _call(_NR_FSCONFIG, b"", _long(fd), _long(command), None, None, _long(0))
+    _call("fsconfig", b"", _long(fd), _long(command), None, None, _long(0))
 
 
 def fsmount(fd: int, flags: int, attributes: int) -> int:
     """Return a detached mount of a context's superblock: fsmount(2)."""
-    return _call(_NR_FSMOUNT, b"", _long(fd), _long(flags), _long(attributes))
+    return _call("fsmount", b"", _long(fd), _long(flags), _long(attributes))
 
 
 def mount_setattr(
@@ -193,37 +209,43 @@ def mount_setattr(
     """Change the attributes of the mount behind fd: mount_setattr(2); flags may be AT_RECURSIVE."""
     attr = struct.pack("QQQQ", attr_set, attr_clr, propagation, 0)
     flags |= AT_EMPTY_PATH
-    _call(_NR_MOUNT_SETATTR, b"", _long(fd), b"", _long(flags), attr, _long(len(attr)))
+    _call("mount_setattr", b"", _long(fd), b"", _long(flags), attr, _long(len(attr)))
 
 
 def openat2(dirfd: int, path: str, flags: int, resolve: int) -> int:
     """Open a path under RESOLVE_* rules: openat2(2).  O_CLOEXEC is added."""
     how = struct.pack("QQQ", flags | os.O_CLOEXEC, 0, resolve)
     name = os.fsencode(path)
-    return _call(_NR_OPENAT2, name, _long(dirfd), name, how, _long(len(how)))
+    return _call("openat2", name, _long(dirfd), name, how, _long(len(how)))
+
+
+def mount(source: str, target: str, fs_type: str, flags: int) -> None:
+    """Mount, bind, move, or change a mount, as the flags say: mount(2)."""
+    name = os.fsencode(target)
+    _call("mount", name, os.fsencode(source), name, os.fsencode(fs_type), _long(flags), None)
 
 
 def umount2(path: str, flags: int) -> None:
     """Unmount: umount2(2)."""
     name = os.fsencode(path)
-    _call(_number("umount2"), name, name, _long(flags))
+    _call("umount2", name, name, _long(flags))
 
 
 def setns(fd: int, nstype: int) -> None:
     """Move the calling thread into a namespace: setns(2); fd may be a pidfd (5.8+)."""
-    _call(_number("setns"), b"", _long(fd), _long(nstype))
+    _call("setns", b"", _long(fd), _long(nstype))
 
 
 def unshare(flags: int) -> None:
     """Stop sharing parts of the calling thread's context: unshare(2)."""
-    _call(_number("unshare"), b"", _long(flags))
+    _call("unshare", b"", _long(flags))
 
 
 def statx(dirfd: int, path: str, flags: int, mask: int) -> Statx:
     """Return file status: statx(2).  On FUSE this may hang for ever with FORCE_SYNC."""
     buffer = ctypes.create_string_buffer(256)
     name = os.fsencode(path)
-    _call(_number("statx"), name, _long(dirfd), name, _long(flags), _long(mask), buffer)
+    _call("statx", name, _long(dirfd), name, _long(flags), _long(mask), buffer)
     (filled,) = struct.unpack_from("=I", buffer)
     mode, ino, size = struct.unpack_from("=28xH2xQQ", buffer)
     mtime_s, mtime_ns = struct.unpack_from("=qI", buffer, 112)
@@ -234,20 +256,22 @@ def statx(dirfd: int, path: str, flags: int, mask: int) -> Statx:
         mode=mode,
         size=size,
         mtime_ns=mtime_s * 1_000_000_000 + mtime_ns,
-        mnt_id=mnt_id if filled & STATX_MNT_ID_UNIQUE else 0,
-        table_id=mnt_id if filled & STATX_MNT_ID else 0,
+        mnt_id=mnt_id if filled & _MNT_ID_UNIQUE else 0,
+        table_id=mnt_id if filled & _MNT_ID else 0,
     )
 
 
 def fanotify_init(flags: int, event_flags: int) -> int:
     """Return a fanotify group: fanotify_init(2)."""
-    return _call(_number("fanotify_init"), b"", _long(flags), _long(event_flags))
+    if flags & FAN_REPORT_MNT:
+        refusal.check("fanotify_mnt")
+    return _call("fanotify_init", b"", _long(flags), _long(event_flags))
 
 
 def fanotify_mark(group: int, flags: int, mask: int, fd: int) -> None:
     """Add a mark on what fd refers to: fanotify_mark(2) with a null path."""
     _call(
-        _number("fanotify_mark"),
+        "fanotify_mark",
         b"",
         _long(group),
         _long(flags),
@@ -257,12 +281,18 @@ def fanotify_mark(group: int, flags: int, mask: int, fd: int) -> None:
     )
 
 
+def pidfd_open(pid: int) -> int:
+    """Return a descriptor of a process, which can be polled for its end: pidfd_open(2), 5.3+."""
+    refusal.check("pidfd_open")
+    return os.pidfd_open(pid)
+
+
 def statmount(mnt_id: int) -> StatMount:
     """Return facts about the mount with this unique id in our own namespace: statmount(2), 6.8+."""
     wanted = STATMOUNT_SB_BASIC | STATMOUNT_MNT_ROOT | STATMOUNT_MNT_POINT | STATMOUNT_FS_TYPE
     request = struct.pack("IIQQQ", 32, 0, mnt_id, wanted, 0)
     buffer = ctypes.create_string_buffer(_STATMOUNT_STRINGS + 3 * 4096)
-    _call(_NR_STATMOUNT, b"", request, buffer, _long(len(buffer)), _long(0))
+    _call("statmount", b"", request, buffer, _long(len(buffer)), _long(0))
     major, minor = struct.unpack_from("=II", buffer, 16)
     (fs_type,) = struct.unpack_from("=I", buffer, 36)
     root, mount_point = struct.unpack_from("=II", buffer, 104)

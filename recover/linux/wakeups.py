@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from recover.linux import fanotify, fuse, procevents
+from recover.linux import fanotify, fuse, procevents, syscalls
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class WakeUps:
     def __init__(
         self,
         mount_events: Callable[[], fanotify.MountEvents] = fanotify.MountEvents,
-        pidfd_open: Callable[[int], int] = os.pidfd_open,
+        pidfd_open: Callable[[int], int] = syscalls.pidfd_open,
         process_exits: Callable[[], procevents.ProcessExits] = procevents.ProcessExits,
     ) -> None:
         """Take the doors to the kernel that may be missing."""

@@ -11,6 +11,7 @@ from csi_fluid.demo.filesystems import Bindfs
 from csi_fluid.demo.plugin import Volume
 from csi_fluid.demo.pods import Container, Image, Propagation, VolumeMount
 from csi_fluid.demo.waiting import until
+from csi_fluid.kubelet import Kubelet
 from recover.linux import syscalls
 
 _ROOM = Path(__file__).parent / "room.sh"
@@ -25,9 +26,9 @@ class Machine(node.Node):
         self.root = Path("/bench")
         self.kubelet = Path("/kubelet")
         self.mount_root = Path("/runtime-mnt")
-        self.socket = self.kubelet / "csi-plugins" / node.DRIVER / "csi.sock"
-        plugin = self.kubelet / "plugins" / "csi-fluid-plugin"
-        for folder in (self.socket.parent, plugin, self.kubelet / "pods"):
+        kubelet = Kubelet(str(self.kubelet))
+        self.socket, plugin = kubelet.socket, kubelet.own
+        for folder in (self.socket.parent, plugin, Path(kubelet.pods)):
             folder.mkdir(parents=True)
         programs.run("mount", "--bind", disk, plugin)  # where our plugin's state is by default
         self.image = Image(self.root / "image")

@@ -136,6 +136,22 @@ def bucket(cluster: Cluster, folder: Path) -> Iterator[ObjectStore]:
         yield store
 
 
+@pytest.fixture
+def walked(cluster: Cluster, fluid: Fluid, bucket: ObjectStore) -> Iterator[Spec]:
+    """Return what the stand-in for Fluid is to make of the page's dataset."""
+    told = {
+        "FUSE_KIND": "s3fs",
+        "FUSE_SOURCE": "demo-bucket:/dir",
+        "FUSE_ENDPOINT": bucket.url,
+        "FUSE_DELAY": "1.5",  # as a client written in Java; s3fs is back before the loop sees it
+    }
+    made = Spec("default", "demo-dataset", secret="mysecret", environment=told)
+    yield made
+    gone = ("-n", "default", "--ignore-not-found", "--timeout=60s")
+    cluster.kubectl("delete", "pod/demo-app", "secret/mysecret", *gone, timeout_s=70)
+    fluid.remove(made)
+
+
 @pytest.fixture(scope="session")
 def injector(cluster: Cluster) -> Iterator[FluidWebhook]:
     """Serve what Fluid's webhook does."""

@@ -9,7 +9,7 @@ NOT_CONNECTED = "Transport endpoint is not connected"
 
 
 class Page:
-    """The ``yaml`` blocks of a page, each with its file name as a comment, and the commands.
+    """The ``yaml`` blocks of a page that begin with a file name as a comment, and the commands.
 
     Commands are the lines after a prompt in ``console`` blocks; what follows each is its output.
     """
@@ -19,7 +19,8 @@ class Page:
         self._text = path.read_text(encoding="utf-8")
         blocks = _BLOCK.findall(self._text)
         yaml = [body for language, body in blocks if language == "yaml"]
-        self.files = {re.match(r"# (\S+)\n", body)[1]: body for body in yaml}  # type: ignore[index]
+        named = ((re.match(r"# (\S+\.yaml)\n", body), body) for body in yaml)
+        self.files = {name[1]: body for name, body in named if name}
         lines = [
             line for language, body in blocks if language == "console" for line in body.split("\n")
         ]

@@ -75,6 +75,10 @@ class Scene:
         inside = self._in(name, "grep -c ' /data ' /proc/self/mountinfo")
         return int(inside), len(self.cluster.mounts(self.target(name)))
 
+    def is_flat(self, *names: str) -> bool:
+        """Say whether no more than a dead mount and the live one stand anywhere."""
+        return all(count in {1, 2} for name in names for count in self.layers(name))
+
     def target(self, name: str = "app") -> str:
         """Return where kubelet had the volume published for an application."""
         volumes = f"{self.folder(self.uid(name))}/volumes/kubernetes.io~csi"

@@ -21,6 +21,7 @@ import yaml
 from csi_fluid import telling
 from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
+from csi_fluid.demo.waiting import until
 from csi_fluid.errors import Unavailable
 from csi_fluid.kube import Volume, calls
 from csi_fluid.kube.access import Access
@@ -30,8 +31,9 @@ from csi_fluid.kube.events import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
 from recover import observer
-from recover.store import Publication, Store
-from tests import manifests, sandbox
+from recover.rows import Publication
+from recover.store import Store
+from tests import manifests
 from tests.cluster import objects
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
@@ -423,7 +425,7 @@ def plugin(world: World, folder: Path) -> Iterator[tuple[int, Client]]:
         process = subprocess.Popen(command, env=os.environ | places, stderr=log)
     client = Client(socket)
     try:
-        sandbox.wait_until(socket.exists, "the plugin serves")
+        until(socket.exists, "the plugin serves")
         yield process.pid, client
     finally:
         client.close()

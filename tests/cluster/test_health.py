@@ -2,21 +2,16 @@
 
 import json
 import shutil
-import signal
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from tests import manifests, sandbox
+from tests import sandbox
 from tests.cluster.cluster import Cluster, Object, scratch
 from tests.cluster.fluid import Datasets, Fluid, application
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.plugin import Plugin
+from tests.cluster.prometheus import Prometheus
 from tests.cluster.settings import NODE_NAME
 from tests.cluster.waiting import wait_for
 
@@ -81,49 +76,14 @@ def test_kubelet_has_the_statistics_of_a_volume(cluster: Cluster, demo: Spec):
     assert f"kubelet_volume_stats_inodes{labels}" in text
 
 
-class Prometheus:
-    """Debian's Prometheus on the node, with the alert rules of the manifests."""
-
-    def __init__(self, cluster: Cluster, folder: Path, target: str) -> None:
-        self._cluster = cluster
-        rules = manifests.read(manifests.FOLDER / "components/monitoring/prometheusrule.yaml")
-        job = {"job_name": "csi-nodeplugin-fluid", "static_configs": [{"targets": [target]}]}
-        config = {
-            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(folder / "rules.yaml")],
-            "scrape_configs": [job],
-        }
-        (folder / "rules.yaml").write_text(yaml.safe_dump(rules[0]["spec"]))
-        (folder / "prometheus.yaml").write_text(yaml.safe_dump(config))
-        command = (
-            *("prometheus", f"--config.file={folder}/prometheus.yaml"),
-            *(f"--storage.tsdb.path={folder}/data", "--web.listen-address=0.0.0.0:9090"),
-        )
-        cluster.node.start("prometheus", *command)
-        self._url = f"http://{cluster.node.ip}:9090/api/v1"
-
-    def ask(self, query: str) -> list[Any]:
-        """Return the result of a query; nothing while Prometheus starts."""
-        url = f"{self._url}/query?{urllib.parse.urlencode({'query': query})}"
-        try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
-                return list(json.load(answer)["data"]["result"])
-        except OSError:
-            return []
-
-    def value(self, query: str) -> float | None:
-        """Return the only value that a query has."""
-        found = self.ask(query)
-        return float(found[0]["value"][1]) if found else None
-
-
 @pytest.fixture
 def prometheus(cluster: Cluster, plugin: Plugin) -> Iterator[Prometheus]:
     sandbox.require("prometheus")
     folder = scratch()
     address = cluster.get("pod", plugin.pod(), "fluid-system")["status"]["podIP"]
-    yield Prometheus(cluster, folder, f"{address}:8080")
-    cluster.node.signal("prometheus", signal.SIGKILL)
+    made = Prometheus(cluster, folder, {"csi-nodeplugin-fluid": f"{address}:8080"})
+    yield made
+    made.stop()
     shutil.rmtree(folder)
 
 

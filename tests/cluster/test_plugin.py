@@ -3,6 +3,7 @@
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Datasets, application
 from tests.cluster.plugin import Plugin
+from tests.images import product
 
 
 def test_a_pod_lists_the_data_of_a_dataset(
@@ -32,4 +33,4 @@ def test_a_pod_starts_whatever_happened_to_the_plugin_before(
     plugin.deploy()
 
     containers = cluster.get("pod", plugin.pod(), "fluid-system")["spec"]["containers"]
-    assert containers[0]["image"].endswith(":0.1.0")
+    assert containers[0]["image"] == product.NAME

@@ -45,7 +45,7 @@ def test_pods_go_on_and_heal_after_the_plugin_was(plugin: Plugin, scene: Scene, 
     scene.bring_back()
     for name in names:
         scene.await_heal(name)
-        assert scene.layers(name) == (1, 1)
+        assert scene.is_flat(name)
         assert scene.restarts(name) == 0
     assert not any("not connected" in line for line in since_heal(scene))
 
@@ -73,7 +73,7 @@ def test_a_daemon_that_comes_back_while_the_plugin_is_away_is_healed_when_that_i
     plugin.deploy()
 
     scene.await_heal("app", before)
-    assert scene.layers() == (1, 1)
+    assert scene.is_flat("app")
     assert scene.restarts("app") == 0
 
 
@@ -89,7 +89,7 @@ def test_pods_go_on_when_kubelet_restarts_with_live_mounts(
 
     wait_for(lambda: published(plugin) >= calls + 2, "kubelet's repeated calls to publish")
     assert (scene.generation("app"), scene.generation("partial")) == before
-    assert scene.layers("app") == scene.layers("partial") == (1, 1)
+    assert scene.is_flat("app", "partial")
     scene.crash_and_heal("app", "partial")
     assert scene.restarts("app") == scene.restarts("partial") == 0
 
@@ -112,7 +112,7 @@ def test_pods_heal_when_kubelet_restarts_with_dead_mounts(
     cluster.enter("umount", "-l", scene.spec.fluid_path)
     for name in ("app", "partial"):
         scene.await_heal(name)
-        assert scene.layers(name) == (1, 1)
+        assert scene.is_flat(name)
         assert scene.restarts(name) == 0
     assert (scene.uid("app"), scene.uid("partial")) == uids
     scene.delete("app")

@@ -2,13 +2,10 @@
 
 import os
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
 import yaml
 
-from csi_fluid.demo.objectstore import ObjectStore
 from tests.cluster import fluid as double
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
@@ -32,24 +29,8 @@ def as_on_this_cluster(text: str) -> str:
     return yaml.safe_dump_all(double.injected(document, {"demo-dataset"}) for document in documents)
 
 
-@pytest.fixture
-def spec(cluster: Cluster, fluid: Fluid, bucket: ObjectStore) -> Iterator[Spec]:
-    """Return what the stand-in for Fluid is to make of the page's dataset."""
-    told = {
-        "FUSE_KIND": "s3fs",
-        "FUSE_SOURCE": "demo-bucket:/dir",
-        "FUSE_ENDPOINT": bucket.url,
-        "FUSE_DELAY": "1.5",  # as a client written in Java; s3fs is back before the loop sees it
-    }
-    made = Spec("default", "demo-dataset", secret="mysecret", environment=told)
-    yield made
-    gone = ("-n", "default", "--ignore-not-found", "--timeout=60s")
-    cluster.kubectl("delete", "pod/demo-app", "secret/mysecret", *gone, timeout_s=70)
-    fluid.remove(made)
-
-
 def test_the_walk_through_goes_as_its_page_says(
-    cluster: Cluster, image: Plugin, fluid: Fluid, spec: Spec, folder: Path
+    cluster: Cluster, image: Plugin, fluid: Fluid, walked: Spec, folder: Path
 ):
     image.deploy("base")
     page = Page(PAGE)
@@ -58,7 +39,7 @@ def test_the_walk_through_goes_as_its_page_says(
     turn_recovery_on(walk, image)
     walk.type("create -f secret.yaml")
     walk.type("create -f dataset.yaml")
-    fluid.reconcile(spec)
+    fluid.reconcile(walked)
     walk.type("wait dataset/demo-dataset")
     walk.type("create -f app.yaml")
     walk.type("wait po/demo-app")

@@ -5,13 +5,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
-from tests.cluster.settings import CLUSTERS
 
 # Where something of a cluster would be, if it wrote outside its folder.
 _FOLDERS = (
     *("/runtime-mnt", "/var/lib/kubelet", "/var/lib/cni", "/var/lib/containerd", "/var/log/pods"),
     *("/etc/cni", "/etc/kubernetes", "/run/containerd", "/run/netns", "/var/lib/etcd"),
-    *("/etc/updatedb.conf", "/etc/updatedb.conf.backup", "/mnt", str(CLUSTERS)),
+    *("/etc/updatedb.conf", "/etc/updatedb.conf.backup", "/mnt"),
 )
 
 
@@ -24,14 +23,15 @@ class Traces:
     def __init__(self) -> None:
         self._mounts = _mounts()
         self._files = set(_files())
-        self._namespace = self._link = self._cgroup = ""
+        self._namespace = self._link = self._cgroup = self._folder = ""
 
     def follow(self, cluster: Cluster) -> None:
-        """Learn by what the processes, the link and the cgroups of the cluster are known."""
+        """Learn by what the cluster's processes, link, cgroups and files are known."""
         inside = cluster.enter("readlink", "/proc/1/ns/pid")
         self._namespace = inside.strip()
         self._link = f"csif{cluster.node.number}"
         self._cgroup = cluster.place.cgroup
+        self._folder = str(cluster.place.folder)
 
     def found(self) -> list[str]:
         """List what is there now; each entry is text for a person."""
@@ -43,6 +43,7 @@ class Traces:
             *(f"route {line}" for line in routes if line.split()[0] == self._link),
             *(f"cgroup {path}" for path in Path("/sys/fs/cgroup").glob(f"*/{self._cgroup}")),
             *(f"file {path}" for path in _files() if path not in self._files),
+            *(f"file {path}" for path in filter(os.path.exists, [self._folder])),
         ]
 
 

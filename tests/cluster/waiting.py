@@ -1,8 +1,9 @@
-"""Wait for what the cluster is to do; the one place of the harness that polls."""
+"""Wait for what the cluster is to do."""
 
-import time
 from collections.abc import Callable
 from typing import TypeVar
+
+from csi_fluid.demo.waiting import until
 
 T = TypeVar("T")
 
@@ -12,12 +13,10 @@ class ClusterError(Exception):
 
 
 def wait_for(
-    condition: Callable[[], T], what: str, timeout_s: float = 30.0, every_s: float = 0.1
+    condition: Callable[[], T | None], what: str, timeout_s: float = 30.0, every_s: float = 0.1
 ) -> T:
-    """Return the first true answer of a condition; raise ClusterError when none comes in time."""
-    deadline = time.monotonic() + timeout_s
-    while not (answer := condition()):
-        if time.monotonic() > deadline:
-            raise ClusterError(f"waited {timeout_s:g} s in vain: {what}")
-        time.sleep(every_s)  # noqa: TID251 -- most of what is awaited has no event
-    return answer
+    """Do what ``until`` does, with the patience that a cluster needs; raises ClusterError."""
+    try:
+        return until(condition, what, timeout_s=timeout_s, every_s=every_s)
+    except TimeoutError as error:
+        raise ClusterError(str(error)) from error

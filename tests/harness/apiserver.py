@@ -27,13 +27,14 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from csi_fluid.kube import calls
+from tests.harness import execution
 
 NODE = "node1"
 KUBELET = f"system:node:{NODE}"
 ACCOUNT = "system:serviceaccount:fluid-system:fluid-csi"
 _PATH = re.compile(
     r"/(?:api|apis/(?P<group>[^/]+))/v[^/]+/(?:namespaces/(?P<ns>[^/]+)/)?(?P<resource>[a-z]+)"
-    r"(?:/(?P<name>[^/]+))?"
+    r"(?:/(?P<name>[^/]+))?(?:/(?P<part>exec|log))?"
 )
 _VERBS = {
     "GET": "get",
@@ -48,6 +49,9 @@ FLUID_PATH = calls.FLUID_API
 Json = dict[str, Any]
 Fault = Callable[[http.server.BaseHTTPRequestHandler], bool]
 """Does something other than answering; True if it did."""
+
+Run = Callable[[str, list[str]], tuple[str, int]]
+"""What a command says in a container of a pod, and how it ends."""
 
 
 class Authority:
@@ -130,6 +134,8 @@ class ApiServer:
         self.objects: dict[str, Json] = {}
         self.asked: list[tuple[str, str, str]] = []  # user, method, path
         self.fault: Fault | None = None
+        self.run: Run = lambda pod, command: ("", 127)
+        self.logs: dict[str, str] = {}  # by pod
         self.rules: dict[str, tuple[calls.Rule, ...]] = {
             KUBELET: calls.NODE + calls.NODE_EXTRA,
             ACCOUNT: calls.ACCOUNT,
@@ -312,6 +318,7 @@ class _Http(http.server.ThreadingHTTPServer):
     api: ApiServer
     context: ssl.SSLContext
     daemon_threads = False
+    request_queue_size = 128
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -365,8 +372,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not user:
             self.answer(*_status(401, "Unauthorized", "Unauthorized"))
             return
+        call = _Call(api, user, self.command, self.path)
+        if call.is_exec and call.is_allowed():
+            execution.answer(self, *api.run(*call.executed))
+            return
         with api.lock:
-            self.answer(*_Call(api, user, self.command, self.path).run(body))
+            self.answer(*call.run(body))
 
     def _user(self) -> str:
         given = self.headers.get("Authorization", "").split()
@@ -376,8 +387,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         names = dict(pair for part in certificate.get("subject", ()) for pair in part)
         return str(names.get("commonName", ""))
 
-    def answer(self, status: int, found: Json) -> None:
-        text = json.dumps(found).encode()
+    def answer(self, status: int, found: Json | str) -> None:
+        text = (found if isinstance(found, str) else json.dumps(found)).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
@@ -396,21 +407,31 @@ class _Call:
         self._parts = found.groupdict("") if found else {}
         is_list = method == "GET" and not self._parts.get("name")
         self._verb = "list" if is_list else _VERBS[method]
+        self._query = urllib.parse.parse_qs(self._url.query)
 
-    def run(self, body: Json) -> tuple[int, Json]:
+    @property
+    def is_exec(self) -> bool:
+        return self._parts.get("part") == "exec"
+
+    @property
+    def executed(self) -> tuple[str, list[str]]:
+        return self._parts["name"], self._query["command"]
+
+    def run(self, body: Json) -> tuple[int, Json | str]:
         if not self._parts:
             return _status(404, "NotFound", "the server could not find the requested resource")
-        if not self._allowed():
+        if not self.is_allowed():
             return _status(403, "Forbidden", f'User "{self._user}" cannot {self._verb} this')
         return getattr(self, f"_{self._verb}")(body)  # type: ignore[no-any-return]
 
-    def _allowed(self) -> bool:
+    def is_allowed(self) -> bool:
         is_node = self._parts["resource"] == "nodes"
         if self._user == KUBELET and is_node and self._parts["name"] != NODE:
             return False  # NodeRestriction
+        resource = "/".join(filter(None, (self._parts["resource"], self._parts["part"])))
         return any(
             self._parts["group"] == rule.group
-            and self._parts["resource"] in rule.resources
+            and resource in rule.resources
             and self._verb in rule.verbs
             and (not rule.names or self._parts["name"] in rule.names)
             for rule in self._api.rules.get(self._user, ())
@@ -420,11 +441,14 @@ class _Call:
         text = f'{self._parts["resource"]} "{self._parts["name"]}" not found'
         return _status(404, "NotFound", text)
 
-    def _get(self, _: Json) -> tuple[int, Json]:
+    def _get(self, _: Json) -> tuple[int, Json | str]:
+        if self._parts["part"] == "log":
+            return 200, self._api.logs.get(self._parts["name"], "")
         found = self._api.objects.get(self._url.path)
         return (200, found) if found else self._missing()
 
     def _list(self, _: Json) -> tuple[int, Json]:
+        """List what lies at the path, or with no namespace in it in all of them."""
         query = dict(urllib.parse.parse_qsl(self._url.query))
         wanted = [
             pair.split("=") for pair in filter(None, query.get("labelSelector", "").split(","))
@@ -432,13 +456,28 @@ class _Call:
         node = query.get("fieldSelector", "").removeprefix("spec.nodeName=")
         found = [
             each
-            for each in self._api.objects.values()
-            if each["kind"] == "Pod"
-            and (not self._parts["ns"] or each["metadata"]["namespace"] == self._parts["ns"])
+            for path, each in self._api.objects.items()
+            if self._lists(path)
             and all(each["metadata"].get("labels", {}).get(k) == v for k, v in wanted)
-            and each.get("spec", {}).get("nodeName") == node
+            and (not node or each.get("spec", {}).get("nodeName") == node)
         ]
-        return 200, {"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found}
+        first = int(query.get("continue", 0))
+        end = first + int(query.get("limit", len(found)))
+        metadata = {"continue": str(end)} if end < len(found) else {}
+        return 200, {
+            "kind": "List",
+            "apiVersion": "v1",
+            "metadata": metadata,
+            "items": found[first:end],
+        }
+
+    def _lists(self, path: str) -> bool:
+        found = _PATH.fullmatch(path)
+        parts = found.groupdict("") if found else {}
+        return bool(parts) and all(
+            parts[key] == self._parts[key] or (key == "ns" and not self._parts["ns"])
+            for key in ("group", "resource", "ns")
+        )
 
     def _create(self, body: Json) -> tuple[int, Json]:
         namespace, about = self._parts["ns"], body["involvedObject"]

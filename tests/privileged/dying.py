@@ -12,18 +12,22 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from csi_fluid.kubelet import Kubelet
+from csi_fluid.mountroot import MountRoot
 from recover import loop, observer as told
+from recover.layout import Layout
 from recover.linux import syscalls
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 CHANGES = {
-    syscalls._NR_OPEN_TREE,
-    syscalls._NR_MOVE_MOUNT,
-    syscalls._NR_MOUNT_SETATTR,
-    syscalls._number("umount2"),
-    syscalls._number("setns"),
+    "open_tree",
+    "move_mount",
+    "mount_setattr",
+    "mount",
+    "umount2",
+    "setns",
 }
 
 
@@ -51,10 +55,10 @@ def let_die(fate: Fate) -> None:
     """Have this process counted among the mortals: each change of a mount may be its end."""
     call = syscalls._call
 
-    def mortal_call(number: int, *args: Any) -> int:
-        if number in CHANGES:
+    def mortal_call(name: str, *args: Any) -> int:
+        if name in CHANGES:
             fate.strike()
-        return call(number, *args)
+        return call(name, *args)
 
     setattr(syscalls, "_call", mortal_call)  # noqa: B010  mypy would not let us change it
 
@@ -94,9 +98,12 @@ def main() -> None:
     MortalStore.fate = fate
     store = MortalStore.open(Path(state))
     settings = loop.Settings(
-        strategy="namespace", kubelet_root=kubelet, mount_root=mount_root, period_s=600.0
+        layout=Layout(Kubelet(kubelet), MountRoot(mount_root)),
+        strategy="namespace",
+        period_s=600.0,
     )
-    loop.Recovery(store, Locks(), Prober(), Voice(fate), settings).start()
+    parts = Parts.of(store, Prober(), Path(kubelet, "plugin"))
+    loop.Recovery(parts, Voice(fate), settings).start()
     threading.Event().wait()
 
 

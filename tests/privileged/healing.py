@@ -12,13 +12,18 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
+from csi_fluid.kubelet import Kubelet
+from csi_fluid.mountroot import MountRoot
 from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
+from recover.layout import Layout
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
 from recover.locks import Locks
-from recover.store import Publication, Store
+from recover.parts import Parts
+from recover.rows import Publication
+from recover.store import Store
 from tests.harness import Dataset, Node, Pod, View, until
 
 E = TypeVar("E")
@@ -76,17 +81,19 @@ class Healing:
         wake_ups: Callable[[], WakeUps] = WakeUps,
     ) -> None:
         self.ear = Ear()
+        self.strategy = strategy
         self.prober = Prober(timeout_s=probe_timeout_s)
-        self.locks = locks or Locks()
         self.store = Store.open(node.machine.state)
+        self.parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin", locks)
         self._settings = loop.Settings(
+            layout=Layout(
+                Kubelet(str(node.machine.kubelet)), MountRoot(str(node.machine.mount_root))
+            ),
             period_s=period_s,
             strategy=strategy,
             recover_writable=recover_writable,
             warning_threshold=warning_threshold,
             hung_abort_after_s=hung_abort_after_s,
-            kubelet_root=str(node.machine.kubelet),
-            mount_root=str(node.machine.mount_root),
         )
         self._node = node
         self._claims = targets.Claims()
@@ -96,8 +103,7 @@ class Healing:
 
     def start(self) -> "Healing":
         """Begin to heal, and return when the state is reconciled."""
-        parts = self.store, self.locks, self.prober, self.ear, self._settings
-        self.recovery = loop.Recovery(*parts, wake_ups=self._wake_ups)
+        self.recovery = loop.Recovery(self.parts, self.ear, self._settings, wake_ups=self._wake_ups)
         self.recovery.start()
         assert self.recovery.reconciled.wait(10)
         return self
@@ -141,16 +147,12 @@ class Healing:
 
     def put(self, row: Publication, timeout_s: float = 20.0) -> None:
         """Make a publication true."""
-        publisher = publish.Publisher(
-            self.store, self.locks, self.prober, self._sources, self._claims, self._changed
-        )
+        publisher = publish.Publisher(self.parts, self._sources, self._claims, self._changed)
         publisher.publish(row, readiness.Patience(time.monotonic() + timeout_s))
 
     def unpublish(self, target: Path | str) -> None:
         """Unpublish a target as NodeUnpublishVolume does."""
-        unpublish.Unpublisher(
-            self.store, self.locks, self.prober, self._claims, self._changed
-        ).unpublish(str(target))
+        unpublish.Unpublisher(self.parts, self._claims, self._changed).unpublish(str(target))
 
     def _changed(self, source: str) -> None:
         if self.recovery is not None:
@@ -173,7 +175,7 @@ class Healing:
         return self.heals(data)[-1]
 
     def await_whole(self, data: Dataset, view: View, path: str | Path) -> None:
-        """Wait until a path shows a dataset's present mount in one layer."""
+        """Wait until a path shows a dataset's present mount."""
         until(lambda: whole(self._node, view, path, data), f"{path} healed: {self.ear.events}")
 
     def await_looked(self, data: Dataset) -> None:
@@ -199,15 +201,21 @@ def healing(node: Node, **options: object) -> Iterator[Healing]:
         made.close()
 
 
+def shown(view: View, path: str | Path) -> Mount:
+    """Return what a path shows; fail unless it answers, and covers one dead mount at the most."""
+    layers = view.layers(path)
+    assert 1 <= len(layers) <= 2, layers
+    assert view.error(path) in {0, errno.ENOTDIR}
+    return layers[-1]
+
+
 def only_layer(view: View, path: str | Path) -> Mount:
     """Return the mount at a path; fail unless it is the only layer there, and it answers."""
-    layers = view.layers(path)
-    assert len(layers) == 1, layers
-    assert view.error(path) in {0, errno.ENOTDIR}
-    return layers[0]
+    assert len(view.layers(path)) == 1, view.layers(path)
+    return shown(view, path)
 
 
 def whole(node: Node, view: View, path: str | Path, data: Dataset) -> bool:
-    """Tell whether a path shows a dataset's present mount in one layer."""
+    """Tell whether a path shows a dataset's present mount, over one dead mount at the most."""
     layers, source = view.layers(path), node.sees.layers(data.volume.source)
-    return [mount.dev for mount in layers] == [source[-1].dev]
+    return 1 <= len(layers) <= 2 and layers[-1].dev == source[-1].dev

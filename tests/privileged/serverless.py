@@ -7,12 +7,13 @@ import contextlib
 import os
 import re
 import signal
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from csi_fluid.demo import pods, programs
 from csi_fluid.demo.serverless import Agent, Client, Sidecar
-from recover.anchor import FOLDER
+from recover.anchors.anchor import FOLDER
 from recover.linux import fuse, mountinfo
 from tests.harness import Node, Propagation, View, VolumeMount, until
 from tests.harness.node import Container
@@ -20,7 +21,10 @@ from tests.privileged.healing import Healing
 
 
 class ServerlessPod:
-    """The pod of one or more datasets; `data[0]` is the first sidecar."""
+    """The pod of one or more datasets; `data[0]` is the first sidecar.
+
+    name is its host name; with uid="" it is one that an old webhook made.
+    """
 
     def __init__(
         self,
@@ -30,12 +34,14 @@ class ServerlessPod:
         datasets: int = 1,
         read_only: bool = True,
         name: str = "demo-app",
+        uid: str | None = None,
         options: Sequence[str] = ("--period=200ms",),
         suffix: str = "",
         random_suffix: str = "",
     ) -> None:
         self.node = node
-        self.name = name
+        uid = str(uuid.uuid4()) if uid is None else uid
+        self.identity = uid or name
         image = node.machine.image
         root = node.machine.mount_root
         self.data = [
@@ -51,7 +57,7 @@ class ServerlessPod:
         for n, sidecar in enumerate(self.data):
             (sidecar.source / f"file{n}").write_bytes(b"1")
         parents = [sidecar.parent for sidecar in self.data]
-        self.agent = Agent(image, parents, pod=name, options=options, suffix=suffix)
+        self.agent = Agent(image, parents, pod=name, uid=uid, options=options, suffix=suffix)
         self.apps: list[Container] = []
 
     def start(self, *, agent: bool = True) -> Container:
@@ -82,7 +88,7 @@ class ServerlessPod:
 
     def anchors(self, n: int = 0) -> set[str]:
         """Return where the host has anchors of a dataset."""
-        prefix = f"{self.data[n].parent / FOLDER / self.name}/"
+        prefix = f"{self.data[n].parent / FOLDER / self.identity}/"
         return {m.mount_point for m in mountinfo.read() if m.mount_point.startswith(prefix)}
 
     def await_whole(self, app: Container, n: int = 0) -> None:

@@ -17,10 +17,10 @@ def pile(
     """Mount clones on top of each other, private ones if not told else."""
     for _ in range(layers):
         with (
-            mounts.closing(mounts.clone(str(source), "", attributes or Attributes())) as fd,
+            mounts.clone(str(source), "", attributes or Attributes()) as clone,
             mounts.closing(mounts.open_path(str(place))) as at,
         ):
-            mounts.attach(fd, at)
+            mounts.attach(clone, at)
 
 
 def at_home(func: Callable[..., T], *arguments: object) -> T:

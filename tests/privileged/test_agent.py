@@ -7,7 +7,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from csi_fluid.demo.serverless import LEAF, Client
-from recover.anchor import FOLDER
+from recover.anchors.anchor import FOLDER
 from tests.harness import Node, until
 from tests.privileged.serverless import serverless
 from tests.privileged.watching import GONE, Watch
@@ -154,7 +154,7 @@ def test_where_no_anchor_can_be_made_the_others_heal_and_no_mount_is_lost(
     with serverless(node, client) as pod:
         app = pod.start()
         pod.await_anchors(1)
-        full = pod.data[0].parent / FOLDER / pod.name / LEAF / ("9" * 255)
+        full = pod.data[0].parent / FOLDER / pod.identity / LEAF / ("9" * 255)
         full.touch()
 
         pod.agent.end(signal.SIGKILL)

@@ -68,7 +68,7 @@ def test_whatever_ends_in_whatever_order_every_application_reads_at_last(
         ]
         apps = [(pod, pod.start()) for pod in made]
         for pod in made:
-            until(pod.anchors, f"anchors of {pod.name}")
+            until(pod.anchors, f"anchors of {pod.identity}")
 
         for step in range(STEPS):
             pod = chance.choice(made)

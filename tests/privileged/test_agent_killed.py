@@ -21,7 +21,7 @@ def mortal(pod: ServerlessPod, node: Node, number: int) -> Agent:
             return [*words[:at], "tests.privileged.dyingagent", str(number), *words[at + 1 :]]
 
     parents = [data.parent for data in pod.data]
-    return Mortal(node.machine.image, parents, pod=pod.name, options=["--period=50ms"])
+    return Mortal(node.machine.image, parents, uid=pod.identity, options=["--period=50ms"])
 
 
 def live_and_die(agent: Agent) -> bool:

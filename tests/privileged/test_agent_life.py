@@ -10,7 +10,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from csi_fluid.demo.serverless import LEAF, MOUNT_POINT, Client
-from recover.anchor import FOLDER
+from recover.anchors.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
 from tests.privileged.serverless import serverless
 
@@ -23,7 +23,7 @@ def test_the_deletion_of_the_pod_leaves_no_mount_on_the_node(node: Node):
         pod.await_whole(app)
         pod.await_anchors(2)
         folder = pod.data[0].parent / FOLDER
-        (folder / pod.name / LEAF / "3").mkdir()  # of an agent that was killed before it bound
+        (folder / pod.identity / LEAF / "3").mkdir()  # of an agent that was killed before it bound
         before = time.monotonic()
 
         pod.delete()
@@ -81,7 +81,46 @@ def test_the_deletion_of_a_pod_whose_daemon_hangs_ends_in_time(node: Node):
         pod.data[0].kill(signal.SIGKILL)
 
 
-def test_what_the_last_pod_of_the_name_left_is_no_deletion_of_the_next(node: Node):
+def test_the_deletion_of_a_pod_takes_nothing_from_another_one_of_its_host_name(node: Node):
+    """kubelet cuts host names at 63 characters, and pods on the node's network have the node's."""
+    with (
+        serverless(node, Client.STACKS, name="worker") as leaving,
+        serverless(node, Client.STACKS, name="worker") as staying,
+    ):
+        leaving.start()
+        leaving.await_anchors(1)
+        app = staying.start()
+        staying.await_anchors(1)
+
+        leaving.leave()
+        leaving.agent.end()
+        staying.crash()
+        staying.await_whole(app)
+        staying.agent.end()
+
+        assert staying.agent.container.status == 143  # 0 where it was told that its pod is over
+        assert staying.anchors()
+        assert not leaving.anchors()
+
+
+def test_an_agent_of_an_old_pod_goes_on_with_what_is_kept_under_the_host_name(node: Node):
+    """The image of a running pod may be changed, its environment may not."""
+    with serverless(node, Client.UNMOUNTS, uid="") as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+        pod.agent.end()
+        pod.crash()
+
+        pod.agent.start()
+        pod.await_whole(app)
+        pod.await_anchors(2)
+        assert pod.said("POD_UID is not set")
+        pod.delete()
+
+        assert not pod.left_on_the_node
+
+
+def test_an_agent_that_is_started_again_is_in_a_pod_that_goes_on(node: Node):
     with serverless(node, Client.UNMOUNTS) as pod:
         pod.start()
         pod.await_anchors(1)

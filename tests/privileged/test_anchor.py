@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from recover import anchor as anchors
-from recover.anchor import Anchor, Place
+from recover.anchors import anchor as anchors
+from recover.anchors.anchor import Anchor
 from recover.errors import Covered
 from recover.linux import mountinfo, mounts, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
+from recover.serverless import place as places
+from recover.serverless.place import Place
 from tests.harness import Dataset, Node
 from tests.privileged.surgery import at_home, pile
 
@@ -52,9 +54,9 @@ def test_a_stack_becomes_its_live_mount_and_the_dead_one_an_anchor(
         put(data, place.mount_point)
     dead.daemon.kill()
     before = stack(place.mount_point)
-    path = anchors.reserve(place)
+    path = places.reserve(place)
 
-    at_home(anchors.flatten, before, {before[0]: path})
+    at_home(places.flatten, before, {before[0]: path})
 
     assert [m.dev for m in stack(place.mount_point)] == [before[1].dev]
     assert [m.shared for m in stack(str(path))] == [before[0].shared]
@@ -65,11 +67,11 @@ def test_whatever_fails_the_live_mount_stays(dead: Dataset, live: Dataset, place
         put(data, place.mount_point)
     dead.daemon.kill()
     before = stack(place.mount_point)
-    path = anchors.reserve(place)
+    path = places.reserve(place)
     put(live, str(path))  # so that nothing can be bound there
 
     with pytest.raises(Covered):
-        at_home(anchors.flatten, before, {before[0]: path})
+        at_home(places.flatten, before, {before[0]: path})
 
     assert [m.dev for m in stack(place.mount_point)] == [m.dev for m in before]
 
@@ -77,12 +79,12 @@ def test_whatever_fails_the_live_mount_stays(dead: Dataset, live: Dataset, place
 def peers(dead: Dataset, live: Dataset, place: Place) -> list[Anchor]:
     """Return two anchors of one group, on one of which the other dataset was mounted."""
     put(dead, place.mount_point)
-    paths = [anchors.reserve(place) for _ in range(2)]
+    paths = [places.reserve(place) for _ in range(2)]
     for path in paths:
         (source,) = stack(place.mount_point)
-        anchors.bind(source, path, syscalls.AT_FDCWD)
+        places.bind(source, path, syscalls.AT_FDCWD)
     put(live, str(paths[0]))
-    return list(anchors.find(mountinfo.read(), place))
+    return list(anchors.find(mountinfo.read(), place.folder))
 
 
 def test_what_an_anchor_lost_with_another_one_is_no_failure(
@@ -92,7 +94,7 @@ def test_what_an_anchor_lost_with_another_one_is_no_failure(
     assert len(one.stack) == len(other.stack) == 2
 
     for anchor in (one, other):
-        at_home(anchors.bare, anchor)
+        at_home(anchors.bare, anchor.path, anchor.stack)
 
     assert stack(one.path) == one.stack[:1]
     assert stack(other.path) == other.stack[:1]
@@ -102,16 +104,16 @@ def test_an_anchor_that_shows_another_mount_than_was_seen_is_left(
     dead: Dataset, live: Dataset, place: Place
 ):
     one, _ = peers(dead, live, place)
-    seen = Anchor(one.path, (one.base, one.top._replace(mnt_id=1)))
+    seen = one.base, one.top._replace(mnt_id=1)
 
     with pytest.raises(Covered):
-        at_home(anchors.bare, seen)
+        at_home(anchors.bare, one.path, seen)
 
     assert stack(one.path) == one.stack
 
 
 def test_a_place_whose_anchor_was_never_bound_is_removed(place: Place, tmp_path: Path):
-    anchors.reserve(place)
+    places.reserve(place)
 
     place.remove()
 

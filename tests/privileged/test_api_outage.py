@@ -1,6 +1,7 @@
 """The API server is no part of publishing and healing; and who uses a volume, with real mounts."""
 
 import errno
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import pytest
 import yaml
 
 from csi_fluid._pb import csi_pb2
+from csi_fluid.demo import programs
 from csi_fluid.demo.plugin import Plugin
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.volumes.users import Users
 from recover.store import Store
 from tests.harness import Node, until
@@ -77,7 +80,7 @@ def test_mounts_that_are_in_no_state_file_are_users(node: Node):
     """Those of an earlier plugin: a bind, its sub path, and one of a reference dataset."""
     data = node.dataset("demo", files={"sub/a.txt": b"1"})
     source, volume_id = str(data.volume.source), data.volume.volume_id
-    users = Users(Store(), str(node.machine.kubelet))
+    users = Users(Store(), Kubelet(str(node.machine.kubelet)))
     assert users.of(volume_id, source) == ""
 
     pod = node.pod()
@@ -87,5 +90,9 @@ def test_mounts_that_are_in_no_state_file_are_users(node: Node):
     assert users.of(volume_id, source) in {str(target), str(sub_path)}
     data.daemon.kill()
     assert users.of(volume_id, source) in {str(target), str(sub_path)}
+    note = {"driverName": "fuse.csi.fluid.io", "volumeHandle": volume_id}
+    Path(target).with_name("vol_data.json").write_text(json.dumps(note))
+    programs.run("umount", target)
+    assert users.of(volume_id, "") == str(sub_path)  # by its place alone, beside the note
     pod.close()
     assert users.of(volume_id, source) == ""

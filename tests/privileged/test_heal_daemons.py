@@ -8,7 +8,7 @@ import pytest
 from recover import observer as told
 from tests import sandbox
 from tests.harness import Daemon, Filesystem, Gocryptfs, Node, Propagation, Rclone, S3fs, until
-from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.healing import Healing, healing, shown, whole
 
 FILESYSTEMS = [S3fs, Rclone, Gocryptfs]
 FILES = {"a.txt": b"1", "c.txt": b"1"}
@@ -36,7 +36,7 @@ def test_all_copies_show_the_changed_content(
     heal.healed(data)
 
     for view, path in ((node.sees, target), (slave.sees, "/data"), (private.sees, "/data")):
-        assert only_layer(view, path).read_only
+        assert shown(view, path).read_only
         assert view.names(path) == {"a.txt", "b.txt", "c.txt"}
         assert view.read(f"{path}/b.txt") == b"2"
 
@@ -62,14 +62,14 @@ def test_a_daemon_that_serves_on_after_its_unmount_is_left_alone_until_it_ends(
     pod = node.pod()
     target = heal.publish(pod, data)
     main = pod.container("main", {"/data": target})
-    before = only_layer(node.sees, target), only_layer(main.sees, "/data")
+    before = shown(node.sees, target), shown(main.sees, "/data")
 
     os.kill(data.daemon.pid, signal.SIGTERM)  # it unmounts, and serves the copies on
     until(lambda: not node.sees.layers(data.volume.source), "the source is unmounted")
     after = Daemon(data.daemon.filesystem, data.volume.source, node.machine.folder("second"))
     after.start()
     until(lambda: heal.ear.events[-1:] == [told.Woken("fanotify")], "the new mount is noticed")
-    untouched = only_layer(node.sees, target), only_layer(main.sees, "/data")
+    untouched = shown(node.sees, target), shown(main.sees, "/data")
     data.daemon.kill()
     heal.healed(data)
 
@@ -84,7 +84,7 @@ def test_a_daemon_whose_mount_was_covered_before_the_first_look_is_watched_too(n
     data = node.dataset("demo", files=FILES)
     with healing(node, period_s=0.1) as heal:
         target = heal.publish(node.pod(), data)
-        old = only_layer(node.sees, target).dev
+        old = shown(node.sees, target).dev
         after = Daemon(data.daemon.filesystem, data.volume.source, node.machine.folder("second"))
         after.start()
         heal.await_looked(data)

@@ -9,7 +9,7 @@ import pytest
 from csi_fluid.demo import programs
 from recover import observer as told
 from tests.harness import Daemon, Dataset, Node, Propagation, until
-from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.healing import Healing, healing, shown, whole
 
 PATIENCE_S = 0.4  # the time limit of a probe here
 
@@ -48,7 +48,7 @@ def test_a_hung_dataset_does_not_delay_the_heal_of_another(
 
 def test_a_hang_is_told_once_and_its_end_too(node: Node, heal: Healing, hung: Dataset):
     target = heal.publish(node.pod(), hung)
-    before = only_layer(node.sees, target)
+    before = shown(node.sees, target)
 
     hung.daemon.kill(signal.SIGSTOP)
     until(lambda: heal.ear.of(told.Hung), "the hang is told")
@@ -58,7 +58,7 @@ def test_a_hang_is_told_once_and_its_end_too(node: Node, heal: Healing, hung: Da
 
     assert len(heal.ear.of(told.Hung)) == 1
     assert not heal.ear.of(told.Broken)
-    assert only_layer(node.sees, target) == before
+    assert shown(node.sees, target) == before
 
 
 def test_a_hung_daemon_that_is_killed_is_healed_like_a_dead_one(
@@ -81,7 +81,7 @@ def test_a_hung_old_generation_does_not_delay_the_heal_of_another_dataset(
     pod = node.pod()
     old = heal.publish(pod, hung)
     main = pod.container("main", {"/h": old, "/data": heal.publish(pod, data)})
-    before = only_layer(node.sees, old)._replace(options=frozenset())
+    before = shown(node.sees, old)._replace(options=frozenset())
 
     hung.daemon.kill(signal.SIGSTOP)
     after = _another_life(node, hung)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import Node, Propagation, View
-from tests.privileged.healing import healing, only_layer
+from tests.privileged.healing import healing, shown
 
 NEVER = 10**6
 
@@ -53,21 +53,26 @@ class Mortal:
 
 
 class Scene:
-    """A node with a volume in two containers, and all its places."""
+    """A node with a volume in two containers, healed once, and all its places."""
 
     def __init__(self, node: Node) -> None:
         self.node = node
         self.data = node.dataset("demo", files={"sub/b.txt": b"1", "cache/c.txt": b"1"})
-        pod = node.pod()
-        empty = node.machine.folder("empty-dir")
-        (empty / "kept").touch()
+        self._empty = node.machine.folder("empty-dir")
+        (self._empty / "kept").touch()
+        self._spares = [Mortal(node) for _ in range(2)]
+        self._begin()
+
+    def _begin(self) -> None:
+        node, empty = self.node, self._empty
+        pod = self._pod = node.pod()
         with healing(node) as heal:
-            target = heal.publish(pod, self.data)
-            heal.await_looked(self.data)
+            target = self._target = heal.publish(pod, self.data)
             pod._ends.pop_all()  # the pod is closed without a plugin
-        place = pod.subpath(target, "sub")
-        slave = pod.container("slave", {"/data": target, "/data/cache": empty})
-        private = pod.container("private", {"/data": target, "/sub": place}, Propagation.NONE)
+            place = pod.subpath(target, "sub")
+            slave = pod.container("slave", {"/data": target, "/data/cache": empty})
+            private = pod.container("private", {"/data": target, "/sub": place}, Propagation.NONE)
+            heal.crash(self.data)
         self.places: list[tuple[View, str, set[str]]] = [
             (node.sees, str(target), {"sub", "cache"}),
             (node.sees, str(place), {"b.txt"}),
@@ -76,7 +81,13 @@ class Scene:
             (private.sees, "/data", {"sub", "cache"}),
             (private.sees, "/sub", {"b.txt"}),
         ]
-        self._spares = [Mortal(node) for _ in range(2)]
+
+    def renew(self) -> None:
+        """Let another pod take the place of this one: the generations so far are not needed."""
+        self._pod.close()
+        with healing(self.node) as heal:
+            heal.unpublish(self._target)
+        self._begin()
 
     def crash_under(self, number: int) -> Mortal:
         """Crash the daemon under a mortal healer, and start it again."""
@@ -104,7 +115,7 @@ class Scene:
             for view, path, names in self.places:
                 if path != "/data/cache":
                     heal.await_whole(self.data, view, path)
-                    assert only_layer(view, path).read_only
+                    assert shown(view, path).read_only
                 assert view.names(path) == names
 
     def close(self) -> None:
@@ -120,7 +131,7 @@ def scene(node: Node) -> Iterator[Scene]:
     made.close()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_killed_before_any_change_the_next_start_repairs(scene: Scene):
     for number in range(NEVER):
         mortal = scene.crash_under(number)
@@ -130,20 +141,22 @@ def test_killed_before_any_change_the_next_start_repairs(scene: Scene):
         scene.repair()
         if has_healed:
             break
+        scene.renew()
 
-    assert number > 20  # five copies: to clone, to set, to enter, to attach, to detach
+    assert number > 50  # five copies: to clone, to set, to enter, to attach, to detach
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_killed_at_any_moment_the_next_start_repairs(scene: Scene):
     chance = random.Random(11)
 
-    for _ in range(100):
+    for _ in range(60):
         mortal = scene.crash_under(NEVER)
         threading.Event().wait(chance.uniform(0, 0.008))
         mortal.kill()
         scene.check()
         scene.repair()
+        scene.renew()
 
 
 @pytest.mark.timeout(120)

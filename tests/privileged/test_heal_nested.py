@@ -7,7 +7,7 @@ import pytest
 
 from recover import observer as told
 from tests.harness import Dataset, Node, Propagation, until
-from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.healing import Healing, healing, shown, whole
 
 FILES = {"a.txt": b"1", "cache/c.txt": b"1", "deep/er/d.txt": b"1"}
 
@@ -32,7 +32,7 @@ def test_a_volume_of_the_pod_inside_the_dead_one_stands_inside_the_new_one(
     target = heal.publish(pod, data)
     volumes = {"/data": target, "/data/cache": volume_of_the_pod(node)}
     main = pod.container("main", volumes, propagation)
-    before = only_layer(main.sees, "/data/cache")
+    before = shown(main.sees, "/data/cache")
 
     for _ in range(2):
         heal.crash(data)
@@ -40,7 +40,7 @@ def test_a_volume_of_the_pod_inside_the_dead_one_stands_inside_the_new_one(
     assert whole(node, main.sees, "/data", data)
     assert main.sees.names("/data") == {"a.txt", "cache", "deep"}
     assert main.sees.names("/data/cache") == {"kept"}
-    after = only_layer(main.sees, "/data/cache")
+    after = shown(main.sees, "/data/cache")
     assert (after.dev, after.options) == (before.dev, before.options)
     assert main.sees.write("/data/cache/new", b"2") == 0
 
@@ -146,7 +146,7 @@ def test_a_part_of_the_volume_inside_the_volume_heals(node: Node, heal: Healing,
 
     assert main.sees.names("/data") == {"a.txt", "cache", "deep"}
     assert main.sees.names("/data/cache") == {"er"}
-    assert only_layer(main.sees, "/data/cache").read_only
+    assert shown(main.sees, "/data/cache").read_only
 
 
 @pytest.mark.parametrize("crashing", [("demo",), ("other",), ("demo", "other"), ("other", "demo")])

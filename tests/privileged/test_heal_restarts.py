@@ -10,7 +10,7 @@ import pytest
 from recover import observer as told
 from tests import sandbox
 from tests.harness import Node, Propagation, until
-from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.healing import Healing, healing, shown, whole
 
 STOP_S = 5.0  # what SIGTERM allows
 
@@ -19,13 +19,13 @@ def test_at_rest_a_restart_touches_nothing(node: Node, heal: Healing):
     data = node.dataset("demo")
     target = heal.publish(node.pod(), data)
     main = node.pod().container("main", {"/data": target})
-    before = only_layer(node.sees, target), only_layer(main.sees, "/data")
+    before = shown(node.sees, target), shown(main.sees, "/data")
 
     assert heal.stop() < STOP_S
     heal.start()
     heal.await_looked(data)
 
-    assert (only_layer(node.sees, target), only_layer(main.sees, "/data")) == before
+    assert (shown(node.sees, target), shown(main.sees, "/data")) == before
     assert not heal.ear.of(told.Broken)
     heal.crash(data)
     assert whole(node, main.sees, "/data", data)
@@ -52,7 +52,7 @@ def test_what_broke_while_nobody_watched_is_healed_at_the_start(
 
     for view, path in ((node.sees, target), (slave.sees, "/data"), (private.sees, "/data")):
         heal.await_whole(data, view, path)
-        assert only_layer(view, path).read_only
+        assert shown(view, path).read_only
 
 
 def test_a_start_while_the_daemon_is_down_heals_when_it_is_back(node: Node, heal: Healing):
@@ -134,7 +134,7 @@ def test_a_stop_while_a_daemon_hangs_is_in_time(node: Node):
 
         assert took_s < STOP_S
         data.daemon.kill(signal.SIGCONT)
-        sandbox.wait_until(lambda: heal.prober.abandoned == 0, "the given-up threads end")
+        until(lambda: heal.prober.abandoned == 0, "the given-up threads end")
 
 
 def test_twenty_lives_leave_no_descriptor_and_no_thread(node: Node, heal: Healing):

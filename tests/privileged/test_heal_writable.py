@@ -6,7 +6,7 @@ import pytest
 
 from recover import observer as told
 from tests.harness import Node, Propagation, until
-from tests.privileged.healing import Healing, healing, only_layer
+from tests.privileged.healing import Healing, healing, shown
 
 STRATEGIES = pytest.mark.parametrize("heal", ["namespace", "propagation"], indirect=True)
 
@@ -57,7 +57,7 @@ def test_of_two_pods_only_the_read_only_one_heals(node: Node, heal: Healing):
 
     heal.crash(data)
 
-    assert only_layer(reader.sees, "/data").read_only
+    assert shown(reader.sees, "/data").read_only
     assert reader.sees.write("/data/new.txt", b"2") == errno.EROFS
     assert writer.sees.error("/data") == errno.ENOTCONN
 
@@ -84,9 +84,9 @@ def test_flags_are_those_of_the_replaced_mount(node: Node, heal: Healing):
     data = node.dataset("demo")
     main = node.pod().container("main", {"/data": heal.publish(node.pod(), data)})
     main.run("mount", "-o", "remount,bind,ro,nosuid,nodev,noexec,noatime", "/data")
-    before = only_layer(main.sees, "/data").options
+    before = shown(main.sees, "/data").options
 
     heal.crash(data)
 
-    assert only_layer(main.sees, "/data").options == before
+    assert shown(main.sees, "/data").options == before
     assert {"ro", "nosuid", "nodev", "noexec", "noatime"} <= before

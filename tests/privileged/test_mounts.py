@@ -35,8 +35,8 @@ def place(node: Node) -> Iterator[Path]:
 
 def attach(source: Path, place: Path, attributes: Attributes, inner: str = "") -> Mount:
     """Mount a clone at a place and return what stands there."""
-    with mounts.closing(mounts.clone(str(source), inner, attributes)) as fd:
-        mounts.attach_bare(fd, str(place), syscalls.AT_FDCWD)
+    with mounts.clone(str(source), inner, attributes) as clone:
+        mounts.attach_bare(clone, str(place), syscalls.AT_FDCWD)
     return top(place)
 
 
@@ -106,8 +106,8 @@ def test_a_dead_mount_can_be_cloned_and_closing_dissolves_the_clone(data: Datase
     data.daemon.kill()
     before = set(mountinfo.read())
 
-    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
-        assert mountinfo.superblock(fd) == top(data.volume.source).dev
+    with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
+        assert mountinfo.superblock(clone.fd) == top(data.volume.source).dev
 
     assert set(mountinfo.read()) == before
 
@@ -146,8 +146,8 @@ def test_a_swap_leaves_one_layer_however_many_there_were(data: Dataset, place: P
     stack = mountinfo.read().stack(str(place))
     data.daemon.restart()
 
-    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
-        left = at_home(mounts.swap, fd, stack)
+    with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
+        left = at_home(mounts.swap, clone, stack)
 
     assert left == 1
     assert len(mountinfo.read().stack(str(place))) == 1
@@ -160,11 +160,11 @@ def test_a_swap_of_what_is_there_no_more_is_refused_and_changes_nothing(data: Da
     programs.run("mount", "-t", "tmpfs", "somebody", place)
     before = mountinfo.read().stack(str(place))
 
-    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
+    with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
         with pytest.raises(Covered, match="changed meanwhile"):
-            at_home(mounts.swap, fd, stack)
+            at_home(mounts.swap, clone, stack)
         with pytest.raises(Covered):
-            at_home(mounts.cover, fd, stack)
+            at_home(mounts.cover, clone, stack)
         with pytest.raises(Covered):
             at_home(mounts.peel, stack)
 
@@ -175,8 +175,8 @@ def test_covering_adds_a_layer(data: Dataset, place: Path):
     programs.run("mount", "--bind", data.volume.source, place)
     stack = mountinfo.read().stack(str(place))
 
-    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
-        layers = at_home(mounts.cover, fd, stack)
+    with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
+        layers = at_home(mounts.cover, clone, stack)
 
     assert layers == len(mountinfo.read().stack(str(place))) == 2
 
@@ -192,7 +192,7 @@ def test_covered_mounts_can_be_asked_and_stay_where_they_are(node: Node, place: 
     pins = Prober().run("pins", lambda: mounts.pin_all(stack))
 
     try:
-        answers = {dev: probe.ask(fd) for dev, fd in pins.items()}
+        answers = {dev: probe.ask(pin.fd) for dev, pin in pins.items()}
     finally:
         mounts.close_all(pins)
     assert {dev: reply.answer for dev, reply in answers.items()} == {
@@ -317,19 +317,18 @@ def nested(node: Node) -> Path:
     return folder
 
 
-def _nested(node: Node, fd: int, folder: Path) -> mounts.Nested:
-    clone = mounts.clone(
-        str(node.machine.root), str(folder.relative_to(node.machine.root)), Attributes()
-    )
-    return mounts.Nested("/sub", clone, mounts.open_inside(fd, "/sub"))
+def _nested(node: Node, around: mounts.Clone, folder: Path) -> mounts.Nested:
+    inner = str(folder.relative_to(node.machine.root))
+    clone = mounts.clone(str(node.machine.root), inner, Attributes())
+    return mounts.Nested("/sub", clone, mounts.open_inside(around.fd, "/sub"))
 
 
 def test_a_mount_is_put_into_a_detached_one(node: Node, data: Dataset, place: Path, nested: Path):
-    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
-        inside = _nested(node, fd, nested)
+    with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
+        inside = _nested(node, clone, nested)
         is_nested = mounts.nest([inside])
         inside.close()
-        mounts.attach_bare(fd, str(place), syscalls.AT_FDCWD)
+        mounts.attach_bare(clone, str(place), syscalls.AT_FDCWD)
 
     if not is_nested:
         pytest.skip("before Linux 6.15 it is put into an attached one")
@@ -341,9 +340,9 @@ def test_a_mount_may_be_put_in_late(node: Node, data: Dataset, place: Path, nest
     programs.run("mount", "--bind", data.volume.source, place)
     stack = mountinfo.read().stack(str(place))
 
-    with mounts.closing(mounts.clone(str(data.volume.source), "", Attributes())) as fd:
-        inside = _nested(node, fd, nested)
-        at_home(lambda root_fd: mounts.swap(fd, stack, root_fd, [inside]))
+    with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
+        inside = _nested(node, clone, nested)
+        at_home(lambda root_fd: mounts.swap(clone, stack, root_fd, [inside]))
         inside.close()
 
     assert os.listdir(place / "sub") == ["kept"]

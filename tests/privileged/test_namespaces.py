@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_fluid.demo.waiting import until
 from recover.errors import Hung
 from recover.linux import mountinfo, mounts, namespaces
 from recover.linux.namespaces import Namespace
@@ -155,7 +156,7 @@ def test_a_visit_that_hangs_is_given_up_and_released_when_it_ends(node: Node):
     assert prober.abandoned == 1
     data.daemon.kill(signal.SIGCONT)
     assert released.wait(5)
-    sandbox.wait_until(lambda: prober.abandoned == 0, "the thread ends")
+    until(lambda: prober.abandoned == 0, "the thread ends")
 
 
 def test_a_thousand_visits_leave_no_descriptor_and_no_thread(node: Node):

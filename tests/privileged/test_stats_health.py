@@ -15,6 +15,7 @@ from tests.harness import Dataset, Node, Rclone
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal
 
+pytestmark = pytest.mark.usefixtures("grpc_up")
 INACCESSIBLE = 2
 FILES = {"a.txt": b"one\n", "sub/b.txt": b"two\n"}
 

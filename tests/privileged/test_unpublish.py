@@ -14,6 +14,7 @@ from tests.harness import Dataset, Node, pause
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal
 
+pytestmark = pytest.mark.usefixtures("grpc_up")
 FILES = {"a.txt": b"one\n", "sub/b.txt": b"two\n"}
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from recover import observer as told
-from recover.linux import fanotify, fuse, mounts, procevents
+from recover.linux import facilities, fanotify, fuse, mounts, procevents, refusal
 from recover.linux.owntable import OwnTable
 from recover.linux.wakeups import WakeUps
 from tests import sandbox
@@ -59,13 +59,15 @@ def dev_of(node: Node, path: Path) -> str:
 def await_whole(node: Node, data: Dataset, places: list[tuple[View, str | Path]]) -> None:
     """Fail unless the places show a dataset's present mount soon after it answered."""
     left_s = data.daemon.answered_at + HEALED_S - time.monotonic()
-    sandbox.wait_until(
-        lambda: all(whole(node, view, path, data) for view, path in places), "a heal", left_s
+    until(
+        lambda: all(whole(node, view, path, data) for view, path in places),
+        "a heal",
+        timeout_s=left_s,
     )
 
 
 def test_a_mount_wakes_with_its_path(node: Node, wakeups: WakeUps):
-    sandbox.require(kernel=(6, 15))
+    sandbox.require("fanotify_mnt")
     place = node.machine.folder("a b\n\\c")
     programs.run("mount", "-t", "tmpfs", "none", place)
 
@@ -97,6 +99,7 @@ def test_a_mount_wakes_where_there_is_no_fanotify(node: Node, wakeups: WakeUps):
 def test_the_end_of_a_daemon_wakes_with_its_superblock(
     node: Node, wakeups: WakeUps, number: signal.Signals
 ):
+    sandbox.require("pidfd_open")
     data = node.dataset("demo")
     dev = dev_of(node, data.volume.source)
 
@@ -131,6 +134,7 @@ def test_a_superblock_without_a_process_is_not_said_to_be_watched(node: Node, wa
 
 
 def test_what_was_forgotten_wakes_nobody(node: Node, wakeups: WakeUps):
+    sandbox.require("pidfd_open")
     kept, forgotten = node.dataset("kept"), node.dataset("forgotten")
     devs = [dev_of(node, each.volume.source) for each in (kept, forgotten)]
     for dev in devs:
@@ -195,23 +199,22 @@ def test_a_wait_ends_when_its_time_is_up(wakeups: WakeUps):
 
 
 def test_more_mounts_than_the_queue_holds_mean_everything(node: Node, wakeups: WakeUps):
-    sandbox.require(kernel=(6, 15))
+    sandbox.require("fanotify_mnt")
     limit = int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text("ascii"))
     place = str(node.machine.folder("place"))
-    clone = mounts.Attributes()
     for _ in range(limit + 1):
         with (
-            mounts.closing(mounts.clone(place, "", clone)) as fd,
+            mounts.clone(place, "", mounts.Attributes()) as clone,
             mounts.closing(mounts.open_path(place)) as at,
         ):
-            mounts.attach(fd, at)
+            mounts.attach(clone, at)
         mounts.unmount_all(place)
 
-    sandbox.wait_until(lambda: wakeups.wait(0).everything, "the overflow is told")
+    until(lambda: wakeups.wait(0).everything, "the overflow is told")
 
 
 def test_the_daemon_of_a_superblock_is_found(node: Node):
-    sandbox.require(kernel=(6, 16))
+    sandbox.require("fuse_connection")
     data, other = node.dataset("demo"), node.dataset("other")
 
     assert fuse.daemons(dev_of(node, data.volume.source)) == (data.daemon.pid,)
@@ -220,8 +223,8 @@ def test_the_daemon_of_a_superblock_is_found(node: Node):
 
 
 def test_a_process_that_has_not_mounted_yet_serves_nothing(node: Node):
+    sandbox.require("fuse_connection")
     """Watched in the place of a daemon that just ended, it would never tell of that end."""
-    sandbox.require(kernel=(6, 16))
     data = node.dataset("demo")
     dev = dev_of(node, data.volume.source)
 
@@ -235,7 +238,8 @@ def test_where_the_kernel_does_not_tell_whoever_has_the_device_may_serve(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ):
     data = node.dataset("demo")
-    monkeypatch.setattr(fuse, "_TOLD_SINCE", (99, 0))
+    monkeypatch.setitem(refusal._refused, "fuse_connection", 0)
+    facilities.lack.cache_clear()
 
     with mounts.closing(os.open("/dev/fuse", os.O_RDWR)):
         assert set(fuse.daemons(dev_of(node, data.volume.source))) == {data.daemon.pid, os.getpid()}

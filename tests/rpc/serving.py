@@ -13,6 +13,7 @@ from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
 from csi_fluid.kube import Kube
 from csi_fluid.kube.none import NoKube
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.rpc import controller, identity, node, server
 from csi_fluid.rpc.loop import Loop
 from csi_fluid.volumes import (
@@ -27,16 +28,10 @@ from csi_fluid.volumes import (
     users,
 )
 from recover.linux.probe import Prober
-from recover.locks import Locks
+from recover.parts import Parts
 from recover.store import Store
 
 NODE_ID = "node-1"
-
-# Keeps gRPC's own machinery up from before the first test to the end of the process: it opens
-# descriptors when it is first used, which would look like something that a test left behind.
-grpc.aio.init_grpc_aio()
-_CHANNEL = grpc.insecure_channel("127.0.0.1:1")
-grpc.channel_ready_future(_CHANNEL).cancel()
 
 
 class Serving:
@@ -56,24 +51,24 @@ class Serving:
         self.socket = folder / "csi.sock"
         self.loop = Loop()
         self.store = store or Store()
-        self.locks = Locks()
         self.prober = Prober(timeout_s=probe_timeout_s)
+        parts = Parts.of(self.store, self.prober, folder)
+        self.locks = parts.locks
         self.ready: Callable[[], bool] = lambda: True
         self.changed: list[str] = []
         self.calls: list[tuple[str, str, float]] = []
         claims = self.claims = targets.Claims()
         sources = readiness.Sources(self.prober, max_waiting=max_waiting)
-        common = self.store, self.locks, self.prober
         volumes = node.Volumes(
             stager=stage.Stager(
                 kube or NoKube(),
-                users.Users(self.store, str(folder)),
+                users.Users(self.store, Kubelet(str(folder))),
                 claims,
                 self.prober,
                 str(folder),
             ),
-            publisher=publish.Publisher(*common, sources, claims, self.changed.append),
-            unpublisher=unpublish.Unpublisher(*common, claims, self.changed.append),
+            publisher=publish.Publisher(parts, sources, claims, self.changed.append),
+            unpublisher=unpublish.Unpublisher(parts, claims, self.changed.append),
             stats=stats.Stats(self.store, self.prober),
             health=health.Health(self.store, self.prober, sources),
         )

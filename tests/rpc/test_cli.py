@@ -22,11 +22,11 @@ import csi_fluid
 from csi_fluid._pb import csi_pb2
 from csi_fluid.cli import VERBS
 from csi_fluid.demo.plugin import Client, Volume
-from csi_fluid.demo.waiting import pause
-from recover.store import Publication, Store
+from csi_fluid.demo.waiting import pause, until
+from recover.rows import Publication
+from recover.store import Store
 from tests.bench.processes import wakeups
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own threads out of the count
-from tests.sandbox import wait_until
 
 COMMAND = (sys.executable, "-m", "csi_fluid")
 GATE = "--feature-gates=FuseRecovery=true"
@@ -67,7 +67,7 @@ class Folder:
             )
         try:
             with contextlib.closing(Client(self.socket)) as client:
-                wait_until(lambda: client.ready() or process.poll() is not None, "it is ready")
+                until(lambda: client.ready() or process.poll() is not None, "it is ready")
             yield process
         finally:
             process.kill()
@@ -178,7 +178,7 @@ def test_a_hangup_does_not_end_it(folder):
 def test_no_thread_but_grpcs_own_wakes_up_between_ticks(folder):
     with folder.plugin(OFF, GATE) as process, contextlib.closing(Client(folder.socket)) as client:
         assert client.ready()
-        wait_until(lambda: is_asleep(process.pid, for_s=1.0), "a second without a wake-up")
+        until(lambda: is_asleep(process.pid, for_s=1.0), "a second without a wake-up")
 
 
 def is_asleep(pid: int, *, for_s: float) -> bool:

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
-from recover.store import Publication
+from recover.rows import Publication
 from tests.rpc.serving import Serving, capability, refusal, serving
 
 GIB = 2**30
@@ -103,7 +103,7 @@ def test_create_checks_its_arguments(
     with refusal(grpc.StatusCode.INVALID_ARGUMENT):
         create(controller, **changes)
 
-    assert plugin.store.volume_named("Demo") is None
+    assert plugin.store.volume("demo") is None
 
 
 @pytest.mark.expects_log("DeleteVolume INVALID_ARGUMENT", "DeleteVolume FAILED_PRECONDITION")

@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from csi_fluid._pb import registration_pb2 as pb, registration_pb2_grpc
+from csi_fluid.demo.waiting import until
 from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.registration import SOCKET, Registrar
-from tests import sandbox
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own machinery up
 
 ENDPOINT = "/var/lib/kubelet/csi-plugins/fuse.csi.fluid.io/csi.sock"
@@ -47,7 +47,7 @@ class Kubelet:
         self._socket = folder / SOCKET
 
     def appears(self) -> None:
-        sandbox.wait_until(self._socket.exists, "the socket appears")
+        until(self._socket.exists, "the socket appears")
 
     def asks(self) -> pb.PluginInfo:
         with grpc.insecure_channel(f"unix:{self._socket}") as channel:
@@ -109,7 +109,7 @@ def test_a_kubelet_that_started_anew_registers_the_plugin_again(
 def test_only_root_can_connect_and_nothing_else_is_left_in_the_folder(
     kubelet: Kubelet, folder: Path
 ):
-    sandbox.wait_until(lambda: os.listdir(folder) == [SOCKET], "only the socket is there")
+    until(lambda: os.listdir(folder) == [SOCKET], "only the socket is there")
 
     assert stat.S_IMODE((folder / SOCKET).stat().st_mode) == 0o600
 
@@ -143,7 +143,7 @@ def test_a_socket_that_an_earlier_life_left_is_replaced(folder: Path, request):
 
     request.getfixturevalue("registrar")
 
-    sandbox.wait_until(lambda: (folder / SOCKET).stat().st_ino != left, "it is replaced")
+    until(lambda: (folder / SOCKET).stat().st_ino != left, "it is replaced")
     assert Kubelet(folder).asks().endpoint == ENDPOINT
 
 
@@ -164,13 +164,13 @@ def test_a_registrar_that_is_there_is_left_alone_and_followed_when_it_goes(
         sidecar.listen(64)
         registrar = Registrar(folder, ENDPOINT, loop, retry_s=SOON_S, check_s=SOON_S)
         registrar.start()
-        sandbox.wait_until(lambda: caplog.records, "the conflict is told")
+        until(lambda: caplog.records, "the conflict is told")
         theirs = (folder / SOCKET).stat().st_ino
         for _ in range(3):
             sidecar.accept()[0].close()
         kept = (folder / SOCKET).stat().st_ino
     try:
-        sandbox.wait_until(lambda: (folder / SOCKET).stat().st_ino != theirs, "it is followed")
+        until(lambda: (folder / SOCKET).stat().st_ino != theirs, "it is followed")
 
         assert kept == theirs
         assert len(caplog.records) == 1
@@ -186,7 +186,7 @@ def test_a_folder_that_cannot_be_used_is_told_once_and_tried_again(
     (tmp_path / "file").touch()
     registrar = Registrar(tmp_path / "file" / "sub", ENDPOINT, loop, retry_s=SOON_S)
     registrar.start()
-    sandbox.wait_until(lambda: caplog.records, "the trouble is told")
+    until(lambda: caplog.records, "the trouble is told")
     (tmp_path / "file").unlink()
     Kubelet(tmp_path / "file" / "sub").appears()
     registrar.stop()

@@ -11,13 +11,13 @@ import pytest
 
 from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
+from csi_fluid.demo.waiting import until
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.cluster import Cluster
 from csi_fluid.kube.helper import Helper
 from csi_fluid.volumes import targets
 from recover.errors import Busy
-from recover.store import Publication
-from tests import sandbox
+from recover.rows import Publication
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, NODE, ApiServer
 from tests.rpc.serving import Serving, capability, refusal, serving
@@ -201,7 +201,7 @@ def test_efcs_session_manager_is_brought_first_and_awaited(world: World):
         target=lambda: world.stage(mount_pod_node_selector_key=LABEL, **context)
     )
     thread.start()
-    sandbox.wait_until(lambda: bool(world.server.labels), "its label is set")
+    until(lambda: bool(world.server.labels), "its label is set")
     assert world.server.labels == {"fluid.io/efc-sessmgr": "true"}
 
     (sessions / "sessmgrd.sock").touch()
@@ -232,13 +232,13 @@ def test_a_volume_that_is_being_published_keeps_its_label(world: World):
         volume_context={"fluid_path": str(world.folder / "not-mounted-yet")},
     )
     publish = world.client.node.NodePublishVolume.future(request, timeout=30)
-    sandbox.wait_until(lambda: _is_published(world.plugin), "the publish waits")
+    until(lambda: _is_published(world.plugin), "the publish waits")
     with refusal(grpc.StatusCode.ABORTED):
         world.unstage()
     publish.cancel()
 
     assert world.server.labels == {LABEL: "true"}
-    sandbox.wait_until(lambda: not _is_published(world.plugin), "the publish ends")
+    until(lambda: not _is_published(world.plugin), "the publish ends")
 
 
 def _is_published(plugin: Serving) -> bool:

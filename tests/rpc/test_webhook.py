@@ -2,8 +2,10 @@
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
+import os
 import re
 import signal
 import socket
@@ -19,18 +21,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from csi_fluid import webhook
+from csi_fluid.demo.waiting import until
 from csi_fluid.kube import calls
+from csi_fluid.webhook import review, rules
 from csi_fluid.webhook.certificates import Material, Terms, renew
-from csi_fluid.webhook.keeper import Identity
+from csi_fluid.webhook.keeper import Identity, Keeper
 from csi_fluid.webhook.review import Malformed
 from csi_fluid.webhook.server import Server
-from csi_fluid.webhook.sources import Served
+from csi_fluid.webhook.sources import Files, Served
 from tests.harness import apiserver, jsonpatch
 from tests.harness.apiserver import ApiServer
-from tests.sandbox import wait_until
 from tests.unit import webhooks
 
 NAME = f"{webhook.SERVICE}.{webhook.NAMESPACE}.svc"
@@ -57,7 +61,7 @@ class Running:
         return self._log.read_text()
 
     def port(self, message: str) -> int:
-        wait_until(lambda: message in self.log or self.process.poll() is not None, message)
+        until(lambda: message in self.log or self.process.poll() is not None, message)
         found = re.search(rf"{message}.*? port=(\d+)", self.log)
         assert found, self.log
         return int(found[1])
@@ -137,8 +141,8 @@ def test_a_pod_gets_its_agent_over_a_connection_that_the_configuration_trusts(
     api: ApiServer, tmp_path: Path
 ):
     with running(tmp_path, f"--kubeconfig={api.account_config()}") as found:
-        wait_until(lambda: bool(trusted(api)), "the bundle is in the configuration")
-        wait_until(lambda: "serving a certificate" in found.log, "it serves")
+        until(lambda: bool(trusted(api)), "the bundle is in the configuration")
+        until(lambda: "serving a certificate" in found.log, "it serves")
         connection = found.connect(trusted(api))
         with contextlib.closing(connection):
             pod = webhooks.pod("demo-dataset")
@@ -154,8 +158,8 @@ def test_replicas_share_one_authority_and_each_serves_what_the_other_made(
 ):
     kubeconfig = f"--kubeconfig={api.account_config()}"
     with running(tmp_path, kubeconfig) as one, running(tmp_path, kubeconfig) as two:
-        wait_until(lambda: "serving a certificate" in one.log, "the first serves")
-        wait_until(lambda: "serving a certificate" in two.log, "the second serves")
+        until(lambda: "serving a certificate" in one.log, "the first serves")
+        until(lambda: "serving a certificate" in two.log, "the second serves")
         certificates = []
         for found in (one, two):
             with contextlib.closing(found.connect(trusted(api))) as connection:
@@ -172,14 +176,14 @@ def test_certificates_are_renewed_under_way_without_a_connection_refused(
     words = (f"--kubeconfig={api.account_config()}", "--certificate-lifetime=6s")
     seen = set()
     with running(tmp_path, *words) as found:
-        wait_until(lambda: "serving a certificate" in found.log, "it serves")
+        until(lambda: "serving a certificate" in found.log, "it serves")
 
         def renewed_twice() -> bool:
             with contextlib.closing(found.connect(trusted(api))) as connection:
                 seen.add(connection.sock.getpeercert(binary_form=True))
             return len(seen) == 3
 
-        wait_until(renewed_twice, "the third certificate", 40)
+        until(renewed_twice, "the third certificate", timeout_s=40)
 
 
 def test_files_are_served_and_read_again_and_their_authority_is_told(
@@ -191,15 +195,47 @@ def test_files_are_served_and_read_again_and_their_authority_is_told(
     write(folder, first)
     words = (f"--kubeconfig={api.account_config()}", f"--cert-dir={folder}")
     with running(tmp_path, *words) as found:
-        wait_until(lambda: trusted(api) == first.authorities, "the files' authority is trusted")
-        wait_until(lambda: "serving a certificate" in found.log, "it serves")
+        until(lambda: trusted(api) == first.authorities, "the files' authority is trusted")
+        until(lambda: "serving a certificate" in found.log, "it serves")
         found.connect(first.authorities).close()
         write(folder, second)
-        wait_until(lambda: trusted(api) == second.authorities, "the new one is trusted", 30)
-        wait_until(lambda: found.log.count("serving a certificate") == 2, "it is served")
+        until(lambda: trusted(api) == second.authorities, "the new one is trusted", timeout_s=30)
+        until(lambda: found.log.count("serving a certificate") == 2, "it is served")
         found.connect(second.authorities).close()
 
     assert SECRET not in {path for _, _, path in api.asked}
+
+
+@pytest.mark.parametrize("odd", ["fifo", "folder", "encrypted"])
+def test_files_that_are_odd_for_a_while_are_read_again_when_they_are_right(
+    odd: str, tmp_path: Path
+):
+    folder = tmp_path / "certificates"
+    folder.mkdir()
+    write(folder, MATERIAL)
+    identity = Identity()
+    keeper = Keeper(Files(folder), None, identity, 0.01)
+    key = folder / "tls.key"
+    key.unlink()
+    if odd == "encrypted":
+        key.write_text(encrypted(MATERIAL.key))
+    else:
+        os.mkfifo(key) if odd == "fifo" else key.mkdir()
+
+    with pytest.raises((OSError, ValueError)):
+        keeper.check()
+    key.rmdir() if odd == "folder" else key.unlink()
+    key.write_text(MATERIAL.key)
+    keeper.check()
+
+    assert keeper.is_ready
+
+
+def encrypted(key: str) -> str:
+    secret = serialization.BestAvailableEncryption(b"secret")
+    form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    loaded = serialization.load_pem_private_key(key.encode(), None)
+    return loaded.private_bytes(*form, secret).decode()
 
 
 def test_with_files_alone_no_api_server_is_asked(api: ApiServer, tmp_path: Path):
@@ -208,7 +244,7 @@ def test_with_files_alone_no_api_server_is_asked(api: ApiServer, tmp_path: Path)
     folder.mkdir()
     write(folder, material)
     with running(tmp_path, f"--cert-dir={folder}", "--webhook-config=") as found:
-        wait_until(lambda: "serving a certificate" in found.log, "it serves")
+        until(lambda: "serving a certificate" in found.log, "it serves")
         with contextlib.closing(found.connect(material.authorities)) as connection:
             connection.request("GET", "/readyz")
             assert connection.getresponse().status == 200
@@ -227,19 +263,19 @@ def test_it_is_not_ready_and_says_why_until_the_configuration_is_there(
 ):
     kept = api.objects.pop(CONFIGURATION)
     with running(tmp_path, f"--kubeconfig={api.account_config()}") as found:
-        wait_until(lambda: "manifests/serverless" in found.log, "it says what is missing")
+        until(lambda: "manifests/serverless" in found.log, "it says what is missing")
         port = metrics_port(found)
         assert get(port, "/readyz") == 503
         assert get(port, "/healthz") == 200
         api.objects[CONFIGURATION] = kept
-        wait_until(lambda: get(port, "/readyz") == 200, "it is ready")
+        until(lambda: get(port, "/readyz") == 200, "it is ready")
 
     assert found.log.count("manifests/serverless") == 1
 
 
 def test_metrics_tell_admissions_and_the_end_of_the_certificate(api: ApiServer, tmp_path: Path):
     with running(tmp_path, f"--kubeconfig={api.account_config()}") as found:
-        wait_until(lambda: "serving a certificate" in found.log, "it serves")
+        until(lambda: "serving a certificate" in found.log, "it serves")
         with contextlib.closing(found.connect(trusted(api))) as connection:
             reviewed(connection, webhooks.pod("demo-dataset"))
         with urllib.request.urlopen(
@@ -376,6 +412,48 @@ def test_whatever_comes_the_next_client_is_served(server: Server, data: bytes, a
     assert b" 200 " in said(server, post(b"{}"))
 
 
+@pytest.fixture
+def reviewing() -> Iterator[Server]:
+    """Serve what the webhook answers."""
+    identity = Identity()
+    identity.use(Served(MATERIAL.certificate, MATERIAL.key, MATERIAL.authorities))
+    decide = functools.partial(rules.decide, image=webhooks.IMAGE)
+    made = Server(
+        ("127.0.0.1", 0), identity, lambda body: review.answer(body, decide).body, lambda: True
+    )
+    made.start()
+    yield made
+    made.stop(1)
+
+
+REVIEW = question(webhooks.injected(webhooks.pod("demo-dataset")))
+HEADERS = st.sampled_from(["Content-Length", "Transfer-Encoding", "Expect", "Connection", "X"])
+VALUES = st.one_of(
+    st.sampled_from(["0", "7", str(len(REVIEW)), "9" * 20, "+3", "chunked", "100-continue"]),
+    st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=20),
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=FAULTS)
+@given(
+    head=st.sampled_from(
+        ["POST /mutate", "POST /mutate?timeout=\xff", "PUT /mutate", "GET /x", "A"]
+    ),
+    headers=st.lists(st.tuples(HEADERS, VALUES), max_size=4),
+    cut=st.integers(0, len(REVIEW)),
+    put=st.binary(max_size=8),
+)
+def test_whatever_request_and_review_come_the_next_review_is_answered(
+    reviewing: Server, head: str, headers: list[tuple[str, str]], cut: int, put: bytes
+):
+    body = REVIEW[:cut] + put + REVIEW[cut + len(put) :]
+    lines = [f"{head} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    with client(reviewing) as connection, contextlib.suppress(OSError):
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
+
+    assert b" 200 " in said(reviewing, post(REVIEW))
+
+
 def test_bytes_that_are_no_tls_delay_nobody(server: Server):
     with socket.create_connection(("127.0.0.1", server.port), 5) as plain:
         plain.sendall(b"GET / HTTP/1.1\r\n\r\n" * 10)
@@ -396,11 +474,44 @@ def test_more_connections_than_there_may_be_end_the_oldest_not_the_newest(server
         assert idle[0].recv(1) == b""
 
 
+def test_a_small_review_waits_for_no_large_one(server: Server, asked: Asked):
+    large = b"{" + b" " * 300_000
+    asked.go.clear()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(client(server)).sendall(post(large))
+        until(lambda: large in asked.bodies, "a large one is being answered")
+        small = stack.enter_context(client(server))
+        small.sendall(post(b"{}"))
+
+        until(lambda: b"{}" in asked.bodies, "the small one is being answered too")
+        assert asked.bodies.count(large) == 1
+        asked.go.set()
+        assert b" 200 " in small.recv(65536)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("csi_fluid.webhook.server._WAIT_S", 0.05)
+
+
+def test_a_review_that_gets_no_turn_in_time_is_told_so(
+    impatient: None, server: Server, asked: Asked
+):
+    asked.go.clear()
+    with contextlib.ExitStack() as stack:
+        for _ in range(4):
+            stack.enter_context(client(server)).sendall(post(b"{}"))
+        until(lambda: len(asked.bodies) == 4, "all turns are taken")
+
+        assert b" 503 " in said(server, post(b"{}"))
+
+
 def test_stopping_lets_the_answer_under_way_go_out(server: Server, asked: Asked):
     asked.go.clear()
     with client(server) as connection:
         connection.sendall(post(b"{}"))
-        wait_until(lambda: bool(asked.bodies), "the answer is under way")
+        until(lambda: bool(asked.bodies), "the answer is under way")
         stopping = threading.Thread(target=server.stop, args=(5,))
         stopping.start()
         asked.go.set()

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings, strategies
 
 from csi_fluid._pb import csi_pb2
 from csi_fluid.demo.plugin import Client
-from tests import sandbox
+from csi_fluid.demo.waiting import until
 from tests.rpc.serving import Serving, refusal, serving
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4
@@ -111,7 +111,7 @@ def test_a_call_under_way_is_answered_when_the_server_stops(tmp_path: Path):
         probe = client.identity.Probe.future(csi_pb2.ProbeRequest(), timeout=5)
         assert begun.wait(5)
         stopping = stopper.submit(plugin.server.stop, 5)
-        sandbox.wait_until(lambda: not plugin.socket.exists(), "the server stops")
+        until(lambda: not plugin.socket.exists(), "the server stops")
         go_on.set()
 
         assert probe.result().ready.value

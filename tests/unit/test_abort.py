@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
+from csi_fluid.demo.waiting import until
 from recover import observer as told
 from recover.abort import Aborter
 from recover.linux import fuse, mounts, probe
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.look import View
-from recover.store import Publication
-from tests import sandbox
+from recover.rows import Publication
 
 DEV = "0:61"
 ROW = Publication("/pods/a/mount", "v", "/s")
@@ -48,7 +48,7 @@ class Scene:
         self.daemon = Daemon()
         self.ended: list[str] = []
         self.told: list[told.Event] = []
-        monkeypatch.setattr(mounts, "pin", lambda *_: os.open("/", os.O_PATH))
+        monkeypatch.setattr(mounts, "pin", lambda *_: mounts.Clone(os.open("/", os.O_PATH)))
         monkeypatch.setattr(probe, "ask", self.daemon.ask)
         monkeypatch.setattr(fuse, "abort", self.ended.append)
         self.prober = Prober(timeout_s=0.2)
@@ -71,7 +71,7 @@ class Scene:
             last = self.consider()
             return not last
 
-        sandbox.wait_until(came_of_it, "it is due")
+        until(came_of_it, "it is due")
         return last
 
 
@@ -110,7 +110,7 @@ def test_a_daemon_that_is_well_again_is_forgotten(scene: Scene):
     scene.consider()
     scene.consider(Answer.ALIVE)
     scene.daemon.may_answer.set()
-    sandbox.wait_until(lambda: scene.prober.abandoned == 0, "the request ends")
+    until(lambda: scene.prober.abandoned == 0, "the request ends")
 
     assert scene.consider() is None  # a new request, and it is answered
     assert scene.daemon.asked == 2

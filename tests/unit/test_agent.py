@@ -1,20 +1,21 @@
 """The agent's command line, and what goes wrong in a pass: told, and tried again."""
 
 import logging
+import os
 import threading
 from pathlib import Path
 
 import pytest
 
-from csi_fluid import cli
+from csi_fluid import agent, cli
 from csi_fluid.cli import agent as command
 from csi_fluid.cli.usage import Misuse
-from recover.agent import Agent
+from csi_fluid.demo.waiting import until
 from recover.errors import Covered
-from recover.guard import Guard, Target
 from recover.linux.probe import Prober
 from recover.observer import Event
-from tests.sandbox import wait_until
+from recover.serverless.agent import Agent
+from recover.serverless.guard import Guard, Target
 
 MOUNT = "/jfs/jindofs-fuse"
 
@@ -63,6 +64,22 @@ def test_a_period_needs_a_unit(capsys: pytest.CaptureFixture[str]):
     assert "--period=5: expected a duration" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("uid", ["..", "a/b", "a\nb", "x" * 254])
+def test_a_uid_that_is_no_name_of_a_folder_is_misuse(
+    uid: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("POD_UID", uid)
+
+    assert cli.main(["agent", f"--mount={MOUNT}", "--leave"]) == 2
+    assert "POD_UID=" in capsys.readouterr().err
+
+
+def test_the_host_name_stands_in_for_a_uid_that_is_not_given():
+    host = os.uname().nodename
+
+    assert [agent.Settings((), pod_uid=uid).pod for uid in ("705ab4f5", "")] == ["705ab4f5", host]
+
+
 def test_leaving_a_place_where_nothing_was_anchored_makes_nothing(tmp_path: Path):
     assert cli.main(["agent", "--leave", f"--mount={tmp_path}/fuse"]) == 0
     assert not list(tmp_path.iterdir())
@@ -87,13 +104,13 @@ class Faulty(Guard):
 @pytest.mark.expects_log("disk is full; trying again")
 def test_a_fault_is_logged_and_the_agent_goes_on(tmp_path: Path):
     guard = Faulty(tmp_path, OSError("disk is full"))
-    agent = Agent([guard], Ear())
-    agent.start()
-    wait_until(lambda: guard.passes == 1, "the pass that fails")
+    made = Agent([guard], Ear())
+    made.start()
+    until(lambda: guard.passes == 1, "the pass that fails")
 
-    assert agent.is_working
-    assert agent.stop()
-    assert not agent.is_working
+    assert made.is_working
+    assert made.stop()
+    assert not made.is_working
 
 
 def test_what_changed_under_a_pass_is_looked_at_again_at_once(
@@ -101,10 +118,10 @@ def test_what_changed_under_a_pass_is_looked_at_again_at_once(
 ):
     caplog.set_level(logging.INFO)
     guard = Faulty(tmp_path, Covered("it was mounted anew"))
-    agent = Agent([guard], Ear())
-    agent.start()
+    made = Agent([guard], Ear())
+    made.start()
 
-    wait_until(lambda: guard.passes > 2, "more passes")
+    until(lambda: guard.passes > 2, "more passes")
 
-    assert agent.stop()
+    assert made.stop()
     assert not caplog.records

@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from recover import anchor
-from recover.anchor import Anchor, Place
+from recover.anchors import anchor
+from recover.anchors.anchor import Anchor
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.probe import Answer, Reply
-from recover.sight import Sight
+from recover.serverless import place as places
+from recover.serverless.place import Place
+from recover.serverless.sight import Sight
 
 PLACE = Place("/jfs/fuse", "demo-app")
 ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")
@@ -25,7 +27,7 @@ def at(name: str) -> str:
 
 def test_anchors_are_kept_beside_the_mount_point_for_each_pod():
     assert str(PLACE.folder) == "/jfs/.csi-fluid/demo-app/fuse"
-    assert PLACE.node == anchor.node_of("/jfs/fuse")
+    assert PLACE.node == places.node_of("/jfs/fuse")
     assert PLACE.turn != PLACE.node
 
 
@@ -54,7 +56,7 @@ def test_anchors_are_found_in_their_order_with_all_that_is_on_them():
         ]
     )
 
-    found = anchor.find(table, PLACE)
+    found = anchor.find(table, PLACE.folder)
 
     assert [(a.path, a.base.dev, a.top.dev) for a in found] == [
         (at("2"), "0:2", "0:10"),
@@ -68,8 +70,8 @@ def sight(*anchors: Anchor, lower: tuple[Mount, ...] = ()) -> Sight:
 
 
 def test_an_anchor_is_behind_until_the_live_mount_is_on_top():
-    behind = Anchor(at("1"), (fuse(2, at("1"), "0:2", shared=2),))
-    brought = Anchor(at("2"), (*behind.stack, fuse(3, at("2"), "0:9", on=2)))
+    behind = Anchor(at("1"), 1, "", (fuse(2, at("1"), "0:2", shared=2),))
+    brought = Anchor(at("2"), 2, "", (*behind.stack, fuse(3, at("2"), "0:9", on=2)))
     seen = sight(behind, brought)
     assert seen.live is not None
 
@@ -79,7 +81,7 @@ def test_an_anchor_is_behind_until_the_live_mount_is_on_top():
 def test_an_anchor_whose_upper_mount_hangs_off_a_peer_of_the_source_is_left():
     """To unmount there would unmount the live mount, which stands on a member of the same group."""
     stack = (fuse(2, at("1"), "0:2", shared=2), fuse(3, at("1"), "0:3", on=2, shared=3))
-    stacked = Anchor(at("1"), (*stack, fuse(4, at("1"), "0:4", on=3)))
+    stacked = Anchor(at("1"), 1, "", (*stack, fuse(4, at("1"), "0:4", on=3)))
     seen = sight(stacked, lower=(fuse(8, "/jfs/fuse", "0:3", shared=3),))
     assert seen.live is not None
 
@@ -103,8 +105,8 @@ def test_a_mount_that_came_after_the_asking_is_not_the_dead_one():
 
 
 def test_a_sight_holds_until_something_else_than_an_anchor_comes():
-    first = Anchor(at("1"), (fuse(2, at("1"), "0:2"),))
-    second = Anchor(at("2"), (fuse(3, at("2"), "0:3"),))
+    first = Anchor(at("1"), 1, "", (fuse(2, at("1"), "0:2"),))
+    second = Anchor(at("2"), 2, "", (fuse(3, at("2"), "0:3"),))
     seen = sight(first)
 
     assert seen.holds(replace(seen, answered_at=1.0))
@@ -117,14 +119,14 @@ def test_a_sight_holds_until_something_else_than_an_anchor_comes():
 
 def test_a_mount_point_is_guarded_while_a_pod_has_a_folder_for_it(tmp_path: Path):
     place = Place(str(tmp_path / "fuse"), "demo-app")
-    assert not anchor.is_guarded(place.mount_point)
+    assert not places.is_guarded(place.mount_point)
 
     place.make()
-    assert anchor.is_guarded(place.mount_point)
-    assert not anchor.is_guarded(str(tmp_path / "other"))
+    assert places.is_guarded(place.mount_point)
+    assert not places.is_guarded(str(tmp_path / "other"))
 
     place.remove()
-    assert not anchor.is_guarded(place.mount_point)
+    assert not places.is_guarded(place.mount_point)
     assert not list(tmp_path.iterdir())
 
 
@@ -136,4 +138,4 @@ def test_the_folder_of_another_pod_keeps_the_lock_files(tmp_path: Path):
     one.remove()
 
     assert one.node.exists()
-    assert anchor.is_guarded(one.mount_point)
+    assert places.is_guarded(one.mount_point)

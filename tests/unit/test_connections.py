@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from csi_fluid.connections import Connections, Listener
-from tests import sandbox
+from csi_fluid.demo.waiting import until
 
 LIMIT = 3
 
@@ -45,7 +45,7 @@ def echo() -> Iterator[Echo]:
 def connected(echo: Echo) -> Iterator[socket.socket]:
     with socket.create_connection(echo.address, timeout=5) as made:
         number = made.getsockname()[1]
-        sandbox.wait_until(lambda: number in echo.serving, "the connection is served")
+        until(lambda: number in echo.serving, "the connection is served")
         yield made
 
 

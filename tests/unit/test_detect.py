@@ -4,64 +4,21 @@ import pytest
 from hypothesis import given, strategies as st
 
 from recover import detect
-from recover.detect import Copy, Limits, Origin
+from recover.detect import Copy, Origin
 from recover.linux.mountinfo import DELETED, Mount, MountTable
-from recover.linux.namespaces import Namespace
-from recover.store import Generation, Publication
-
-HERE = Namespace(inode=100, pid=1)
-DEAD, OLDER, LIVE, FOREIGN = "0:50", "0:51", "0:60", "0:70"
-
-
-def mount(
-    number: int,
-    path: str,
-    dev: str = DEAD,
-    *,
-    on: int = 1,
-    root: str = "/",
-    options: str = "rw",
-    shared: int = 0,
-    fs_type: str = "fuse.x",
-    source: str = "x",
-) -> Mount:
-    flags = frozenset(options.split(","))
-    return Mount(number, on, dev, root, path, flags, shared, 0, fs_type, source)
-
-
-def table(*mounts: Mount) -> MountTable:
-    return MountTable((mount(1, "/", "8:1", on=0, fs_type="ext4"), *mounts))
-
+from recover.rows import Publication
+from tests.unit.handmade import DEAD, FOREIGN, HOME, LIVE, OLDER, SOURCE, generation, mount, table
 
 NOTHING: frozenset[str] = frozenset()
 
 
-def broken(
-    found: MountTable,
-    *,
-    spared: frozenset[str] = NOTHING,
-    tidy: frozenset[str] = NOTHING,
-    source_groups: frozenset[int] = frozenset(),
-) -> tuple[Copy, ...]:
-    limits = Limits(spared, tidy, source_groups)
-    return detect.broken_copies(
-        HERE, found, dead=frozenset({DEAD, OLDER}), live=LIVE, limits=limits
-    )
+def broken(found: MountTable, *, spared: frozenset[str] = NOTHING) -> tuple[Copy, ...]:
+    dead = frozenset({DEAD, OLDER})
+    return tuple(detect.copies(HOME, found, dead=dead, live=LIVE, is_spared=spared.__contains__))
 
 
-def stacks(copies: tuple[Copy, ...]) -> list[list[int]]:
-    return [[layer.mnt_id for layer in copy.stack] for copy in copies]
-
-
-def generation(
-    dev: str = DEAD,
-    *,
-    source: str = "/src",
-    root: str = "/",
-    fs_type: str = "fuse.x",
-    dead_at: float | None = 2.0,
-) -> Generation:
-    return Generation(source, dev, root, fs_type, "x", "boot", 1.0, dead_at)
+def stacks(found: tuple[Copy, ...]) -> list[list[int]]:
+    return [[layer.mnt_id for layer in copy.stack] for copy in found]
 
 
 # Copies
@@ -70,7 +27,7 @@ def generation(
 def test_a_dead_mount_is_a_broken_copy_where_it_stands():
     (copy,) = broken(table(mount(5, "/t")))
 
-    assert (copy.namespace, copy.path, stacks((copy,))) == (HERE, "/t", [[5]])
+    assert (copy.namespace, copy.path, stacks((copy,))) == (HOME, "/t", [[5]])
 
 
 def test_mounts_of_superblocks_not_known_to_be_dead_are_no_copies():
@@ -78,7 +35,7 @@ def test_mounts_of_superblocks_not_known_to_be_dead_are_no_copies():
 
 
 def test_the_path_of_the_source_is_spared():
-    found = broken(table(mount(5, "/src"), mount(6, "/t")), spared=frozenset({"/src"}))
+    found = broken(table(mount(5, SOURCE), mount(6, "/t")), spared=frozenset({SOURCE}))
 
     assert stacks(found) == [[6]]
 
@@ -104,14 +61,20 @@ def test_a_live_mount_beneath_a_dead_one_belongs_to_the_copy():
     assert stacks(broken(table(mount(5, "/t", LIVE), mount(6, "/t", on=5)))) == [[5, 6]]
 
 
-def test_a_dead_mount_hidden_by_a_mount_over_its_parent_is_left_alone():
-    assert not broken(table(mount(5, "/a/t"), mount(6, "/a", FOREIGN)))
+def test_a_live_mount_on_top_of_a_dead_one_belongs_to_the_copy():
+    assert stacks(broken(table(mount(5, "/t"), mount(6, "/t", LIVE, on=5)))) == [[5, 6]]
 
 
-def test_what_stands_at_the_path_of_a_hidden_dead_mount_is_left_alone():
-    hidden = table(mount(5, "/a/t"), mount(6, "/a", FOREIGN), mount(7, "/a/t", LIVE, on=6))
+def test_a_live_mount_alone_is_no_copy():
+    assert not broken(table(mount(5, "/t", LIVE)))
 
-    assert not broken(hidden, tidy=frozenset({"/a/t"}))
+
+@pytest.mark.parametrize("above", [(), (mount(7, "/a/t", LIVE, on=6),)])
+def test_a_copy_hidden_by_a_mount_over_its_parent_is_not_visible(above: tuple[Mount, ...]):
+    found = table(mount(5, "/a/t"), mount(6, "/a", FOREIGN), *above)
+
+    (copy,) = broken(found)
+    assert (stacks((copy,)), detect.is_visible(found, copy)) == ([[5]], False)
 
 
 def test_a_dead_bind_of_a_subdirectory_is_a_copy():
@@ -126,43 +89,9 @@ def test_a_copy_is_read_only_if_any_of_its_layers_is(lower, upper):
 
 
 def test_a_copy_of_writable_layers_is_writable():
-    (copy,) = broken(table(mount(5, "/t")))
+    (copy,) = broken(table(mount(5, "/t", options="rw")))
 
     assert not copy.read_only
-
-
-# Live on top of dead
-
-
-def covered(*, upper: int = 0, lower: int = 0) -> MountTable:
-    return table(mount(5, "/t", shared=lower), mount(6, "/t", LIVE, on=5, shared=upper))
-
-
-def tidied(found: MountTable, *, at: str = "", source_groups: tuple[int, ...] = ()) -> bool:
-    return bool(broken(found, tidy=frozenset({at}), source_groups=frozenset(source_groups)))
-
-
-def test_a_live_mount_on_a_dead_one_is_mended_at_a_target_although_it_is_shared():
-    assert tidied(covered(upper=9), at="/t")
-
-
-def test_a_live_mount_on_a_dead_one_is_mended_elsewhere_if_it_is_not_shared():
-    assert tidied(covered())
-
-
-def test_a_shared_live_mount_on_a_dead_one_is_left_alone_elsewhere():
-    assert not tidied(covered(upper=9), at="/other")
-
-
-@pytest.mark.parametrize("at", ["/t", "/other"])
-def test_a_live_mount_on_a_peer_of_what_is_below_the_source_is_never_unmounted(at):
-    assert not tidied(covered(lower=7), at=at, source_groups=(7,))
-
-
-def test_a_dead_mount_on_a_peer_of_what_is_below_the_source_is_broken_all_the_same():
-    found = table(mount(5, "/t", OLDER, shared=7), mount(6, "/t", on=5))
-
-    assert tidied(found, source_groups=(7,))
 
 
 # Nested mounts
@@ -217,36 +146,44 @@ def is_at_or_below(path: str, above: str) -> bool:
 SOME_PATHS = st.frozensets(st.sampled_from(PATHS))
 
 
-@given(tables(), SOME_PATHS)
-def test_every_copy_has_a_dead_layer(found, tidy):
-    for copy in broken(found, tidy=tidy):
+@given(tables())
+def test_every_copy_has_a_dead_layer(found):
+    for copy in broken(found):
         assert {DEAD, OLDER} & {layer.dev for layer in copy.stack}
 
 
-@given(tables(), SOME_PATHS)
-def test_every_layer_of_a_copy_is_dead_or_the_sources(found, tidy):
-    for copy in broken(found, tidy=tidy):
+@given(tables())
+def test_every_layer_of_a_copy_is_dead_or_the_sources(found):
+    for copy in broken(found):
         assert {layer.dev for layer in copy.stack} <= {DEAD, OLDER, LIVE}
 
 
+@given(tables())
+def test_nothing_stands_on_a_copy(found):
+    for copy in broken(found):
+        above = found.children.get(copy.stack[-1].mnt_id, ())
+        assert copy.path not in {mount.mount_point for mount in above}
+
+
 @given(tables(), SOME_PATHS)
-def test_a_copy_is_the_uppermost_part_of_what_stands_at_its_path(found, tidy):
-    for copy in broken(found, tidy=tidy):
-        assert found.stack(copy.path)[-len(copy.stack) :] == copy.stack
+def test_no_copy_is_at_a_spared_path(found, spared):
+    assert not {copy.path for copy in broken(found, spared=spared)} & spared
 
 
-@given(tables(), SOME_PATHS, SOME_PATHS)
-def test_no_copy_is_at_a_spared_path(found, tidy, spared):
-    assert not {copy.path for copy in broken(found, tidy=tidy, spared=spared)} & spared
-
-
-@given(tables(), SOME_PATHS, SOME_PATHS)
-def test_each_path_that_shows_a_dead_mount_is_exactly_one_copy(found, tidy, spared):
-    copies = broken(found, tidy=tidy, spared=spared)
+@given(tables(), SOME_PATHS)
+def test_each_path_that_shows_a_dead_mount_is_exactly_one_visible_copy(found, spared):
+    visible = [copy for copy in broken(found, spared=spared) if detect.is_visible(found, copy)]
 
     shown = [path for path in PATHS if (top := found.at(path)) and top.dev in {DEAD, OLDER}]
-    topped = [copy.path for copy in copies if copy.stack[-1].dev != LIVE]
+    topped = [copy.path for copy in visible if copy.stack[-1].dev != LIVE]
     assert sorted(topped) == sorted(set(shown) - spared)
+
+
+@given(tables())
+def test_no_mount_is_in_two_copies(found):
+    layers = [layer for copy in broken(found) for layer in copy.stack]
+
+    assert len(layers) == len(set(layers))
 
 
 @pytest.mark.parametrize(
@@ -265,15 +202,15 @@ def test_a_nested_mount_that_shows_what_is_there_anyway_is_not_kept(
     inside = mount(8, "/a/part", dev, on=7, root=root, options=options)
     again = mount(9, "/a/part", dev, on=8, root=root, options=options)
 
-    found = broken(table(mount(7, "/a", DEAD), inside, again))
+    found = broken(table(mount(7, "/a", options="rw"), inside, again))
 
     nested = next(copy.nested for copy in found if copy.path == "/a")
     assert bool(nested) is kept
 
 
-@given(tables(), SOME_PATHS)
-def test_a_nested_mount_is_never_a_layer(found, tidy):
-    for copy in broken(found, tidy=tidy):
+@given(tables())
+def test_a_nested_mount_is_never_a_layer(found):
+    for copy in broken(found):
         assert not set(copy.nested) & set(copy.stack)
 
 
@@ -326,12 +263,12 @@ def test_every_fuse_layer_at_a_target_is_ours():
         mount(8, "/u", FOREIGN),
     )
 
-    ours = detect.superblocks_at_targets([Publication("/t", "v", "/src")], found)
+    ours = detect.superblocks_at_targets([Publication("/t", "v", SOURCE)], found)
     assert ours == {OLDER, DEAD}
 
 
 def test_what_stands_at_a_symlink_publication_is_not_ours():
-    link = Publication("/t", "v", "/src", method="symlink")
+    link = Publication("/t", "v", SOURCE, method="symlink")
 
     assert not detect.superblocks_at_targets([link], table(mount(5, "/t")))
 
@@ -390,21 +327,21 @@ def test_a_nested_mount_whose_superblock_is_nowhere_else_has_no_origin():
 
 
 def test_a_dead_nested_mount_becomes_what_its_own_source_shows_now():
-    here = table(mount(5, "/src", LIVE))
+    here = table(mount(5, SOURCE, LIVE))
 
     origin = detect.origin_of(inside(DEAD, root="/a"), here, [generation()])
-    assert origin == Origin("/src", "a", LIVE)
+    assert origin == Origin(SOURCE, "a", LIVE)
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "tmpfs"])
 def test_a_dead_nested_mount_is_not_rebuilt_from_a_source_without_fuse(fs_type):
-    here = table(mount(5, "/src", "0:90", fs_type=fs_type))
+    here = table(mount(5, SOURCE, "0:90", fs_type=fs_type))
 
     assert detect.origin_of(inside(DEAD), here, [generation()]) is None
 
 
 def test_a_nested_mount_of_a_generation_that_lives_is_rebuilt_as_it_is():
-    here = table(mount(5, "/old", DEAD), mount(6, "/src", LIVE))
+    here = table(mount(5, "/old", DEAD), mount(6, SOURCE, LIVE))
 
     origin = detect.origin_of(inside(DEAD), here, [generation(dead_at=None)])
     assert origin == Origin("/old", "", DEAD)

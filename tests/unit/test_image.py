@@ -4,12 +4,13 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests import sandbox
+from csi_fluid.demo.waiting import until
 from tests.cluster.settings import ROOT
 from tests.images import oci, product
 
@@ -120,7 +121,7 @@ def start(kubelet: Path, *arguments: str) -> subprocess.Popen[str]:
 def test_the_entry_becomes_the_plugin_so_that_a_signal_arrives(kubelet: Path):
     called = kubelet.parent / "called"
     with start(kubelet, "--nodeid=n 1", "--v=5") as process:
-        sandbox.wait_until(called.exists, "the plugin's start")
+        until(called.exists, "the plugin's start")
         process.send_signal(signal.SIGTERM)
         status = process.wait(10)
 
@@ -139,3 +140,17 @@ def test_the_entry_says_what_is_missing_of_kubelets_directory(kubelet: Path, mis
     assert process.returncode == 1
     assert f"{kubelet}/{missing} is no directory" in said
     assert "KUBELET_ROOTDIR" in said
+
+
+def test_the_entry_names_the_directory_that_kubelet_uses(kubelet: Path, tmp_path: Path):
+    (kubelet / "pods").rmdir()
+    real = tmp_path / "elsewhere"
+    words = ["kubelet", "-c", "import sys; sys.stdin.read()", f"--root-dir={real}"]
+    with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as running:
+        with start(kubelet) as process:
+            said = process.communicate(timeout=20)[1]
+        running.communicate(timeout=10)
+
+    assert process.returncode == 1
+    assert f"{kubelet} is not kubelet's directory" in said
+    assert str(real) in said.partition("on this node it is ")[2].split()

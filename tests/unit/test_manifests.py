@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import csi_fluid
-from csi_fluid import config
+from csi_fluid import config, driver
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
 from csi_fluid.kube import calls
-from csi_fluid.rpc.identity import DRIVER
+from csi_fluid.kubectl import rights
+from csi_fluid.kubelet import Kubelet
 from tests import manifests
 from tests.manifests import FOLDER, Object
 
@@ -100,6 +102,12 @@ def test_one_image_of_this_version_is_named_everywhere():
     assert images == {f"localhost/csi-fluid:{csi_fluid.__version__}"}
 
 
+def test_the_docs_name_the_image_of_this_version():
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCS.glob("*.md"))
+
+    assert set(re.findall(r"localhost/csi-fluid:([\w.-]+)", text)) == {csi_fluid.__version__}
+
+
 # ---- The DaemonSet and the program
 
 
@@ -125,7 +133,7 @@ def test_kubelet_and_the_program_agree_on_every_path():
     assert settings.endpoint == config.settle({}, {}).endpoint  # where `status` looks
     assert mounts["kubelet-dir"] == paths["kubelet-dir"] == settings.kubelet_root
     assert mounts["fluid-src-dir"] == paths["fluid-src-dir"] == settings.mount_root
-    assert paths["plugin-dir"] == str(Path(settings.kubelet_root, config._PLUGIN_FOLDER))
+    assert paths["plugin-dir"] == str(Kubelet(settings.kubelet_root).own)
 
 
 def test_mounts_travel_where_they_must():
@@ -195,10 +203,10 @@ def test_the_recovery_overlay_is_the_walk_through():
 
 
 def test_the_csi_driver_is_the_plugins():
-    driver = manifests.base("csidriver")
+    found = manifests.base("csidriver")
 
-    assert driver["metadata"]["name"] == DRIVER
-    assert driver["spec"] == {
+    assert found["metadata"]["name"] == driver.NAME
+    assert found["spec"] == {
         "attachRequired": False,
         "podInfoOnMount": True,
         "fsGroupPolicy": "None",
@@ -281,6 +289,15 @@ def test_every_mount_of_the_node_is_explained():
     paths = {v["hostPath"]["path"] for v in pod()["volumes"] if "hostPath" in v}
 
     assert {path for path in paths if f"`{path}`" not in text} == set()
+
+
+def test_the_page_of_the_cluster_command_asks_for_exactly_its_rights():
+    text = (DOCS / "kubectl.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    role, cluster_role = yaml.safe_load_all(block)
+
+    assert granted(role) == called(rights.PLUGINS)
+    assert granted(cluster_role) == called(rights.CLUSTER)
 
 
 def test_only_the_daemonset_gets_the_accounts_token():

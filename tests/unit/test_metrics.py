@@ -17,7 +17,8 @@ from csi_fluid.metrics.server import Server
 from csi_fluid.metrics.values import Values
 from recover import observer as told
 from recover.linux.probe import Prober
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 A = Publication("/t/a", "v", "/s")
 B = Publication("/t/b", "v", "/s")
@@ -184,6 +185,17 @@ def test_failures_and_skips_are_counted_with_the_strategy_of_this_plugin():
 
     assert found["csi_fluid_heals_total{result=failed,strategy=propagation}"] == 1
     assert found["csi_fluid_heals_total{result=skipped,strategy=propagation}"] == 1
+
+
+def test_the_first_heal_is_an_increase():
+    observer = watching(A)
+    observer.strategy = "namespace"
+    before = samples(observer)
+
+    assert before["csi_fluid_heals_total{result=healed,strategy=namespace}"] == 0
+    assert before["csi_fluid_healed_copies_total{strategy=namespace}"] == 0
+    assert before["csi_fluid_heal_seconds_count{strategy=namespace}"] == 0
+    assert before["csi_fluid_outage_seconds_count{strategy=namespace}"] == 0
 
 
 def test_what_is_unpublished_is_no_longer_counted():

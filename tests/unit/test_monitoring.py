@@ -71,10 +71,11 @@ def test_every_state_and_result_in_a_query_is_one_that_the_program_tells():
     assert set(re.findall(r'\bresult="(\w+)"', text)) <= {"healed", "failed", "skipped", "error"}
 
 
-def test_the_dashboard_shows_what_the_plugin_counts():
+def test_the_dashboard_shows_what_plugin_and_webhook_count():
     shown = {metric_of(series) for query in queries() for series, _ in SERIES.findall(query)}
 
-    assert {metric.name for metric in metrics.METRICS} == {m.name for m in shown if m}
+    every = {*metrics.METRICS, *metrics.WEBHOOK_METRICS}
+    assert {metric.name for metric in every} == {m.name for m in shown if m}
 
 
 def test_no_two_panels_share_an_id_or_a_place():

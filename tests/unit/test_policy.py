@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from recover import policy
 from recover.policy import Backoff
-from recover.store import Publication
+from recover.rows import Publication
 
 READ_ONLY = Publication("/r", "v", "/src")
 WRITABLE = Publication("/w", "v", "/src", read_only=False)
@@ -24,7 +24,7 @@ def test_a_writable_copy_of_a_writable_volume_is_refused_with_what_to_set():
     reason = refusal(WRITABLE)
 
     assert "--recover-writable" in reason
-    assert "fuse.csi.fluid.io/recover-writable" in reason
+    assert "or recover-writable for this volume" in reason
 
 
 def test_a_read_only_copy_of_a_writable_volume_is_healed():

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from csi_fluid.demo.waiting import until
 from recover.errors import Crowded, Hung
 from recover.linux import probe
 from recover.linux.probe import Answer, Prober
-from tests import sandbox
 
 SOON_S = 0.05
 
@@ -46,7 +46,7 @@ def stopped(prober: Prober) -> Iterator[Stopped]:
     daemon = Stopped()
     yield daemon
     daemon.go_on()
-    sandbox.wait_until(lambda: prober.abandoned == 0, "the given-up threads end")
+    until(lambda: prober.abandoned == 0, "the given-up threads end")
 
 
 def test_a_value_is_returned(prober: Prober):
@@ -112,7 +112,7 @@ def test_once_the_daemon_answers_its_key_is_free_again(prober: Prober, stopped: 
         prober.run("key", stopped)
 
     stopped.go_on()
-    sandbox.wait_until(lambda: not prober.sleeps("key"), "the thread ends")
+    until(lambda: not prober.sleeps("key"), "the thread ends")
 
     assert prober.run("key", lambda: 1) == 1
 
@@ -164,7 +164,7 @@ def test_release_is_called_exactly_once(prober: Prober, stopped: Stopped, how: s
             prober.run("key", calls[how], release=lambda: released.append(1))
     while_asleep = list(released)
     stopped.go_on()
-    sandbox.wait_until(lambda: prober.abandoned == 0 and released, "the end")
+    until(lambda: prober.abandoned == 0 and released, "the end")
 
     assert while_asleep == ([] if how == "hangs" else [1])
     assert released == [1]
@@ -187,7 +187,7 @@ def test_a_value_that_comes_too_late_is_discarded(prober: Prober, stopped: Stopp
         prober.run("key", stopped, discard=discarded.append)
     stopped.go_on()
 
-    sandbox.wait_until(lambda: discarded, "the late value")
+    until(lambda: discarded, "the late value")
     assert discarded == ["late"]
 
 
@@ -211,7 +211,7 @@ def test_after_a_late_error_there_is_nothing_to_discard(prober: Prober, stopped:
         prober.run("key", fail, discard=discarded.append)
     stopped.go_on()
 
-    sandbox.wait_until(lambda: before.issuperset(threading.enumerate()), "its thread ends")
+    until(lambda: before.issuperset(threading.enumerate()), "its thread ends")
     assert not discarded
 
 
@@ -263,9 +263,7 @@ def test_every_call_either_returns_or_is_discarded(delays_ms: list[int]):
         except Hung:
             continue
     ends.set()
-    sandbox.wait_until(
-        lambda: len(returned) + len(discarded) >= len(delays_ms), "every value is somewhere"
-    )
+    until(lambda: len(returned) + len(discarded) >= len(delays_ms), "every value is somewhere")
 
     assert sorted(returned + discarded) == list(range(len(delays_ms)))
 

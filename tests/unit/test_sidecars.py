@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from recover.anchor import Place
 from recover.lease import Claim, Lease
 from recover.linux.mountinfo import Mount, MountTable
-from recover.sidecars import METHOD, Sidecars
+from recover.serverless.place import Place
+from recover.serverless.sidecars import METHOD, Sidecars
 from recover.store import Store
 
 ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")

@@ -7,10 +7,10 @@ import json
 import pytest
 from rich.console import Console
 
-from csi_fluid.cli import status, words
+from csi_fluid.cli import status, times, words
+from recover.anchors.plan import Leave
 from recover.linux.namespaces import Namespace
-from recover.plan import Leave
-from recover.store import Heal, Publication
+from recover.rows import Heal, Publication
 from recover.survey import SourceReport, State
 
 NOW = 1_000_000.0
@@ -120,7 +120,7 @@ def test_what_programs_read_is_json_with_everything():
     [(-3, "0 s"), (0.4, "0 s"), (59, "59 s"), (61, "1 min"), (7200, "2 h"), (200_000, "2 d")],
 )
 def test_spans_are_in_their_largest_unit(seconds, text):
-    assert words.span(seconds) == text
+    assert times.span(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_spans_are_in_their_largest_unit(seconds, text):
     [(0.00061, "0.6 ms"), (0.0099, "9.9 ms"), (0.0123, "12 ms"), (0.9, "900 ms"), (2.5, "2.50 s")],
 )
 def test_latencies_have_the_digits_that_matter(seconds, text):
-    assert words.latency(seconds) == text
+    assert times.latency(seconds) == text
 
 
 @pytest.mark.parametrize(

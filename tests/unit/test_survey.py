@@ -2,25 +2,31 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from recover import survey
+from recover.anchors.plan import Attach, Leave, Make
+from recover.anchors.shelf import Variant
 from recover.detect import Copy
+from recover.heal import Step
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
 from recover.linux.probe import Answer, Reply
 from recover.look import View
-from recover.plan import Attach, Leave, Step, Strategy
-from recover.store import Generation, Heal, Publication, Store
+from recover.policy import Strategy
+from recover.rows import Generation, Heal, Publication
+from recover.store import Store
 from recover.survey import SourceReport, State
 
 HOME = Namespace(100, 1)
 DEAD, LIVE = "0:50", "0:60"
 DEMO = Publication("/t", "v", "/src", runtime_namespace="ns", runtime_name="demo")
-ATTACH = Attach(HOME, "/t", "/src", "", Attributes())
+ATTACH = Attach(HOME, "/t", "/src", Attributes())
+MAKE = Make(HOME, "/p/1-ro", "/src", Variant(read_only=True))
 LEAVE = Leave(HOME, "/t", "it is late")
 
 
@@ -73,6 +79,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
     ("seen", "steps", "state"),
     [
         (view(), (), State.HEALTHY),
+        (view(), (MAKE,), State.HEALTHY),
         (view(copies=(copy(DEAD),)), (ATTACH,), State.STALE),
         (view(copies=(copy(DEAD),)), (LEAVE, ATTACH), State.STALE),
         (view(copies=(copy(DEAD),)), (LEAVE,), State.LEFT),
@@ -100,15 +107,16 @@ def report(
 
 
 def test_all_copies_are_counted_and_the_healthy_ones_again(store):
-    told = report(view(copies=(copy(DEAD),), bare=(DEMO,)), healthy=(1, 1, 2), store=store)
+    seen = replace(
+        view(copies=(copy(DEAD),), bare=(DEMO,)),
+        hanging=10,
+        strays=(copy(DEAD), copy(DEAD, path="/u")),
+        exposed=(copy(DEAD),),
+    )
 
-    assert (told.copies, told.healthy) == (5, 3)
+    told = report(seen, healthy=(1, 1, 2), store=store)
 
-
-def test_a_live_mount_on_a_dead_one_counts_as_healthy_alone(store):
-    told = report(view(copies=(copy(DEAD, LIVE),)), healthy=(2,), store=store)
-
-    assert (told.copies, told.healthy) == (1, 1)
+    assert (told.copies, told.healthy) == (18, 3)
 
 
 @pytest.mark.parametrize(
@@ -126,6 +134,12 @@ def test_layers_are_those_of_the_highest_stack(store, copies, healthy, layers):
 
 def test_a_broken_source_is_broken_since_its_first_death_that_is_recorded(store):
     seen = view(copies=(copy(DEAD),), dead_at=(70.0, 30.0, None))
+
+    assert report(seen, store=store).since == 30.0
+
+
+def test_a_source_whose_targets_hang_off_anchors_is_broken_too(store):
+    seen = replace(view(dead_at=(30.0,)), hanging=1)
 
     assert report(seen, store=store).since == 30.0
 
@@ -193,6 +207,10 @@ def test_all_layers_below_a_healthy_copy_are_counted():
 
 def test_two_live_layers_at_a_path_are_one_healthy_copy():
     assert healthy(mount(5, "/t"), mount(6, "/t", on=5)) == {LIVE: (2,)}
+
+
+def test_an_anchor_is_no_copy():
+    assert healthy(mount(5, "/p/.csi-fluid/abc/1-ro")) == {LIVE: ()}
 
 
 def test_a_live_mount_that_is_covered_is_no_healthy_copy():

@@ -3,8 +3,10 @@
 from dataclasses import replace
 from pathlib import Path
 
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.volumes.users import Users
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 SOURCE = "/runtime-mnt/jindo/default/demo/jindofs-fuse"
 
@@ -13,7 +15,7 @@ def test_a_sidecar_on_the_source_of_a_volume_is_no_user_of_it(tmp_path: Path):
     store = Store()
     sidecar = Publication(target=SOURCE, volume_id="", source=SOURCE, method="sidecar")
     store.put_publication(sidecar)
-    users = Users(store, str(tmp_path))
+    users = Users(store, Kubelet(str(tmp_path)))
     assert users.of("default-demo", SOURCE) == ""
 
     store.put_publication(replace(sidecar, target="/target", method="bind"))

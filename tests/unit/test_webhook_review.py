@@ -2,10 +2,14 @@
 
 import base64
 import json
+import os
+import re
+from typing import Any
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
+from csi_fluid.cli import agent as command
 from csi_fluid.webhook import review, rules
 from tests.harness import jsonpatch
 from tests.unit import webhooks
@@ -78,8 +82,9 @@ def test_nothing_but_a_new_pod_is_changed(more: dict[str, object]):
 
 
 def test_a_warning_is_short_and_printable_and_all_of_them_are_not_too_long():
-    name = "f\n" + "ü" * 300
-    containers = [webhooks.app("part", name=f"{name}{number}") for number in range(40)]
+    containers = [webhooks.app("part", name=f"app-{number}") for number in range(40)]
+    for each in containers:
+        each["volumeMounts"][0]["mountPath"] = "/f\n" + "ü" * 300
 
     _, response = answered(asked(injected(pod("part", containers=containers))))
 
@@ -132,3 +137,50 @@ def test_any_review_is_answered_or_refused(found):
     except review.Malformed:
         return
     assert response["allowed"] is True
+
+
+HOSTILE = st.one_of(
+    st.text(max_size=12),  # with lone surrogates, which JSON can carry
+    st.sampled_from(["..", "/", "/..", "a/../../b", "a\nb", " ", "\\012", "=", ":ro", "-", "\0"]),
+    st.sampled_from(["a" * 63, "a" * 64, "/" + "a" * 4095, "/a" * 2048, "é" * 4096]),
+)
+
+
+def texts(found: Any) -> set[str]:
+    """Return every text of a JSON value, but for the keys."""
+    if isinstance(found, dict | list):
+        inner = found.values() if isinstance(found, dict) else found
+        return set().union(*map(texts, inner))
+    return {found} if isinstance(found, str) else set()
+
+
+def with_texts(found: Any, new: dict[str, str]) -> Any:
+    """Return a JSON value with some of its texts replaced wherever they stand."""
+    if isinstance(found, dict):
+        return {key: with_texts(value, new) for key, value in found.items()}
+    if isinstance(found, list):
+        return [with_texts(value, new) for value in found]
+    return new.get(found, found) if isinstance(found, str) else found
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_whatever_its_texts_are_a_pod_gets_an_agent_for_its_own_paths_or_none(data):
+    found = injected(pod("demo-dataset", "juice"))
+    replaced = st.dictionaries(st.sampled_from(sorted(texts(found))), HOSTILE, max_size=3)
+    found = with_texts(found, data.draw(replaced))
+
+    result, response = answered(asked(found))
+
+    assert response["allowed"] is True
+    assert all(w.isprintable() and len(w.encode()) <= 256 for w in response.get("warnings", ()))
+    made = jsonpatch.apply(found, json.loads(base64.b64decode(response.get("patch", "W10="))))
+    volumes = {v["name"]: v.get("hostPath", {}).get("path") for v in found["spec"]["volumes"]}
+    for agent in webhooks.agents(made) if result == "added" else ():
+        shown = {m["mountPath"]: volumes[m["name"]] for m in agent["volumeMounts"][1:]}
+        assert all(re.fullmatch(r"/fluid/[a-z0-9-]+", path) for path in shown)
+        words = [w.removeprefix("--mount=") for w in agent["args"] if w.startswith("--mount=")]
+        for target in command._targets(words):
+            (around,) = (path for path in shown if target.mount_point.startswith(f"{path}/"))
+            below = target.mount_point.removeprefix(around)
+            assert target.host_path == os.path.normpath("/" + f"{shown[around]}{below}".lstrip("/"))

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import sys
 from typing import Any
 
 import pytest
@@ -342,6 +343,29 @@ def test_a_sidecar_that_is_not_root_gets_no_agent():
     assert "user 1000" in warnings(found)
 
 
+@pytest.mark.parametrize("whose", ["pod", "sidecar"])
+def test_where_kubelet_would_refuse_an_agent_that_is_root_there_is_none_and_it_is_told(whose: str):
+    found = injected(pod("demo-dataset"))
+    sidecar = found["spec"]["containers"][0]
+    holder = found["spec"] if whose == "pod" else sidecar
+    holder["securityContext"] = holder.get("securityContext", {}) | {"runAsNonRoot": True}
+
+    assert agents(webhooks.patched(found)) == []
+    assert "container fluid-fuse-0: with runAsNonRoot, kubelet starts no agent" in warnings(found)
+
+
+def test_a_sidecar_that_may_be_root_where_the_pod_says_otherwise_has_an_agent_that_may():
+    found = injected(pod("demo-dataset"))
+    found["spec"]["securityContext"] = {"runAsUser": 1000, "runAsNonRoot": True}
+    found["spec"]["containers"][0]["securityContext"] |= {"runAsUser": 0, "runAsNonRoot": False}
+
+    (agent,) = agents(webhooks.patched(found))
+
+    assert agent["securityContext"]["runAsUser"] == 0
+    assert agent["securityContext"]["runAsNonRoot"] is False
+    assert warnings(found) == ""
+
+
 def test_a_sub_path_is_told_and_gets_no_agent_by_itself():
     found = injected(pod("part"))
 
@@ -380,26 +404,26 @@ def test_a_sidecar_without_a_shared_directory_is_told():
     assert "shares no hostPath volume" in warnings(found)
 
 
-@pytest.mark.parametrize(
-    ("spec", "has_agent"),
-    [
-        ({"hostNetwork": True}, False),
-        ({"hostname": "one-for-all"}, False),
-        ({"hostname": "demo-app"}, True),  # as a StatefulSet sets it
-    ],
-)
-def test_a_pod_that_may_share_its_host_name_needs_a_directory_of_its_own(
-    spec: dict[str, Any], has_agent: bool
-):
+@pytest.mark.parametrize("spec", [{}, {"hostNetwork": True}, {"hostname": "one-for-all"}])
+def test_the_agent_is_told_the_uid_of_its_pod_whose_host_name_may_be_anothers(spec: dict[str, Any]):
     found = injected(pod("demo-dataset"))
     found["spec"] |= spec
 
-    assert bool(agents(webhooks.patched(found))) is has_agent
-    found["metadata"]["annotations"][f"default{MODE}"] = "random-suffix"
-    assert len(agents(webhooks.patched(found))) == 1
+    (agent,) = agents(webhooks.patched(found))
+
+    assert agent["env"] == [
+        {"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+    ]
+    assert warnings(found) == ""
 
 
-MODE = ".fuse-sidecar.fluid.io/host-mount-path-mode"
+def test_an_agent_asks_for_nothing_where_the_pod_has_resources_of_its_own():
+    found = injected(pod("demo-dataset"))
+    assert agents(webhooks.patched(found))[0]["resources"]["limits"]
+
+    found["spec"]["resources"] = {"requests": {"memory": "1Gi"}}
+
+    assert "resources" not in agents(webhooks.patched(found))[0]
 
 
 def test_a_directory_that_a_sidecar_may_not_write_to_is_none_to_mount_in():
@@ -455,6 +479,104 @@ def test_a_users_volume_of_the_agents_name_is_not_taken():
 
     assert agents(webhooks.patched(found)) == []
     assert "name that otherwise" in warnings(found)
+
+
+# ---- Large pods
+
+
+def crowded(number: int) -> webhooks.Object:
+    """Return a pod of so many sidecars, whose directories lie in each other, and applications."""
+    found = pod()
+    deep = "/".join(f"d{n}" for n in range(20))
+    sidecars: list[webhooks.Object] = [
+        {"name": f"fluid-fuse-{n}", "securityContext": PRIVILEGED} for n in range(number)
+    ]
+    found["spec"]["volumes"] = [
+        {"name": f"v{n}", "hostPath": {"path": f"/{deep[: n % 60]}/s{n}"}} for n in range(number)
+    ] + [
+        {"name": f"a{n}", "hostPath": {"path": f"/{deep[: n % 60]}/s{n}/fuse"}}
+        for n in range(number)
+    ]
+    for n, sidecar in enumerate(sidecars):
+        mount = {"name": f"v{n}", "mountPath": "/jfs", "mountPropagation": "Bidirectional"}
+        sidecar["volumeMounts"] = [mount]
+    mounts = [
+        {"name": f"a{n}", "mountPath": f"/data{n}", "mountPropagation": "HostToContainer"}
+        for n in range(number)
+    ]
+    found["spec"]["containers"] = [*sidecars, {"name": "app", "volumeMounts": mounts}]
+    return found
+
+
+PRIVILEGED = {"privileged": True}
+
+
+def calls_for(found: webhooks.Object) -> int:
+    """Return how many functions are called to decide about a pod, those in C included."""
+    called = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal called
+        called += event in {"call", "c_call"}
+
+    sys.setprofile(count)
+    try:
+        decision = rules.decide(found, IMAGE)
+    finally:
+        sys.setprofile(None)
+    assert decision.outcome == "added"
+    return called
+
+
+def test_deciding_about_twice_the_pod_is_twice_the_work():
+    assert calls_for(crowded(400)) < 2.1 * calls_for(crowded(200))
+
+
+def test_an_agent_guards_so_many_mounts_as_fit_its_command_line_and_the_rest_is_told():
+    found = crowded(100)
+
+    (agent,) = agents(webhooks.patched(found))
+
+    assert len(mounts_of(agent)) == 64
+    assert "guards 64 FUSE mounts, and it has 100" in warnings(found)
+
+
+@pytest.mark.parametrize("key", ["volumes", "initContainers", "containers"])
+def test_a_pod_with_too_many_parts_is_not_looked_at_and_told(key: str):
+    found = injected(pod("demo-dataset"))
+    found["spec"][key] = [*found["spec"].get(key, ()), *({} for _ in range(10_000))]
+
+    assert "above 10000 none is looked at" in warnings(found)
+
+
+@pytest.mark.parametrize("key", ["volumeMounts", "env"])
+def test_a_container_with_too_many_parts_is_not_looked_at_and_told(key: str):
+    found = injected(pod("demo-dataset"))
+    found["spec"]["containers"][0][key] += [{} for _ in range(10_000)]
+
+    assert "above 10000 none is looked at" in warnings(found)
+
+
+def test_a_pod_that_does_not_ask_may_have_as_many_parts_as_it_likes():
+    found = pod(annotations={}, containers=[{} for _ in range(20_000)])
+
+    assert rules.decide(found, IMAGE) == rules.Decision("unasked")
+
+
+def test_a_name_too_long_to_be_one_is_repeated_in_no_message():
+    found = injected(pod("part", containers=[app("part", name="x" * 100_000)]))
+
+    assert len(warnings(found)) < 1000
+
+
+@pytest.mark.parametrize("path", ["/" + "a" * 4095, "/a/" + "é" * 2047, "/a/../b", "b"])
+def test_a_path_that_no_node_has_is_no_shared_directory(path: str):
+    found = injected(pod("demo-dataset"))
+    for volume in found["spec"]["volumes"]:
+        if volume["name"] == "jindofs-fuse-mount-0":
+            volume["hostPath"]["path"] = path
+
+    assert "shares no hostPath volume" in warnings(found)
 
 
 # ---- Whatever comes

@@ -1,0 +1,1 @@
+"""The mechanism that heals: one anchor for each generation, and what is mounted on it."""

@@ -1,0 +1,72 @@
+"""Our own /proc/self, also in a visit, where /proc is another one.
+
+In a visit (`namespaces.visit`) the thread's working directory is this process's /proc/self/fd: a
+path that begins there leads over nothing that a container could bend.
+"""
+
+import contextlib
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+
+_SELF = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # before any visit
+_NS_GET_USERNS = 0xB701  # <linux/nsfs.h>
+
+
+@contextlib.contextmanager
+def closing(fd: int) -> Iterator[int]:
+    """Own a descriptor for the length of a block."""
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def path(fd: int) -> str:
+    """Return a path to exactly what a descriptor refers to, for calls that take no descriptor."""
+    return str(fd) if in_visit() else f"/proc/self/fd/{fd}"
+
+
+def mount_id(fd: int) -> int:
+    """Return the mount id behind a descriptor, as in mountinfo: proc_pid_fdinfo(5)."""
+    for line in _read(f"fdinfo/{fd}").split(b"\n"):
+        if line.startswith(b"mnt_id:"):
+            return int(line.partition(b":")[2])
+    raise AssertionError("every fdinfo has a mnt_id")
+
+
+def mountinfo() -> bytes:
+    """Return the raw mountinfo of the namespace that the calling thread is in."""
+    return _read(f"{_thread()}/mountinfo")
+
+
+def in_visit() -> bool:
+    """Tell whether the calling thread's working directory is our own /proc/self/fd."""
+    return os.path.samestat(os.stat("."), os.stat("fd", dir_fd=_SELF))
+
+
+def is_home() -> bool:
+    """Tell whether the calling thread is in the mount namespace of its process."""
+    return os.readlink(f"{_thread()}/ns/mnt", dir_fd=_SELF) == os.readlink("ns/mnt", dir_fd=_SELF)
+
+
+def is_locked() -> bool:
+    """Tell whether the calling thread's mount namespace is another user namespace's.
+
+    What stood in it when it was made cannot be taken away in it: mount_namespaces(7).
+    """
+    with (
+        closing(os.open(f"{_thread()}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_SELF)) as fd,
+        closing(fcntl.ioctl(fd, _NS_GET_USERNS)) as owner,
+    ):
+        return not os.path.samestat(os.fstat(owner), os.stat("ns/user", dir_fd=_SELF))
+
+
+def _thread() -> str:
+    return f"task/{threading.get_native_id()}"
+
+
+def _read(name: str) -> bytes:
+    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=_SELF), "rb", buffering=0) as file:
+        return file.readall()

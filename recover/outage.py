@@ -1,0 +1,76 @@
+"""One outage of a source: how it is, since when, and what was told of it already.
+
+Each change is told once, however often it is looked at.
+"""
+
+import enum
+import time
+from collections.abc import Mapping
+
+from recover import observer as told
+from recover.observer import Observer
+from recover.rows import Publication
+
+Complaint = told.HealFailed | told.Skipped
+
+
+class State(enum.Enum):
+    """How a source was when it was last looked at."""
+
+    UNKNOWN = "not looked at yet"
+    HEALTHY = "healthy"
+    BROKEN = "broken"
+    HUNG = "hung"
+
+
+class Outage:
+    """What a healer and a guard know of the present outage of their source, if there is one."""
+
+    def __init__(self, source: str, observer: Observer) -> None:
+        self.state = State.UNKNOWN
+        self.since: float | None = None  # monotonic seconds
+        self._source = source
+        self._observer = observer
+        self._complaints: dict[str, str] = {}
+
+    def breaks(self, publications: tuple[Publication, ...]) -> None:
+        """Take note that somebody meets a dead mount."""
+        if self.state is not State.BROKEN:
+            self.state = State.BROKEN
+            self.since = self.since or time.monotonic()
+            self._observer.tell(told.Broken(self._source, publications, time.time()))
+
+    def hangs(self, publications: tuple[Publication, ...]) -> None:
+        """Take note that the daemon does not answer in time."""
+        if self.state is not State.HUNG:
+            self.state = State.HUNG
+            self._observer.tell(told.Hung(self._source, publications, time.time()))
+
+    def answers(self, publications: tuple[Publication, ...]) -> None:
+        """Take note that all is well although nothing was healed here."""
+        if self.state in {State.BROKEN, State.HUNG}:
+            self._observer.tell(told.Answering(self._source, publications))
+        self.ends()
+
+    def ends(self) -> None:
+        """Take note that all is well."""
+        self.state = State.HEALTHY
+        self.since = None
+
+    def lasted_s(self, until: float) -> float | None:
+        """Return how long it was until a monotonic time, None if it was not seen to begin."""
+        return None if self.since is None else until - self.since
+
+    def complain(self, complaints: Mapping[str, Complaint]) -> None:
+        """Tell what is wrong now, by place, as far as it is not what was told before."""
+        texts = {where: _text(complaint) for where, complaint in complaints.items()}
+        for where, text in texts.items():
+            if self._complaints.get(where) != text:
+                self._observer.tell(complaints[where])
+        self._complaints = texts
+
+
+def _text(complaint: Complaint) -> str:
+    match complaint:
+        case told.HealFailed(error=text) | told.Skipped(reason=text):
+            return text

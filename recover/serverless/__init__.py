@@ -1,0 +1,1 @@
+"""Serverless pods: the agent beside a FUSE sidecar, and the node plugin in its place."""

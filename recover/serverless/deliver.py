@@ -1,0 +1,86 @@
+"""Bring a live mount to anchors, and see that it arrives where an application's copy would be."""
+
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from recover.anchors import anchor as anchors
+from recover.anchors.anchor import Anchor
+from recover.errors import Error, Unverified
+from recover.linux import mounts, probe
+from recover.linux.mountinfo import Mount
+from recover.serverless import place
+
+_ERRORS = (Error, OSError)
+
+
+@dataclass(slots=True)
+class Delivery:
+    """What arrived: layers in an application for each anchor, errors by path, when it was seen.
+
+    last_at is in monotonic seconds, of the last anchor whose slave was seen to answer.
+    """
+
+    layers: list[int] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    last_at: float = 0.0
+
+
+class Carrier:
+    """Delivers to the anchors of one mount point; visit runs a function with a time limit."""
+
+    def __init__(self, visit: Callable[[Callable[[int], object]], None]) -> None:
+        self._visit = visit
+        self._view = ""  # a directory of our own, where a slave of each anchor stands for a moment
+
+    def deliver(self, behind: Sequence[Anchor], live: Mount, *, read_only: bool) -> Delivery:
+        """Bare every anchor before the first gets the live mount: one may hang off another."""
+        delivery = Delivery()
+        given_up = threading.Event()
+        self._view = self._view or tempfile.mkdtemp(prefix="csi-fluid-view-")
+
+        def act(root_fd: int) -> None:
+            for anchor in behind:
+                anchors.bare(anchor.path, anchor.stack, root_fd)
+            for anchor in behind:
+                if not given_up.is_set():
+                    self._bring(anchor, live, root_fd, delivery, read_only=read_only)
+
+        try:
+            self._visit(act)
+        except _ERRORS as error:
+            given_up.set()
+            delivery.failed[live.mount_point] = str(error)
+        return delivery
+
+    def _bring(
+        self, anchor: Anchor, live: Mount, root_fd: int, delivery: Delivery, *, read_only: bool
+    ) -> None:
+        read_only = read_only or anchor.base.read_only
+        try:
+            layers = place.bring(anchor, live, self._view, root_fd, read_only=read_only)
+            _verify(self._view, live, root_fd)
+        except _ERRORS as error:
+            delivery.failed[anchor.path] = str(error)
+        else:
+            delivery.layers.append(layers)
+            delivery.last_at = time.monotonic()
+        finally:
+            mounts.unmount_all(self._view)
+
+    def close(self) -> None:
+        """Remove what was made in this container."""
+        if self._view:
+            Path(self._view).rmdir()
+            self._view = ""
+
+
+def _verify(view: str, live: Mount, root_fd: int) -> None:
+    with mounts.closing(mounts.open_path(view, root_fd)) as fd:
+        reply = probe.ask(fd)
+    if not reply.alive or reply.dev != live.dev:
+        found = f"shows superblock {reply.dev}" if reply.alive else reply.answer.value
+        raise Unverified(f"a copy as applications have it {found}; it should show {live.dev}")

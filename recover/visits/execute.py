@@ -1,0 +1,295 @@
+"""Do what is planned inside other mount namespaces, and look whether each step worked.
+
+A step that fails, or finds that what it should touch has changed, leaves what was there; all steps
+may be done again.  Nothing here touches a FUSE path but `mounts.clone` of a sub-path and the forced
+look at the end, both with a time limit.
+"""
+
+import itertools
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from recover import detect
+from recover.errors import Covered, Error, Hung, Unverified
+from recover.linux import mountinfo, mounts, namespaces, probe
+from recover.linux.mountinfo import Mount, MountTable
+from recover.linux.mounts import Clone
+from recover.linux.namespaces import Namespace
+from recover.linux.probe import Prober
+from recover.store import Store
+from recover.visits.plan import Act, Part, Peel, Swap
+
+_VISITORS = 2  # namespaces visited at a time
+_MOST_VISITORS = 64
+_HURRY_S = 0.1  # after so long without an end of a visit another one begins beside those
+_MANY = 8  # steps in one namespace that make it likely to be that of the host
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A step whose new mount was seen to answer; layers that stand there, monotonic time in s."""
+
+    step: Act
+    layers: int
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A step that did not succeed; stale if only because the world had changed since detection."""
+
+    step: Act
+    error: Exception
+    stale: bool
+
+
+Result = Done | Failed
+
+_STALE = (Covered, ProcessLookupError, FileNotFoundError)
+
+
+class Executor:
+    """Executes steps for one source whose live superblock is known."""
+
+    def __init__(self, store: Store, prober: Prober, live: str) -> None:
+        self._store = store
+        self._prober = prober
+        self._live = live
+
+    def run(
+        self, steps: Sequence[Act], table: Callable[[], MountTable], stopping: Callable[[], bool]
+    ) -> Iterator[Result]:
+        """Execute steps, those of one namespace in one visit, yielding a result for each.
+
+        table gives our own mount table, asked for only when nested mounts have to be rebuilt.
+        Between namespaces, stopping() is asked; what was not begun is then left for the next start.
+        """
+        groups = [list(g) for _, g in itertools.groupby(steps, key=lambda s: s.namespace.inode)]
+
+        def inside(group: list[Act]) -> list[Result]:
+            if stopping():
+                return []
+            namespace = group[0].namespace
+            if len(group) > _MANY:
+                group = _still_there(group)
+            return list(self._inside(namespace, group, table))
+
+        for results in _by_visitors(inside, groups) if len(groups) > 1 else map(inside, groups):
+            yield from results
+
+    def _inside(
+        self,
+        namespace: Namespace,
+        batch: Sequence[Act],
+        table: Callable[[], MountTable],
+    ) -> Iterator[Result]:
+        stuck = [step for step in batch if self._prober.sleeps(_key(step))]
+        yield from (Failed(s, Hung(s.path, self._prober.timeout_s), stale=False) for s in stuck)
+        rest = [step for step in batch if step not in stuck]
+        while rest:
+            ready, failed = self._prepare(rest, table)
+            yield from failed
+            results = self._act(namespace, ready) if ready else []
+            yield from results
+            rest = [prepared.step for prepared in ready[len(results) :]]
+
+    def _act(self, namespace: Namespace, ready: Sequence["_Prepared"]) -> list[Result]:
+        """Do steps in one visit; return their results, up to one that hung if one did.
+
+        A path may lead over the mount of another daemon, which hangs; the steps behind it are then
+        for another visit.
+        """
+        results: list[Result] = []
+        given_up = threading.Event()
+
+        def act(root_fd: int) -> None:
+            for prepared in ready:
+                if given_up.is_set():
+                    return
+                results.append(self._try(prepared, root_fd))
+
+        def release() -> None:
+            for prepared in ready:
+                prepared.close()
+
+        def key() -> Hashable:
+            return _key(ready[min(len(results), len(ready) - 1)].step)
+
+        try:
+            namespaces.visit(namespace, act, self._prober, key=key, release=release)
+        except (Error, OSError) as error:
+            given_up.set()
+            finished = results[:]
+            failing = ready[len(finished) :][: 1 if isinstance(error, Hung) else None]
+            return finished + [Failed(p.step, error, isinstance(error, _STALE)) for p in failing]
+        return results
+
+    def _prepare(
+        self, batch: Sequence[Act], table: Callable[[], MountTable]
+    ) -> tuple[list["_Prepared"], list[Result]]:
+        """Take the clones that the steps need, in our own namespace, where the source is."""
+        ready: list[_Prepared] = []
+        failed: list[Result] = []
+        for step in batch:
+            try:
+                ready.append(self._take(step, table))
+            except (Error, OSError) as error:
+                failed.append(Failed(step, error, isinstance(error, Covered)))
+        return ready, failed
+
+    def _take(self, step: Act, table: Callable[[], MountTable]) -> "_Prepared":
+        if not isinstance(step, Swap):
+            return _Prepared(step)
+        prepared = _Prepared(step, self._clone(step))
+        try:
+            for mount in step.copy.nested:
+                prepared.nested.append(self._rebuild(mount, prepared, table()))
+            prepared.is_nested = mounts.nest(prepared.nested)
+        except BaseException:
+            prepared.close()
+            raise
+        return prepared
+
+    def _clone(self, step: Swap) -> Clone:
+        def clone() -> Clone:
+            return mounts.clone(step.origin, step.inner, step.attributes, self._live)
+
+        if not step.inner:
+            return clone()
+        return self._prober.run(("clone", step.origin, step.inner), clone, discard=Clone.close)
+
+    def _rebuild(self, mount: Mount, prepared: "_Prepared", table: MountTable) -> mounts.Nested:
+        """Copy a mount that stands inside a dead one, and find its place in the new one."""
+        origin = detect.origin_of(mount, table, self._store.generations())
+        if origin is None:
+            raise Covered(f"{mount.mount_point} can no longer be rebuilt")
+        inner = mount.mount_point[len(prepared.step.path.rstrip("/")) :]
+        around = [n for n in prepared.nested if f"{inner}/".startswith(f"{n.inner}/")]
+        below = max(around, key=lambda n: len(n.inner), default=None)
+        around_fd, base = (below.clone.fd, below.inner) if below else (prepared.fd, "")
+
+        def build() -> mounts.Nested:
+            place_fd = mounts.open_inside(around_fd, inner[len(base) :])
+            try:
+                attributes = mounts.Attributes.of(mount)
+                clone = mounts.clone(origin.path, origin.inner, attributes, origin.dev)
+                return mounts.Nested(inner, clone, place_fd)
+            except BaseException:
+                os.close(place_fd)
+                raise
+
+        key = ("nest", prepared.step.namespace.inode, mount.mount_point)
+        return self._prober.run(key, build, discard=mounts.Nested.close)
+
+    def _try(self, prepared: "_Prepared", root_fd: int) -> Result:
+        try:
+            layers = _do(prepared, root_fd)
+            if isinstance(prepared.step, Swap | Peel):
+                look(prepared.step.path, root_fd, self._live)
+        except (Error, OSError) as error:
+            return Failed(prepared.step, error, isinstance(error, _STALE))
+        return Done(prepared.step, layers, time.monotonic())
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """A step and the detached clones for it; closing dissolves what was not attached."""
+
+    step: Act
+    clone: Clone | None = None
+    nested: list[mounts.Nested] = field(default_factory=list)
+    is_nested: bool = False  # those stand in the clone already
+
+    @property
+    def fd(self) -> int:
+        assert self.clone is not None
+        return self.clone.fd
+
+    def close(self) -> None:
+        if self.clone is not None:
+            self.clone.close()
+        for nested in self.nested:
+            nested.close()
+
+
+def _key(step: Act) -> Hashable:
+    """Name a step among the calls that may hang: one at a time for each path."""
+    return "step", step.namespace.inode, step.path
+
+
+def _do(prepared: _Prepared, root_fd: int) -> int:
+    step = prepared.step
+    match step:
+        case Swap():
+            assert prepared.clone is not None
+            late = () if prepared.is_nested else prepared.nested
+            return mounts.swap(prepared.clone, step.copy.stack, root_fd, late)
+        case Peel():
+            return mounts.peel(step.copy.stack, root_fd)
+        case Part():
+            top = step.copy.stack[-1]
+            with mounts.closing(mounts.open_exactly(step.path, top, root_fd)) as fd:
+                mounts.set_propagation(fd, "private")
+            return len(step.copy.stack)
+
+
+def look(path: str, root_fd: int, live: str) -> None:
+    """Force a request to the server through a healed path; raises Unverified. Unbounded."""
+    with mounts.closing(mounts.open_path(path, root_fd)) as fd:
+        reply = probe.ask(fd)
+    if not reply.alive:
+        reason = os.strerror(reply.errno) if reply.errno else reply.answer.value
+        raise Unverified(f"{path} was replaced but {reply.answer.value} ({reason})")
+    if reply.dev != live:
+        raise Unverified(f"{path} shows superblock {reply.dev} after the swap, not {live}")
+
+
+def _by_visitors(
+    visit: Callable[[list[Act]], list[Result]], groups: list[list[Act]]
+) -> Iterator[list[Result]]:
+    """Yield what each visit returns, in any order; those that hang do not hold up the others."""
+    waiting = iter(groups)  # its next() is atomic
+    ended: queue.SimpleQueue[list[Result] | Exception] = queue.SimpleQueue()
+
+    def work() -> None:
+        for group in waiting:
+            try:
+                ended.put(visit(group))
+            except Exception as error:  # noqa: BLE001  raised below
+                ended.put(error)
+
+    with ThreadPoolExecutor(_MOST_VISITORS, "visits") as pool:
+        for _ in range(_VISITORS):
+            pool.submit(work)
+        for _ in groups:
+            while (results := _soon(ended)) is None:
+                pool.submit(work)  # all visitors are held up
+            if isinstance(results, Exception):
+                raise results
+            yield results
+
+
+def _soon(ended: "queue.SimpleQueue[list[Result] | Exception]") -> list[Result] | Exception | None:
+    try:
+        return ended.get(timeout=_HURRY_S)
+    except queue.Empty:
+        return None
+
+
+def _still_there(steps: list[Act]) -> list[Act]:
+    """Return the steps whose mount is still there.
+
+    Where a namespace shares the host's directories, the swaps made at home have reached it already.
+    """
+    try:
+        here = mountinfo.read(steps[0].namespace.pid).by_id
+    except OSError:  # it ended; the visit will say so
+        return steps
+    return [
+        step for step in steps if not isinstance(step, Swap) or step.copy.stack[-1].mnt_id in here
+    ]

@@ -1,0 +1,180 @@
+"""What to do inside other mount namespaces: steps as data, for the log, `--dry-run` and tests.
+
+Pure.  These are the copies that nothing mounted on the node reaches: private ones
+(`mountPropagation: None`), `subPath` binds of them, copies that another plugin made, and those in
+which something else is mounted, which a mount from outside would cover.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from recover import detect, policy
+from recover.anchors import plan as anchors
+from recover.anchors.plan import Leave, words
+from recover.anchors.shelf import Variant
+from recover.detect import Copy
+from recover.linux.mountinfo import Mount
+from recover.linux.mounts import Attributes
+from recover.linux.namespaces import Namespace
+
+
+@dataclass(frozen=True, slots=True)
+class _AtCopy:
+    """A step at a broken copy."""
+
+    copy: Copy
+
+    @property
+    def namespace(self) -> Namespace:
+        """Return where this happens."""
+        return self.copy.namespace
+
+    @property
+    def path(self) -> str:
+        """Return the mount point."""
+        return self.copy.path
+
+    @property
+    def target(self) -> str:
+        """Return "": no copy inside another namespace is a publication's target."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class Swap(_AtCopy):
+    """Put a clone in the place of a dead copy.
+
+    origin is the path of our own namespace to clone, inner the sub-path of it: a live anchor, or
+    the host copy whose peer or slave the dead copy was, so that mounts go on propagating between
+    them as they did.
+    """
+
+    origin: str
+    inner: str
+    attributes: Attributes
+
+    def describe(self) -> str:
+        """Say it in words."""
+        layers = f", {len(self.copy.stack)} layers" if len(self.copy.stack) > 1 else ""
+        nested = f", keeping {len(self.copy.nested)} mount(s) inside" if self.copy.nested else ""
+        return (
+            f"replace {self.path} (superblock {self.copy.stack[-1].dev}{layers}) "
+            f"in {self.namespace} by {words(self.origin, self.inner, self.attributes)}{nested}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Peel(_AtCopy):
+    """Remove dead layers above a live mount: the last step of a swap that was interrupted.
+
+    The live mount is at the bottom of the copy's stack.
+    """
+
+    def describe(self) -> str:
+        """Say it in words."""
+        dead = len(self.copy.stack) - 1
+        return f"remove {dead} dead layer(s) on top of {self.path} in {self.namespace}"
+
+
+@dataclass(frozen=True, slots=True)
+class Part(_AtCopy):
+    """Make a dead copy private, so that what is mounted on the node does not cover it.
+
+    Done while the source is away; the copy gets its propagation again by the swap.
+    """
+
+    def describe(self) -> str:
+        """Say it in words."""
+        return (
+            f"keep {self.path} in {self.namespace} apart: a mount from outside would cover "
+            "what is mounted inside it, or have fewer restrictions"
+        )
+
+
+Act = Swap | Peel | Part
+Step = Act | Leave
+
+
+@dataclass(frozen=True, slots=True)
+class Kin:
+    """A path of our own namespace off which copies of a peer group hang, and what it shows."""
+
+    path: str
+    shows: str  # of the superblock
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """All that planning in other namespaces needs to know about one source.
+
+    node is the case of the node, which is healed first; kin are by peer group.
+    """
+
+    node: anchors.Case
+    copies: tuple[Copy, ...] = ()
+    kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
+    unavailable: frozenset[Mount] = frozenset()  # nested, with nothing to rebuild them from
+    on_source: bool = False  # copies belong to the source itself: it is the sidecar of their pod
+
+
+def steps(case: Case, origins: anchors.Origins) -> tuple[Step, ...]:
+    """Return the steps that heal what hangs off nothing on the node, one for each copy."""
+    return tuple(_for_copy(case, copy, origins) for copy in case.copies)
+
+
+def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
+    node = case.node
+    lives = [index for index, mount in enumerate(copy.stack) if mount.dev == node.live]
+    if lives:
+        return Peel(replace(copy, stack=copy.stack[lives[-1] :]))
+    reason = policy.refusal(
+        copy_read_only=copy.read_only,
+        publications=node.publications,
+        recover_writable=node.recover_writable,
+    ) or _stuck(case, copy)
+    inner = detect.inner_path(copy.stack[0], node.generations)
+    if reason is None and inner is None:
+        reason = f"it shows {copy.stack[0].inner_path}, which is outside of the source"
+    if reason is not None or inner is None:
+        return Leave(copy.namespace, copy.path, reason or "")
+    # What every publication of a source declares read-only must not stay writable in a container
+    # because an earlier plugin set the flag too late for it to propagate.
+    read_only = copy.read_only or all(p.read_only for p in node.publications)
+    attributes = Attributes.of(copy.stack[0], read_only=read_only)
+    if case.on_source:
+        return Swap(copy, node.shelf.source, inner, attributes)
+    kin = _kin(case.kin, copy)
+    if kin is None and attributes.propagation == "slave":
+        return Swap(copy, origins.of(Variant(read_only, inner)), "", attributes)
+    if kin is None:
+        origin, rest = origins.around(inner, read_only=read_only)
+        return Swap(copy, origin, rest, attributes)
+    # a slave with a group of its own must not become a peer: its mounts would appear on the host
+    is_peer = copy.stack[0].shared in case.kin
+    return Swap(copy, *kin, replace(attributes, propagation="peer" if is_peer else "slave"))
+
+
+def _kin(groups: Mapping[int, tuple[Kin, ...]], copy: Copy) -> tuple[str, str] | None:
+    """Return the host copy that a container's copy was a peer or slave of, and the path in it.
+
+    Of several it is the one that shows the least: the subPath rather than the target around it.
+    """
+    lowest = copy.stack[0]
+    shown = lowest.inner_path
+    fitting = [
+        (len(base), kin.path, shown[len(base) :].strip("/"))
+        for kin in (*groups.get(lowest.shared, ()), *groups.get(lowest.master, ()))
+        for base in (kin.shows.rstrip("/"),)
+        if f"{shown}/".startswith(f"{base}/")
+    ]
+    return max(fitting)[1:] if fitting else None
+
+
+def _stuck(case: Case, copy: Copy) -> str | None:
+    listed = ", ".join(m.mount_point for m in copy.nested if m in case.unavailable)
+    if not listed:
+        return None
+    return (
+        f"the mount(s) inside it ({listed}) cannot be rebuilt from anything mounted on this node; "
+        "restart the container to heal it"
+    )

@@ -1,0 +1,549 @@
+"""The plan for the node: which anchors are made, what is mounted on which, what goes, in order."""
+
+from dataclasses import replace
+from typing import TypeVar
+
+import pytest
+from hypothesis import given, strategies as st
+
+from recover.anchors import plan
+from recover.anchors.anchor import Anchor
+from recover.anchors.plan import Attach, Bare, Bring, Case, Cover, Drop, Leave, Make, Origins, Step
+from recover.anchors.shelf import Variant, unneeded
+from recover.detect import Copy
+from recover.linux.mounts import Attributes
+from recover.rows import Publication
+from tests.unit.handmade import (
+    DEAD,
+    HOME,
+    KEPT_OPTIONS,
+    LIVE,
+    NUMBER,
+    OLDER,
+    OPTED_IN,
+    OPTIONS,
+    RO,
+    ROOTS,
+    RW,
+    RW_RECOVER,
+    SHELF,
+    SOURCE,
+    WRITABLE,
+    anchor,
+    copy,
+    generation,
+    mount,
+    node_case,
+    publication,
+    publications,
+)
+
+S = TypeVar("S", bound=Step)
+
+LIVING = "0:55"  # an older generation whose daemon still serves
+
+
+def planned(case: Case) -> tuple[Step, ...]:
+    return plan.steps(case, Origins(case))
+
+
+def of(kind: type[S], case: Case) -> list[S]:
+    return [step for step in planned(case) if isinstance(step, kind)]
+
+
+def only(kind: type[S], case: Case) -> S:
+    (step,) = of(kind, case)
+    return step
+
+
+def made(case: Case) -> set[Variant]:
+    return {step.variant for step in of(Make, case)}
+
+
+# Anchors
+
+
+def test_an_older_anchor_gets_a_peer_of_the_live_one_of_its_variant():
+    case = node_case(anchors=(anchor(DEAD),))
+
+    assert [type(step) for step in planned(case)] == [Make, Bring]
+    assert only(Make, case).path == only(Bring, case).origin == SHELF.path(NUMBER, RO)
+
+
+def test_a_live_anchor_that_is_there_is_not_made_again():
+    assert not planned(node_case(anchors=(anchor(DEAD, LIVE), anchor(LIVE, number=NUMBER))))
+
+
+def test_what_stands_on_an_older_anchor_is_taken_off_first():
+    case = node_case(anchors=(anchor(OLDER, DEAD), anchor(DEAD, number=2)))
+
+    assert [type(step) for step in planned(case)] == [Bare, Make, Bring, Bring]
+
+
+def test_an_anchor_whose_daemon_still_serves_is_left_alone():
+    # a daemon upgrade mounts a second one while the first still serves
+    assert not of(Bring, node_case(anchors=(anchor(LIVING, number=2),)))
+
+
+def test_an_anchor_that_shows_a_daemon_which_still_serves_is_left_alone():
+    case = node_case(anchors=(anchor(OLDER, LIVING), anchor(LIVING, number=2)))
+
+    assert not of(Bare, case)
+    assert not of(Bring, case)
+
+
+def test_an_anchor_without_a_publication_is_healed_as_the_copies_that_hang_off_it():
+    case = node_case(anchors=(anchor(DEAD, variant=Variant(True, "a")),))
+
+    assert made(case) == {RO, Variant(True, "a")}
+    assert only(Bring, case).origin == SHELF.path(NUMBER, Variant(True, "a"))
+
+
+def test_other_parts_of_the_plan_may_need_an_anchor_too():
+    case = node_case()
+    origins = Origins(case)
+    path = origins.of(Variant(True, "b"))
+
+    made_there = [step for step in plan.steps(case, origins) if isinstance(step, Make)]
+    assert path in {step.path for step in made_there}
+
+
+def test_an_anchor_around_a_part_is_the_one_that_shows_the_least():
+    case = node_case(publications=(publication(), publication("/u", "a")))
+
+    assert Origins(case).around("a/b/c", read_only=True) == (
+        SHELF.path(NUMBER, Variant(True, "a")),
+        "b/c",
+    )
+
+
+def test_a_part_of_no_anchor_is_taken_from_one_of_all():
+    case = node_case(publications=(publication("/u", "a"),))
+
+    assert Origins(case).around("ab", read_only=True) == (SHELF.path(NUMBER, RO), "ab")
+
+
+def test_an_anchor_around_a_part_has_the_rights_that_are_asked_for():
+    assert Origins(node_case()).around("", read_only=False) == (SHELF.path(NUMBER, RW), "")
+
+
+def test_while_the_source_is_away_dead_layers_are_taken_off_and_nothing_else_is_done():
+    case = node_case(
+        copy(mount(dev=OLDER), mount()),
+        anchors=(anchor(OLDER, DEAD), anchor(DEAD, number=2)),
+        live="",
+    )
+
+    assert [(step.path, step.keep) for step in plan.clear(case)] == [
+        (SHELF.path(1, RO), 1),
+        ("/t", 1),
+    ]
+
+
+def test_a_source_that_is_away_with_nothing_broken_needs_nothing():
+    assert not planned(node_case(live=""))
+
+
+def test_what_will_be_done_is_planned_while_the_source_is_away():
+    case = node_case(anchors=(anchor(DEAD, number=2),), live="")
+
+    assert [type(step) for step in planned(case)] == [Make, Bring]
+
+
+# Copies that hang off no anchor
+
+
+def test_a_stray_is_covered_by_a_slave_of_an_anchor_with_exactly_its_root():
+    step = only(Cover, node_case(copy(mount(root="/a/b"), path="/s")))
+
+    assert (step.path, step.origin) == ("/s", SHELF.path(NUMBER, Variant(True, "a/b")))
+    assert step.attributes.propagation == "slave-shared"
+
+
+def test_a_stray_at_a_target_shows_the_part_of_its_publication():
+    case = node_case(copy(mount(root="/elsewhere")), publications=(publication("/t", "a"),))
+
+    assert only(Cover, case).origin == SHELF.path(NUMBER, Variant(True, "a"))
+
+
+def test_the_dead_layers_of_a_stray_go_before_it_is_covered():
+    case = node_case(copy(mount(5, dev=OLDER), mount(6)))
+
+    assert [type(step) for step in planned(case)] == [Bare, Make, Cover]
+    assert [layer.mnt_id for layer in only(Cover, case).copy.stack] == [5]
+
+
+def test_a_live_mount_beneath_dead_layers_is_uncovered_and_nothing_is_put_on_it():
+    # a swap was killed between attaching and detaching
+    case = node_case(copy(mount(4, dev=OLDER), mount(5, dev=LIVE), mount(6)))
+
+    assert only(Bare, case).keep == 2
+    assert not of(Cover, case)
+
+
+@pytest.mark.parametrize(("group", "covers"), [(9, 1), (0, 2)])
+def test_the_members_of_a_peer_group_are_covered_by_one_mount(group: int, covers: int):
+    strays = (copy(mount(n, shared=group), path=f"/s{n}") for n in (5, 6))
+
+    assert len(of(Cover, node_case(*strays))) == covers
+
+
+def test_peers_that_show_other_parts_are_covered_one_by_one():
+    strays = (copy(mount(5, shared=9, root=root), path=root) for root in ("/a", "/b"))
+
+    assert [step.path for step in of(Cover, node_case(*strays))] == ["/a", "/b"]
+
+
+def test_a_stray_outside_of_the_source_is_left():
+    rows = (generation(root="/bucket"),)
+    step = only(Leave, node_case(copy(mount(root="/other"), path="/s"), generations=rows))
+
+    assert "/other" in step.reason
+
+
+def test_a_stray_is_covered_read_only_where_every_publication_is():
+    # an earlier plugin set the flag too late for it to propagate
+    case = node_case(copy(mount(options="rw,relatime"), path="/s"))
+
+    assert "ro" in only(Cover, case).attributes.flags
+
+
+# Targets without a mount
+
+
+def test_a_target_whose_mount_is_gone_gets_a_slave_of_the_anchor():
+    case = node_case(bare=(publication(),))
+
+    assert [type(step) for step in planned(case)] == [Make, Attach]
+    step = only(Attach, case)
+    assert (step.target, step.origin) == ("/t", SHELF.path(NUMBER, RO))
+    assert step.attributes == Attributes(frozenset(), "slave-shared", keep=True)
+
+
+# Writable volumes
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"anchors": (anchor(DEAD, variant=RW),)},
+        {"bare": (WRITABLE,)},
+        {"strays": (copy(mount(options="rw,relatime")),)},
+    ],
+    ids="".join,
+)
+def test_a_writable_volume_is_left_with_what_to_set(changes):
+    (step,) = planned(node_case(publications=(WRITABLE,), **changes))
+
+    assert isinstance(step, Leave)
+    assert (step.target, "--recover-writable" in step.reason) == ("/t", True)
+
+
+def test_a_writable_volume_is_healed_by_the_setting():
+    case = node_case(
+        publications=(WRITABLE,), anchors=(anchor(DEAD, variant=RW),), recover_writable=True
+    )
+
+    assert only(Bring, case).origin == SHELF.path(NUMBER, RW)
+
+
+def test_a_writable_volume_is_healed_by_its_attribute():
+    case = node_case(publications=(OPTED_IN,), anchors=(anchor(DEAD, variant=RW_RECOVER),))
+
+    assert only(Bring, case).origin == SHELF.path(NUMBER, RW_RECOVER)
+
+
+def test_a_stray_that_may_be_healed_does_not_heal_others_of_its_source():
+    """Only the one whose operator opted in; the other may have lost writes."""
+    opted_in = replace(OPTED_IN, target="/u")
+    case = node_case(
+        copy(mount(options="rw,relatime"), path="/u"),
+        publications=(WRITABLE, opted_in),
+        anchors=(anchor(DEAD, variant=RW),),
+    )
+
+    assert only(Cover, case).target == "/u"
+    assert not of(Bring, case)
+    assert only(Leave, case).target == "/t"
+
+
+# What goes
+
+
+def test_the_anchors_go_of_which_no_publication_dates():
+    case = node_case(
+        publications=(publication(since=2),),
+        anchors=(anchor(OLDER, LIVE), anchor(DEAD, LIVE, number=2), anchor(LIVE, number=NUMBER)),
+    )
+
+    assert [step.anchor.number for step in of(Drop, case)] == [1]
+
+
+def test_so_many_anchors_that_one_goes_although_it_is_needed_are_told():
+    many = tuple(anchor(DEAD, LIVE, number=n) for n in range(1, 300))
+    case = node_case(anchors=many, number=299)
+
+    *_, last = planned(case)
+    assert isinstance(last, Leave)
+    assert "heals no more until it is restarted" in last.reason
+
+
+# Any case
+
+
+STACKS = st.sampled_from(
+    [(DEAD,), (OLDER,), (OLDER, DEAD), (LIVE, DEAD), (OLDER, LIVE, DEAD), (LIVE, OLDER, DEAD)]
+)
+ON_ANCHORS = st.sampled_from(
+    [(OLDER,), (DEAD,), (OLDER, DEAD), (OLDER, LIVE), (LIVING,), (OLDER, LIVING)]
+)
+VARIANTS = st.builds(
+    lambda ro, inner, opted_in: Variant(ro, inner, opted_in and not ro),
+    st.booleans(),
+    st.sampled_from(["", "a"]),
+    st.booleans(),
+)
+
+
+@st.composite
+def strays(draw: st.DrawFn) -> tuple[Copy, ...]:
+    return tuple(
+        copy(
+            *(
+                mount(
+                    5 + number,
+                    dev=dev,
+                    root=draw(ROOTS),
+                    options=draw(OPTIONS),
+                    shared=draw(st.integers(0, 2)),
+                )
+                for number, dev in enumerate(draw(STACKS))
+            ),
+            path=path,
+        )
+        for path in draw(st.lists(st.sampled_from(["/t", "/u", "/s", "/r"]), unique=True))
+    )
+
+
+@st.composite
+def shelves(draw: st.DrawFn) -> tuple[Anchor, ...]:
+    names = st.tuples(st.integers(1, NUMBER - 1), VARIANTS)
+    older = sorted(draw(st.lists(names, unique=True, max_size=4)), key=str)
+    live = draw(st.lists(VARIANTS, unique=True, max_size=2))
+    return (
+        *(anchor(*draw(ON_ANCHORS), number=number, variant=v) for number, v in older),
+        *(anchor(LIVE, number=NUMBER, variant=v) for v in live),
+    )
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> Case:
+    published = draw(publications("/t", "/u", "/bare"))
+    return node_case(
+        *draw(strays()),
+        publications=published,
+        anchors=draw(shelves()),
+        bare=tuple(p for p in published if p.target == "/bare"),
+        recover_writable=draw(st.booleans()),
+    )
+
+
+def refused(case: Case) -> tuple[Publication, ...]:
+    """Return whose writes may be lost, by the rule and not by the code."""
+    mine = (p for p in case.publications if not (p.read_only or p.recover_writable))
+    return () if case.recover_writable else tuple(mine)
+
+
+@given(cases())
+def test_steps_come_in_the_order_in_which_nobody_loses_anything(case):
+    order = [Bare, Make, Bring, Cover, Attach, Drop]
+
+    done = [order.index(type(step)) for step in planned(case) if not isinstance(step, Leave)]
+    assert done == sorted(done)
+
+
+@given(cases())
+def test_what_is_taken_off_is_dead(case):
+    for step in of(Bare, case):
+        assert {layer.dev for layer in step.stack[step.keep :]} <= case.dead
+
+
+@given(cases())
+def test_what_is_taken_off_uncovers_a_mount(case):
+    for step in of(Bare, case):
+        assert 1 <= step.keep < len(step.stack)
+
+
+@given(cases())
+def test_every_origin_is_an_anchor_of_the_live_generation(case):
+    there = {a.path for a in case.anchors if a.base.dev == LIVE}
+    there |= {step.path for step in of(Make, case)}
+
+    for step in planned(case):
+        if isinstance(step, Bring | Cover | Attach):
+            assert step.origin in there
+
+
+@given(cases())
+def test_an_anchor_is_made_of_what_is_needed_and_not_there_and_of_nothing_else(case):
+    wanted = {Variant.of(p).name for p in case.publications if p not in refused(case)}
+    wanted |= {step.anchor.variant for step in of(Bring, case)}
+    covering = {step.origin for step in of(Cover, case)}
+    there = {a.path for a in case.anchors if a.base.dev == LIVE}
+
+    needed = {SHELF.path(NUMBER, v) for v in made(case)} | there
+    paths = {f"{SHELF.folder}/{NUMBER}-{name}" for name in wanted} | covering
+    assert paths <= needed
+    assert {step.path for step in of(Make, case)} == paths - there
+
+
+@given(cases())
+def test_each_dead_anchor_that_may_be_healed_gets_one_mount_of_its_own_variant(case):
+    refused_here = {Variant.of(p).name for p in refused(case)}
+    for each in case.anchors:
+        brought = [step.origin for step in of(Bring, case) if step.anchor == each]
+        is_dead = {layer.dev for layer in each.stack} <= case.dead
+        if not is_dead or each.variant in refused_here:
+            assert not brought
+        elif not refused(case) or each.variant.startswith("ro"):
+            assert brought == [f"{SHELF.folder}/{NUMBER}-{each.variant}"]
+
+
+@given(cases())
+def test_a_stray_is_never_a_peer_of_an_anchor(case):
+    for step in of(Cover, case):
+        assert step.attributes.propagation == "slave-shared"
+
+
+@given(cases())
+def test_what_arrives_at_an_anchor_arrives_at_the_stray_that_it_covers(case):
+    parts = {a.path: a.base.root for a in case.anchors}
+    parts |= {step.path: f"/{step.variant.inner}" for step in of(Make, case)}
+    published = {p.target: f"/{p.sub_path}" for p in case.publications}
+
+    for step in of(Cover, case):
+        shown = published.get(step.path, step.copy.stack[0].root)
+        assert parts[step.origin] == shown
+
+
+@given(cases())
+def test_each_dead_stray_is_covered_or_left_once_for_each_peer_group(case):
+    places = [s.path for s in planned(case) if isinstance(s, Cover | Leave)]
+    done = [c for c in case.strays if c.path in places]
+    groups = {(c.stack[0].shared, c.stack[0].root) for c in done if c.stack[0].shared}
+
+    for stray in case.strays:
+        base = stray.stack[0]
+        if LIVE in {layer.dev for layer in stray.stack}:
+            assert stray not in [step.copy for step in of(Cover, case)]
+        else:
+            assert stray in done or (base.shared, base.root) in groups
+    covered = [step.copy.stack[0] for step in of(Cover, case)]
+    told = [(base.shared, base.root) for base in covered if base.shared]
+    assert len(told) == len(set(told))
+
+
+@given(cases())
+def test_whoever_may_have_lost_writes_gets_nothing(case):
+    targets = {p.target for p in refused(case)}
+    variants = {Variant.of(p).name for p in refused(case)}
+
+    for step in planned(case):
+        if isinstance(step, Cover) and not step.copy.read_only:
+            assert step.path not in targets
+        if isinstance(step, Attach):
+            assert step.target not in targets
+        if isinstance(step, Make):
+            assert step.variant.name not in variants
+        if isinstance(step, Bring):
+            assert step.anchor.variant not in variants
+
+
+@given(cases())
+def test_whoever_may_have_lost_writes_is_told_what_to_set(case):
+    left = {step.target for step in of(Leave, case) if "--recover-writable" in step.reason}
+    dead = {a.variant for a in case.anchors if {layer.dev for layer in a.stack} <= case.dead}
+
+    for p in refused(case):
+        if p in case.bare or Variant.of(p).name in dead:
+            assert p.target in left
+
+
+@given(cases())
+def test_what_was_read_only_never_becomes_writable(case):
+    read_only = {p.target for p in case.publications if p.read_only}
+
+    for step in of(Cover, case):
+        if step.copy.read_only or step.target in read_only:
+            assert "ro" in step.attributes.flags
+            assert "/3-ro" in step.origin
+    for attach in of(Attach, case):
+        assert attach.target not in read_only or "/3-ro" in attach.origin
+
+
+@given(cases())
+def test_flags_and_atime_of_a_stray_are_kept(case):
+    for step in of(Cover, case):
+        kept = step.copy.stack[0].options & KEPT_OPTIONS
+        assert step.attributes.flags - {"ro"} == kept - {"ro"}
+
+
+@given(cases())
+def test_only_what_nobody_needs_is_removed(case):
+    gone, _ = unneeded(((a.number, a.variant) for a in case.anchors), case.publications)
+
+    assert {(s.anchor.number, s.anchor.variant) for s in of(Drop, case)} == gone
+
+
+@given(cases())
+def test_a_step_at_a_target_names_it(case):
+    targets = {p.target for p in case.publications}
+
+    for step in planned(case):
+        assert step.target == (step.path if step.path in targets else "")
+
+
+@given(cases())
+def test_every_step_is_one_line_that_names_its_path(case):
+    for step in planned(case):
+        line = step.describe()
+        assert step.path in line
+        assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("step", "words"),
+    [
+        (
+            Bare(HOME, "/t", (mount(), mount(), mount()), keep=2),
+            "remove 1 dead layer(s) on top of /t",
+        ),
+        (
+            Make(HOME, "/p/3-ro", SOURCE, Variant(True, "a")),
+            f"mount a read-only copy of {SOURCE}/a as anchor /p/3-ro",
+        ),
+        (
+            Bring(HOME, Anchor("/p/1-rw", 1, "rw", (mount(),)), "/p/3-rw"),
+            "mount /p/3-rw on anchor /p/1-rw and so on all that hangs off it",
+        ),
+        (
+            Cover(HOME, copy(), "/p/3-rw", Attributes()),
+            "mount a writable copy of /p/3-rw on top of /t (superblock 0:50)",
+        ),
+        (
+            Attach(HOME, "/t", "/p/3-ro", Attributes(frozenset({"ro"}))),
+            "mount a read-only copy of /p/3-ro at /t, now bare",
+        ),
+        (
+            Drop(HOME, Anchor("/p/1-rw", 1, "rw", (mount(),))),
+            "remove anchor /p/1-rw: nothing can hang off it any more",
+        ),
+        (
+            Leave(HOME, "/t", "it is late"),
+            "leave /t in the mount namespace of process 1: it is late",
+        ),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else type(value).__name__,
+)
+def test_a_step_says_in_words_what_it_does(step, words):
+    assert step.describe() == words
