@@ -10,7 +10,6 @@ import os
 import threading
 from collections.abc import Iterator
 
-_SELF = os.open("/proc/self", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)  # before any visit
 _NS_GET_USERNS = 0xB701  # <linux/nsfs.h>
 
 
@@ -43,12 +42,17 @@ def mountinfo() -> bytes:
 
 def in_visit() -> bool:
     """Tell whether the calling thread's working directory is our own /proc/self/fd."""
-    return os.path.samestat(os.stat("."), os.stat("fd", dir_fd=_SELF))
+    return os.path.exists(f"../{_thread()}")
 
 
 def is_home() -> bool:
     """Tell whether the calling thread is in the mount namespace of its process."""
-    return os.readlink(f"{_thread()}/ns/mnt", dir_fd=_SELF) == os.readlink("ns/mnt", dir_fd=_SELF)
+    return os.readlink(_own(f"{_thread()}/ns/mnt")) == os.readlink(_own("ns/mnt"))
+
+
+def open_namespace() -> int:
+    """Return a descriptor of the mount namespace of this process."""
+    return os.open(_own("ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)
 
 
 def is_locked() -> bool:
@@ -57,16 +61,20 @@ def is_locked() -> bool:
     What stood in it when it was made cannot be taken away in it: mount_namespaces(7).
     """
     with (
-        closing(os.open(f"{_thread()}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC, dir_fd=_SELF)) as fd,
+        closing(os.open(_own(f"{_thread()}/ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)) as fd,
         closing(fcntl.ioctl(fd, _NS_GET_USERNS)) as owner,
     ):
-        return not os.path.samestat(os.fstat(owner), os.stat("ns/user", dir_fd=_SELF))
+        return not os.path.samestat(os.fstat(owner), os.stat(_own("ns/user")))
 
 
 def _thread() -> str:
     return f"task/{threading.get_native_id()}"
 
 
+def _own(name: str) -> str:
+    return f"../{name}" if in_visit() else f"/proc/self/{name}"
+
+
 def _read(name: str) -> bytes:
-    with open(os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=_SELF), "rb", buffering=0) as file:
+    with open(_own(name), "rb", buffering=0) as file:
         return file.readall()

@@ -13,7 +13,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from recover.linux import attributes, procself, syscalls
+from recover.linux import attributes, procself, syscalls, workshop
 from recover.linux.attributes import Attributes
 
 _PREFIX = "csi-fluid-scratch-"
@@ -64,13 +64,8 @@ class Scratch:
         syscalls.mount(source, target, "", syscalls.MS_MOVE)
 
     def close(self) -> None:
-        """Remove the scratch, and the copy if it still stands there; the descriptor stays open.
-
-        A visit that was given up may close it inside a container, which knows no such folder; then
-        it is left to the next scratch.
-        """
-        if _is_reachable():
-            _remove(self._folder)
+        """Remove the scratch, and the copy if it still stands there; the descriptor stays open."""
+        workshop.run_at_home(lambda: _remove(self._folder))
         os.close(self._lock)
 
 

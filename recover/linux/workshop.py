@@ -20,13 +20,32 @@ _COPY = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPT
 
 def run(func: Callable[[], T]) -> T:
     """Return func(), run in such a namespace; raises what it raises, OSError without the right."""
+
+    def enter() -> None:
+        syscalls.unshare(syscalls.CLONE_FS | syscalls.CLONE_NEWNS)
+        syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+
+    return _on_a_thread(enter, func)
+
+
+def run_at_home(func: Callable[[], T]) -> T:
+    """Return func(), run in the mount namespace of this process, also from within a visit."""
+
+    def enter() -> None:
+        syscalls.unshare(syscalls.CLONE_FS)
+        with closing(procself.open_namespace()) as home:
+            syscalls.setns(home, syscalls.CLONE_NEWNS)
+
+    return func() if procself.is_home() else _on_a_thread(enter, func)
+
+
+def _on_a_thread(enter: Callable[[], None], func: Callable[[], T]) -> T:
     outcome: list[T] = []
     errors: list[BaseException] = []
 
     def work() -> None:
         try:
-            syscalls.unshare(syscalls.CLONE_FS | syscalls.CLONE_NEWNS)
-            syscalls.mount("", "/", "", syscalls.MS_REC | syscalls.MS_PRIVATE)
+            enter()
             outcome.append(func())
         except BaseException as error:  # noqa: BLE001  raised below
             errors.append(error)

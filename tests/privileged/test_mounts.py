@@ -14,6 +14,7 @@ from recover.linux import mountinfo, mounts, probe, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.probe import Answer, Prober
+from tests import sandbox
 from tests.harness import Dataset, Node, Propagation
 from tests.privileged.healing import Healing, only_layer, whole
 from tests.privileged.surgery import at_home, pile
@@ -140,7 +141,9 @@ def test_a_path_with_a_link_in_it_is_refused(node: Node, data: Dataset):
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
-def test_a_swap_leaves_one_layer_however_many_there_were(data: Dataset, place: Path, layers: int):
+def test_a_swap_leaves_the_fewest_layers_however_many_there_were(
+    data: Dataset, place: Path, layers: int
+):
     pile(data.volume.source, place, layers)
     data.daemon.kill()
     stack = mountinfo.read().stack(str(place))
@@ -149,8 +152,8 @@ def test_a_swap_leaves_one_layer_however_many_there_were(data: Dataset, place: P
     with mounts.clone(str(data.volume.source), "", Attributes()) as clone:
         left = at_home(mounts.swap, clone, stack)
 
-    assert left == 1
-    assert len(mountinfo.read().stack(str(place))) == 1
+    assert left == len(mountinfo.read().stack(str(place)))
+    assert left == (1 if mounts.can_detach() else 2)  # else it is mounted on the dead one
     assert set(os.listdir(place)) == {"a.txt", "sub"}
 
 
@@ -215,6 +218,7 @@ def test_covered_mounts_that_are_others_than_was_thought_are_refused(data: Datas
 
 
 def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Path):
+    sandbox.require("open_tree", "move_mount")
     programs.run("mount", "--bind", "-o", "ro", data.volume.source, place)
     before = top(place)
     data.daemon.kill()
@@ -232,6 +236,8 @@ def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Pat
 def test_mounts_locked_by_a_user_namespace_heal_to_two_layers_and_no_more(
     node: Node, heal: Healing, data: Dataset, propagation: Propagation
 ):
+    if propagation is Propagation.NONE:
+        sandbox.require("open_tree", "move_mount")
     pod = node.pod()
     target = heal.publish(pod, data)
     script = "exec unshare --user --map-root-user --mount --propagation unchanged sleep infinity"

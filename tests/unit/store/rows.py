@@ -37,3 +37,8 @@ def edit(script: str):
             db.executescript(script)
 
     return change
+
+
+def dump(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return list(db.iterdump())
