@@ -16,7 +16,8 @@ from recover.linux.probe import Answer, Prober, Reply
 from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from recover.visits.plan import Kin
 from tests.unit.handmade import (
     DEAD,
