@@ -54,7 +54,12 @@ WITHOUT_PLUGIN = (  # on a cluster of their own: the node plugin comes and goes 
 )
 LANES = (
     (
-        Part("quick", ("tests",), without=("tests/privileged", "tests/sanity", "tests/cluster")),
+        Part(
+            "quick",
+            ("tests",),
+            without=("tests/privileged", "tests/sanity", "tests/cluster"),
+            needs=("helm",),
+        ),
         Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
     ),
     (Part("privileged", ("tests/privileged",)),),
