@@ -1,8 +1,8 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench unit rpc privileged sanity cluster-up cluster-down test-cluster test-kernels kubectl image backoff pictures
-.PHONY: fmt proto install clean _python _tools _kernels _cluster
+.PHONY: help demo test check bench coverage runtime unit rpc privileged debug sanity
+.PHONY: cluster-up cluster-down test-cluster test-kernels kubectl image backoff pictures fmt proto install clean _python _tools _kernels _cluster
 
 DAEMON ?= bindfs
 PYTHON ?= python3
@@ -14,6 +14,8 @@ NAME ?= default
 py := .venv/bin/python
 # What a test run may be told: make privileged ARGS="-k subpath -x"
 pytest = $(py) -m pytest $(ARGS)
+# Breaks the lines of pages at sentences, so that a review shows what was changed; it adds two columns to nested lists.
+flowmark = .venv/bin/flowmark --semantic --width=98
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
@@ -28,11 +30,18 @@ test: _python _tools ## Run every test, in parts side by side; a missing tool is
 
 check: _python ## Check format, lint, types, imports, generated code, promises; run the unit tests
 	@$(py) -m ruff format --check --quiet . && $(py) -m ruff check --quiet . && $(py) -m mypy
-	@.venv/bin/lint-imports --no-logo && .ci/generate --check && bash -n .ci/*
+	@.venv/bin/lint-imports --no-logo && .ci/generate --check && bash -n .ci/* && $(flowmark) --check .
 	@$(pytest) tests/unit tests/test_promises.py
 
 bench: _python _tools ## Measure (ARGS="--against 'COMMAND'" compares with another plugin)
 	@$(py) -m tests.bench $(ARGS)
+
+coverage: _python ## Measure what unit and RPC tests run; fail below the number in pyproject.toml
+	@$(py) -m coverage run -m pytest $(ARGS) tests/unit tests/rpc
+	@$(py) -m coverage combine --quiet && $(py) -m coverage report
+
+runtime: ## Install the package with its runtime dependencies alone, and run it
+	@.ci/runtime
 
 unit: _python ## Run the tests that need no kernel
 	@$(pytest) tests/unit
@@ -46,6 +55,9 @@ privileged: _python _tools $(if $(KERNEL),_kernels) ## Run the tests on the real
 test-kernels: _python _tools _kernels ## Run them on each of the other kernels, and write docs/kernels.md
 	@.ci/setup csi-sanity
 	@$(py) -m tests.kernels test --write -- $(ARGS) tests/privileged tests/sanity
+
+debug: _python _tools ## Run privileged tests in one sandbox on this terminal (ARGS="-k NAME --pdb")
+	@$(py) -m tests tests/privileged $(ARGS)
 
 sanity: _python _tools ## Run csi-sanity against the running plugin
 	@.ci/setup csi-sanity
@@ -73,7 +85,7 @@ image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar
 	@$(py) -m tests.images
 
 fmt: _python ## Format the code and repair what can be repaired
-	@$(py) -m ruff format --quiet . && $(py) -m ruff check --fix --quiet .
+	@$(py) -m ruff format --quiet . && $(py) -m ruff check --fix --quiet . && $(flowmark) --inplace --nobackup .
 
 proto: _python ## Write csi_fluid/_pb again from proto/
 	@.ci/generate

@@ -22,13 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi_fluid import driver
-from recover.layout import Note, Place
+from recover.layout import Note, PodVolume
 
 ROOT = "/var/lib/kubelet"
 """Where kubelet's directory is unless --root-dir says otherwise."""
 
 OWN = "plugins/csi-fluid-plugin"
 """The plugin's own directory in kubelet's, which Fluid's chart mounts from the host."""
+
+POD_FOLDER = re.compile(r"(?<!\S)/\S*?/pods/[0-9a-f-]{36}(?=/)")
+"""A pod's folder in any kubelet's directory, within a text."""
 
 NOTE_LIMIT = 64 * 1024  # bytes that are read; kubelet writes some 300
 
@@ -38,13 +41,20 @@ _VOLUMES = "volumes/kubernetes.io~csi"
 _SUB_PATHS = "volume-subpaths"
 _NOTE = "vol_data.json"
 _POD = r"(?P<pods>.*/pods)/(?P<uid>[^/]+)"
-_TARGET = re.compile(rf"{_POD}/{_VOLUMES}/(?P<volume>[^/]+)/mount", re.DOTALL)
-_SUB_PATH = re.compile(rf"{_POD}/{_SUB_PATHS}/(?P<volume>[^/]+)/.+", re.DOTALL)
+_TARGET = re.compile(rf"{_POD}/{_VOLUMES}/(?P<name>[^/]+)/mount", re.DOTALL)
+_IN_VOLUME = re.compile(rf"(?P<root>.+)/pods/[^/]+/{_VOLUMES}/", re.DOTALL)
+_SUB_PATH = re.compile(rf"{_POD}/{_SUB_PATHS}/(?P<name>[^/]+)/.+", re.DOTALL)
 
 
-def place_of(target: str) -> Place | None:
-    """Return whose target a path is, of any kubelet; None where it is no target."""
+def volume_of(target: str) -> PodVolume | None:
+    """Return the volume whose target a path is, of any kubelet; None where it is no target."""
     return _matched(_TARGET.fullmatch(target))
+
+
+def root_of(path: str) -> str:
+    """Return the directory of the kubelet that has a path in a pod's CSI volumes, "" for none."""
+    found = _IN_VOLUME.match(path)
+    return found["root"] if found else ""
 
 
 def is_of_volume(path: str) -> bool:
@@ -52,8 +62,8 @@ def is_of_volume(path: str) -> bool:
     return f"/{_VOLUMES}/" in path or f"/{_SUB_PATHS}/" in path
 
 
-def _matched(found: re.Match[str] | None) -> Place | None:
-    return None if found is None else Place(found["pods"], found["uid"], found["volume"])
+def _matched(found: re.Match[str] | None) -> PodVolume | None:
+    return None if found is None else PodVolume(found["pods"], found["uid"], found["name"])
 
 
 def read_object(path: str) -> Mapping[str, object]:
@@ -105,18 +115,18 @@ class Kubelet:
         """Where the CSI socket is by default."""
         return Path(self.root, "csi-plugins", self.driver, "csi.sock")
 
-    def target(self, pod_uid: str, volume: str) -> str:
+    def target(self, pod_uid: str, name: str) -> str:
         """Return where a volume of a pod is published."""
-        return f"{self.pods}/{pod_uid}/{_VOLUMES}/{volume}/mount"
+        return f"{self.pods}/{pod_uid}/{_VOLUMES}/{name}/mount"
 
-    def published(self, path: str) -> Place | None:
-        """Return whose target a path is, None where it is no target of this kubelet."""
+    def published(self, path: str) -> PodVolume | None:
+        """Return the volume whose target a path is, None where it is no target of this kubelet."""
         return self._ours(_TARGET.fullmatch(path))
 
-    def sub_path(self, path: str) -> Place | None:
-        """Return whose volume a path shows a part of, None where it is no sub-path bind.
+    def sub_path(self, path: str) -> PodVolume | None:
+        """Return the volume of which a path is a sub-path bind, None where it is none.
 
-        A volume that is none of CSI's has such binds too: its place is no target's.
+        A volume that is none of CSI's has such binds too, and no target here.
         """
         return self._ours(_SUB_PATH.fullmatch(path))
 
@@ -124,15 +134,11 @@ class Kubelet:
         """Return True if what is mounted at a path belongs to some pod, of another kubelet too."""
         return path.startswith(f"{self.pods}/") or is_of_volume(path)
 
-    def holds(self, path: str) -> bool:
-        """Return True if a path lies below kubelet's directory."""
-        return path.startswith(f"{self.root.rstrip('/')}/")
-
     def targets(self) -> Iterator[str]:
         """Yield the targets for which kubelet has made a directory; raises OSError."""
         for pod in _entries(self.pods):
-            for volume in _entries(f"{self.pods}/{pod}/{_VOLUMES}"):
-                yield self.target(pod, volume)
+            for name in _entries(f"{self.pods}/{pod}/{_VOLUMES}"):
+                yield self.target(pod, name)
 
     def note(self, target: str) -> Note | None:
         """Return what kubelet noted beside a target, None without a whole note."""
@@ -144,9 +150,9 @@ class Kubelet:
             return Note("", is_ours=False)
         return Note(handle, is_ours=True) if isinstance(handle, str) else None
 
-    def _ours(self, found: re.Match[str] | None) -> Place | None:
-        place = _matched(found)
-        return place if place is not None and place.pods == self.pods else None
+    def _ours(self, found: re.Match[str] | None) -> PodVolume | None:
+        volume = _matched(found)
+        return volume if volume is not None and volume.pods == self.pods else None
 
 
 def _entries(folder: str) -> list[str]:

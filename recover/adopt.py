@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from recover.anchors import anchor
-from recover.layout import Layout, Place
+from recover.layout import Layout, PodVolume
 from recover.linux.mountinfo import Mount, MountTable
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class _Orphan:
     """A mount without a row; volume_id is "" where there is no note."""
 
     mount: Mount
-    place: Place
+    volume: PodVolume
     volume_id: str
 
 
@@ -89,21 +90,21 @@ def gone(
         p
         for p in publications
         if not is_directory(str(Path(p.target).parent))
-        and ((place := layout.pods.published(p.target)) is None or is_directory(place.pods))
+        and ((volume := layout.pods.published(p.target)) is None or is_directory(volume.pods))
     )
 
 
 def _orphans(table: MountTable, store: Store, layout: Layout) -> Iterator[_Orphan]:
     for path in dict.fromkeys(mount.mount_point for mount in table):
-        place = layout.pods.published(path)
-        if place is None or store.publication(path) is not None:
+        volume = layout.pods.published(path)
+        if volume is None or store.publication(path) is not None:
             continue
         stack = table.stack(path)
         if not stack or not stack[-1].is_fuse or _is_within_fuse(stack[0], table):
             continue
         note = layout.pods.note(path)
         if note is None or note.is_ours:
-            yield _Orphan(stack[-1], place, "" if note is None else note.volume_id)
+            yield _Orphan(stack[-1], volume, "" if note is None else note.volume_id)
 
 
 def _is_within_fuse(mount: Mount, table: MountTable) -> bool:
@@ -193,7 +194,7 @@ class _Evidence:
 
     def row(self, orphan: _Orphan, source: _Source) -> Publication:
         """Return the publication of a mount whose source is known; when it was made is not."""
-        volume_id = orphan.volume_id or orphan.place.volume
+        volume_id = orphan.volume_id or orphan.volume.name
         self._known.setdefault(volume_id, set()).add(source.path)
         named = self._layout.sources.dataset(source.path)
         mount = orphan.mount
@@ -206,7 +207,7 @@ class _Evidence:
             read_only=mount.read_only or mount.superblock_read_only,
             runtime_namespace="" if named is None else named.namespace,
             runtime_name="" if named is None else named.name,
-            pod_uid=orphan.place.pod_uid,
+            pod_uid=orphan.volume.pod_uid,
             adopted=True,
         )
 

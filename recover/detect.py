@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.store import Generation, Publication
+from recover.rows import Generation, Publication
 
 
 @dataclass(frozen=True, slots=True)

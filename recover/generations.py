@@ -15,7 +15,8 @@ from recover.linux.mounts import Clone
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.look import View
-from recover.store import Generation, Store
+from recover.rows import Generation
+from recover.store import Store
 
 _LINGER_S = 60.0  # a container may still be starting from a dead mount so long after a heal
 

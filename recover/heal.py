@@ -35,7 +35,8 @@ from recover.observer import Observer
 from recover.outage import Complaint, Outage, State
 from recover.parts import Parts
 from recover.policy import Backoff, Strategy
-from recover.store import Heal, Publication, Store
+from recover.rows import Heal, Publication
+from recover.store import Store
 from recover.visits import execute as inside, plan as visits
 
 _ROUNDS = 5  # looks after a heal: containers may start while we heal

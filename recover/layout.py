@@ -9,12 +9,12 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Whose volume a path shows: pods is the directory in which all pods are."""
+class PodVolume:
+    """A volume as one pod has it: pods is the directory in which all pods are."""
 
     pods: str
     pod_uid: str
-    volume: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +37,14 @@ class Dataset:
 class Pods(Protocol):
     """Where pods have their volumes.  Pure over paths, which are canonical, except `note`."""
 
-    def published(self, path: str) -> Place | None:
-        """Return whose target a path is, None where it is no target."""
+    def published(self, path: str) -> PodVolume | None:
+        """Return the volume whose target a path is, None where it is no target."""
 
-    def sub_path(self, path: str) -> Place | None:
-        """Return whose volume a path shows a part of, as a bind beside the target; else None.
-
-        Such a bind belongs to the target with the equal place.
-        """
+    def sub_path(self, path: str) -> PodVolume | None:
+        """Return the volume of which a path is a sub-path bind, None where it is none."""
 
     def is_in_pod(self, path: str) -> bool:
         """Return True if a mount at a path belongs to some pod: it is no source then."""
-
-    def holds(self, path: str) -> bool:
-        """Return True if a path lies below the directory that pods and plugins share."""
 
     def note(self, target: str) -> Note | None:
         """Return the note beside a target, None without one that can be used.

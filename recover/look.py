@@ -23,7 +23,8 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.store import Generation, Publication, Store
+from recover.rows import Generation, Publication
+from recover.store import Store
 from recover.visits import plan as visits
 from recover.visits.plan import Kin
 
@@ -222,8 +223,8 @@ class Looker:
     ) -> dict[str, Answer]:
         gone = frozenset(g.dev for g in generations if g.dead_at is not None)
         pinned = frozenset(a.base.dev for a in found)  # so the number is still the same superblock
-        verdicts = dict.fromkeys(sorted(gone & pinned), Answer.DEAD)
-        live = reply.dev if reply.alive else ""
+        live = reply.dev if reply.alive else ""  # it may have got the number of a dead one
+        verdicts = dict.fromkeys(sorted(gone & pinned - {live}), Answer.DEAD)
         for dev in sorted((seen | pinned) - verdicts.keys() - {live}):
             verdicts[dev] = self._verdict(dev, tables, source, reply, was_dead=dev in gone)
         return verdicts

@@ -25,7 +25,8 @@ class Reach:
     @classmethod
     def of(cls, anchors: Iterable[Anchor], copies: Iterable[Copy]) -> "Reach":
         """Return what anchors reach, and through the copies on the node that hang off them."""
-        flags = {(a.base.shared, a.base.root): a.base.options for a in anchors}
+        bases = (a.base for a in anchors if a.base.shared)  # one that was made private has no group
+        flags = {(base.shared, base.root): base.options for base in bases}
         for mount in (mount for copy in copies for mount in copy.stack):
             # what hangs off an upper layer is handed on to its master when that is detached
             arriving = flags.get((mount.master, mount.root))

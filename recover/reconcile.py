@@ -15,7 +15,7 @@ from recover.linux import boot, mounts
 from recover.linux.mountinfo import MountTable
 from recover.observer import Observer
 from recover.parts import Parts
-from recover.store import Publication
+from recover.rows import Publication
 
 _log = logging.getLogger(__name__)
 

@@ -22,8 +22,6 @@ from recover.errors import StateError
 from recover.rows import Generation, Heal, Publication, Volume
 from recover.statefile import Key, Table
 
-__all__ = ["KEPT_HEALS", "Generation", "Heal", "Publication", "Store", "Volume"]
-
 KEPT_HEALS = 1_000
 
 R = TypeVar("R")

@@ -17,7 +17,8 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
 from recover.look import Looker, View
 from recover.policy import Strategy
-from recover.store import Heal, Publication, Store
+from recover.rows import Heal, Publication
+from recover.store import Store
 
 
 class State(enum.Enum):

@@ -145,7 +145,8 @@ class Run:
         if self._ended:
             return f"{self.part.name} is over"
         heard = self.heard
-        return " ".join((self.part.name, heard.done or "".join(heard.report.splitlines()[-1:])))
+        last_line = "".join(heard.report.splitlines()[-1:])
+        return f"{self.part.name} {heard.done or last_line:.60}"
 
     def news(self) -> Iterator[str]:
         """Yield what has to be told now: each failure once, and what was said of all at the end."""

@@ -229,7 +229,7 @@ def _wait(pid: int, timeout_s: float) -> str:
         _, status = os.waitpid(pid, 0)
     if not in_time:
         return f"killed after {timeout_s:g} s: the test did not end"
-    return f"the test's process ended with status {os.waitstatus_to_exitcode(status)}"
+    return f"the test's process ended with status {_status(status)}"
 
 
 def _content(file: IO[bytes]) -> bytes:
@@ -288,7 +288,7 @@ def _keep(folder: str, run_test: Callable[[], int]) -> int:
     """Make the namespaces, and wait for the end of their first process."""
     _call("unshare", CLONE_NEWNS | CLONE_NEWPID)
     first = _fork(lambda: _begin(folder, run_test))
-    return os.waitstatus_to_exitcode(os.waitpid(first, 0)[1])
+    return _status(os.waitpid(first, 0)[1])
 
 
 def _begin(folder: str, run_test: Callable[[], int]) -> int:
@@ -302,7 +302,13 @@ def _begin(folder: str, run_test: Callable[[], int]) -> int:
     while True:
         pid, status = os.wait()
         if pid == test:
-            return os.waitstatus_to_exitcode(status)
+            return _status(status)
+
+
+def _status(waited: int) -> int:
+    """Return the exit status, 128 and its number for a signal, as a shell does."""
+    code = os.waitstatus_to_exitcode(waited)
+    return code if code >= 0 else 128 - code
 
 
 def _say_into(output: IO[bytes], config: pytest.Config) -> None:

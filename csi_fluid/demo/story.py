@@ -17,7 +17,8 @@ from csi_fluid.demo.pods import Propagation, VolumeMount
 from csi_fluid.demo.screen import Screen
 from csi_fluid.demo.waiting import pause, until
 from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
-from recover.store import Heal, Store
+from recover.rows import Heal
+from recover.store import Store
 
 _BUCKET = "a bucket on a local S3 server (moto)"
 _FILESYSTEMS: dict[str, tuple[Callable[[Path], Filesystem], str]] = {

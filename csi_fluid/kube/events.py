@@ -23,7 +23,7 @@ from csi_fluid.kube.queue import Queue, Rates, Waiting
 from csi_fluid.kube.subjects import Subject, Subjects
 from csi_fluid.kube.wire import STRATEGIC, Answer, Request
 from csi_fluid.telling import Reason
-from recover.store import Publication
+from recover.rows import Publication
 
 COMPONENT = "FuseRecover"
 LIMIT = 1_000

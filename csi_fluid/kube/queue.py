@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from csi_fluid.telling import Reason
-from recover.store import Publication
+from recover.rows import Publication
 
 BURST = 256  # two events for each of the 110 pods that a node may have, and some
 REFILL_PER_S = 1.0

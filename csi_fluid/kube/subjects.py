@@ -14,7 +14,7 @@ from csi_fluid.kube import objects
 from csi_fluid.kube.cluster import Api, Cluster, refusal, succeeded
 from csi_fluid.kube.objects import Name
 from csi_fluid.kube.wire import Request
-from recover.store import Publication
+from recover.rows import Publication
 
 _KNOWN_S = 300.0
 _KNOWN_AT_MOST = 1_024
@@ -53,9 +53,9 @@ class Subjects:
         names = [Name(publication.runtime_namespace, publication.runtime_name)]
         if not all((names[0].namespace, names[0].name)):
             names = [self._named_by(publication.volume_id, until, own=True)]
-        place = kubelet.place_of(publication.target)
-        if place and place.volume != publication.volume_id:
-            names.append(self._named_by(place.volume, until, own=False))
+        volume = kubelet.volume_of(publication.target)
+        if volume and volume.name != publication.volume_id:
+            names.append(self._named_by(volume.name, until, own=False))
         return [name for name in dict.fromkeys(names) if name.namespace and name.name]
 
     def _named_by(self, volume: str, until: float, *, own: bool) -> Name:
@@ -96,8 +96,8 @@ class Subjects:
         p = publication
         if p.pod_namespace and p.pod_name and p.pod_uid:
             return Subject("v1", "Pod", p.pod_namespace, p.pod_name, p.pod_uid)
-        place = kubelet.place_of(p.target)
-        return self._pod_of(p.pod_uid or (place.pod_uid if place else ""), until)
+        volume = kubelet.volume_of(p.target)
+        return self._pod_of(p.pod_uid or (volume.pod_uid if volume else ""), until)
 
     def _pod_of(self, uid: str, until: float) -> Subject | None:
         """Return a pod of this node by its UID: kubelet's credential may list them."""

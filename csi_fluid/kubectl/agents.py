@@ -9,7 +9,6 @@ import re
 import time
 from collections.abc import Iterator
 
-from csi_fluid.cli import screen
 from csi_fluid.kube.calls import RUNTIMES
 from csi_fluid.kubectl import datasets, fleet, journal, plugins
 from csi_fluid.kubectl.api import Api, Object
@@ -43,11 +42,10 @@ def rows(api: Api, limits: Limits, node: str = "") -> Iterator[Row]:
     try:
         found = pods(api, node)
     except Denied as denied:
-        yield Row("-", ("serverless pods",), "not looked at", advice=str(denied))
+        yield datasets.away("serverless pods", str(denied))
         return
 
-    replies = fleet.ask(found, lambda pod: log_of(api, pod), limits)
-    for reply in screen.counted(replies, len(found), "asking the agents"):
+    for reply in fleet.ask(found, lambda pod: log_of(api, pod), limits):
         yield from rows_of(reply.asked, reply.answer or "", reply.error)
 
 

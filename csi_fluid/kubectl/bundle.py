@@ -36,7 +36,7 @@ def run(argv: Sequence[str]) -> int:
     name = f"csi-fluid-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}"
     with parser.read(argv) as asked:
         path = asked.given.output or Path(f"{name}.tar.gz")
-        every = plugins.find(asked.api, asked.namespace, asked.given.node)
+        every = plugins.need(asked.api, asked.namespace, asked.given.node)
         missing = _write(path, name, _parts(asked, every), len(every))
     for each in missing:
         screen.talk(f"not in it: {each.path}: {each.why}")

@@ -48,7 +48,7 @@ def run(argv: Sequence[str]) -> int:
 
 def collect(asked: options.Asked) -> list[Finding]:
     """Ask the nodes and the API server; return what was found, what is wrong first."""
-    every = plugins.find(asked.api, asked.namespace, asked.given.node)
+    every = plugins.need(asked.api, asked.namespace, asked.given.node)
     return findings.together(
         [*_of_cluster(asked, every), *_of_plugins(every), *_of_nodes(asked, every)]
     )

@@ -99,12 +99,7 @@ def _ask_plugin(asked: options.Asked, pod: Object, found: Findings) -> None:
     node = pod["spec"].get("nodeName")
     if not node:
         return
-    try:
-        (plugin, *_) = plugins.find(asked.api, asked.namespace, node)
-    except Denied:
-        raise
-    except usage.Failure as error:
-        raise Unanswered(str(error)) from error
+    (plugin, *_) = plugins.need(asked.api, asked.namespace, node)
     found.reach = Reach(
         heals=any("FuseRecovery=true" in word for word in plugin.arguments),
         sees_containers=plugin.sees_containers,

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from csi_fluid import kubelet
 from csi_fluid.cli import usage
 from csi_fluid.driver import NAME as DRIVER
 from csi_fluid.kube.calls import FLUID_API, RUNTIMES
@@ -22,7 +23,7 @@ _LOGS = (
     "cd /proc/1/root && cd var/log/pods/$0/plugins && for f in $(ls -tr); do "
     "case $f in *.gz) zcat -f $f;; *) cat $f;; esac; done | tail -c 20000000"
 )
-_SHOWN = ("fuse", "kubernetes.io~csi", "/volume-subpaths/", "/runtime-mnt")
+_SHOWN = ("fuse", "/runtime-mnt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,9 @@ def _mounts(api: Api, plugin: Plugin, limits: Limits) -> str:
     command = ("cat", "/proc/self/mountinfo")
     table = api.execute(plugin.container, command, timeout_s=limits.each_s).stdout
     return "".join(
-        line for line in table.splitlines(keepends=True) if any(word in line for word in _SHOWN)
+        line
+        for line in table.splitlines(keepends=True)
+        if kubelet.is_of_volume(line) or any(word in line for word in _SHOWN)
     )
 
 

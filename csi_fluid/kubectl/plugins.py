@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from csi_fluid.cli import usage
 from csi_fluid.kubectl.api import Api, Container, Object, Unanswered
 from csi_fluid.kubectl.fleet import Limits
 
@@ -34,19 +33,30 @@ class Plugin:
 
 
 def find(api: Api, namespace: str, node: str = "") -> tuple[Plugin, ...]:
-    """Return the plugins of all nodes, or of one; raises usage.Failure where there is none."""
+    """Return the plugins of all nodes, or of one."""
     query = {"labelSelector": SELECTOR}
     if node:
         query["fieldSelector"] = f"spec.nodeName={node}"
     pods = api.items(f"/api/v1/namespaces/{namespace}/pods", **query)
-    found = tuple(_of_pod(pod) for pod in pods if pod["spec"].get("nodeName"))
-    if not found:
-        where = f" on node {node}" if node else ""
-        raise usage.Failure(
-            f"there is no pod with label {SELECTOR} in namespace {namespace}{where}; say with "
-            "--fluid-namespace where the plugin is installed"
-        )
+    found = (_of_pod(pod) for pod in pods if pod["spec"].get("nodeName"))
     return tuple(sorted(found, key=lambda plugin: plugin.node))
+
+
+def need(api: Api, namespace: str, node: str = "") -> tuple[Plugin, ...]:
+    """Return the plugins as `find` does; raises Unanswered where there is none."""
+    found = find(api, namespace, node)
+    if not found:
+        raise absence(namespace, node)
+    return found
+
+
+def absence(namespace: str, node: str) -> Unanswered:
+    """Return the error for a cluster, or a node, without a plugin."""
+    where = f" on node {node}" if node else ""
+    return Unanswered(
+        f"there is no pod with label {SELECTOR} in namespace {namespace}{where}; say with "
+        "--fluid-namespace where the plugin is installed"
+    )
 
 
 def _of_pod(pod: Object) -> Plugin:

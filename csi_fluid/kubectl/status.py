@@ -16,6 +16,7 @@ from rich.text import Text
 from csi_fluid.cli import screen, times, usage
 from csi_fluid.kubectl import agents, datasets, fleet, options, plugins
 from csi_fluid.kubectl.datasets import Row
+from csi_fluid.kubectl.plugins import Plugin
 
 _EXAMPLES = """\
   kubectl csi-fluid status
@@ -56,25 +57,30 @@ def _parser() -> options.Parser:
 
 
 def collect(asked: options.Asked) -> list[Row]:
-    """Ask everybody; return the rows that are wanted, in the order of what needs a person."""
+    """Ask everybody; return the rows that are wanted, in the order of what needs a person.
+
+    Raises usage.Failure where there is nobody to ask: no plugin, and no agent.
+    """
     given = asked.given
-    found = [
-        row for row in _everything(asked) if datasets.wanted(row, given.namespace, given.dataset)
-    ]
+    every = plugins.find(asked.api, asked.namespace, given.node)
+    told = [*_of_nodes(asked, every), *agents.rows(asked.api, asked.limits, given.node)]
+    if not every and not told:
+        raise plugins.absence(asked.namespace, given.node)
+    found = [row for row in told if datasets.wanted(row, given.namespace, given.dataset)]
     return datasets.table(found, every_node=given.output is not None)
 
 
-def _everything(asked: options.Asked) -> Iterator[Row]:
-    every = plugins.find(asked.api, asked.namespace, asked.given.node)
+def _of_nodes(asked: options.Asked, every: Sequence[Plugin]) -> Iterator[Row]:
     question = plugins.asking(asked.api, ("status", "--json"), asked.limits)
     replies = fleet.ask(every, question, asked.limits)
-    for reply in screen.counted(replies, len(every), "asking the nodes"):
+    if not asked.given.watch:  # two things that move are one too many
+        replies = screen.counted(replies, len(every), "asking the nodes")
+    for reply in replies:
         node = reply.asked.node
         if reply.error:
             yield datasets.away(node, reply.error)
         else:
             yield from datasets.rows(node, reply.answer or {})
-    yield from agents.rows(asked.api, asked.limits, asked.given.node)
 
 
 def render(found: Sequence[Row], now: float, *, wide: bool = False) -> list[Table | Text]:
@@ -122,6 +128,14 @@ def _watch(asked: options.Asked) -> int:
     pause = threading.Event()  # never set: Ctrl-C ends the wait
     with contextlib.suppress(KeyboardInterrupt), Live(auto_refresh=False, screen=True) as live:
         while True:
-            live.update(Group(*render(collect(asked), time.time())), refresh=True)
+            live.update(Group(*_present(asked)), refresh=True)
             pause.wait(_REFRESH_S)
     return 0
+
+
+def _present(asked: options.Asked) -> Sequence[Table | Text]:
+    """Return what is to be shown now; an API server that is away may come back."""
+    try:
+        return render(collect(asked), time.time())
+    except usage.Failure as error:
+        return [Text(str(error))]

@@ -7,14 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from csi_fluid import driver, kubelet
 from csi_fluid.cli import times
-from csi_fluid.driver import NAME as DRIVER
 from csi_fluid.kubectl.api import Object
 
 _PASSED_ON = frozenset({"HostToContainer", "Bidirectional"})
 _READ_ONLY = "ReadOnlyMany"
-_WRITABLE = "fuse.csi.fluid.io/recover-writable"
-_POD_FOLDER = re.compile(r"(?<!\S)/\S*?/pods/[0-9a-f-]{36}(?=/)")
 _OPEN_FILES = "Files that are open then stay broken; opened again they work"
 
 
@@ -70,7 +68,7 @@ def volume_of(pod: Object, volume: Object, claim: Object, found: Object) -> Volu
     claim and found are its PersistentVolumeClaim and PersistentVolume.
     """
     csi = found["spec"].get("csi", {})
-    if csi.get("driver") != DRIVER:
+    if csi.get("driver") != driver.NAME:
         return None
     attributes: Mapping[str, str] = csi.get("volumeAttributes", {})
     metadata = claim["metadata"]
@@ -92,12 +90,12 @@ def volume_of(pod: Object, volume: Object, claim: Object, found: Object) -> Volu
         claim=metadata["name"],
         dataset=dataset,
         runtime=(
-            attributes.get("runtime_namespace", dataset[0]),
-            attributes.get("runtime_name", dataset[1]),
+            attributes.get(driver.RUNTIME_NAMESPACE, dataset[0]),
+            attributes.get(driver.RUNTIME_NAME, dataset[1]),
         ),
-        source=attributes.get("fluid_path", ""),
+        source=attributes.get(driver.FLUID_PATH, ""),
         read_only=_is_read_only(volume, found),
-        heals_writable=attributes.get(_WRITABLE) == "true",
+        heals_writable=attributes.get(driver.RECOVER_WRITABLE) == "true",
         mounts=mounts,
     )
 
@@ -120,7 +118,7 @@ def outlook(volume: Volume, reach: Reach) -> Iterator[str]:
         yield (
             "errors until the pod is restarted: the volume can be written to, and may have lost "
             "writes; --recover-writable, or the volume attribute "
-            f'{_WRITABLE}: "true", has it healed all the same'
+            f'{driver.RECOVER_WRITABLE}: "true", has it healed all the same'
         )
         return
     for mount in volume.mounts:
@@ -164,12 +162,12 @@ def of_events(events: Iterable[Object], about: str) -> Iterator[Moment]:
 def is_about(event: Object, uid: str) -> bool:
     """Tell whether an event of a dataset is about a pod, or about no pod more than another."""
     message = event.get("message", "")
-    return uid in message or _POD_FOLDER.search(message) is None
+    return uid in message or kubelet.POD_FOLDER.search(message) is None
 
 
 def shortened(text: str) -> str:
     """Return a text without the folder of the pod in kubelet's directory, the same in each line."""
-    return _POD_FOLDER.sub("...", text)
+    return kubelet.POD_FOLDER.sub("...", text)
 
 
 def of_container(status: Object, about: str) -> Iterator[Moment]:

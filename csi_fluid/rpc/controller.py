@@ -5,7 +5,7 @@ import grpc
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.rpc import requests
 from csi_fluid.volumes.static import StaticVolumes
-from recover.store import Volume
+from recover.rows import Volume
 
 
 class Controller(csi_pb2_grpc.ControllerServicer):

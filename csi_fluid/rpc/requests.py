@@ -16,7 +16,7 @@ from csi_fluid import driver
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
 from csi_fluid.kube import Volume
-from recover.store import Publication
+from recover.rows import Publication
 
 MAX_ID_BYTES = 4_096
 MAX_PATH_BYTES = 4_095  # PATH_MAX without its final zero: path_resolution(7)

@@ -8,7 +8,8 @@ from csi_fluid.volumes import targets
 from csi_fluid.volumes.readiness import Origin, Source, Sources
 from csi_fluid.volumes.targets import Kind
 from recover.linux.probe import Answer, Prober
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 _REASONS = {
     Answer.DEAD: "FuseNotConnected",

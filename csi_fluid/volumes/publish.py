@@ -32,7 +32,7 @@ from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes, Clone
 from recover.linux.probe import Answer
 from recover.parts import Parts
-from recover.store import Generation, Publication
+from recover.rows import Generation, Publication
 
 LOCK_WAIT_S = 5.0  # a heal holds a target for milliseconds
 

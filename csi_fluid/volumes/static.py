@@ -8,7 +8,8 @@ import threading
 from collections.abc import Mapping
 
 from csi_fluid.errors import Conflict, InUse, NotFound
-from recover.store import Store, Volume
+from recover.rows import Volume
+from recover.store import Store
 
 _MAX_NAME = 63  # longer ones are hashed, as Fluid does
 

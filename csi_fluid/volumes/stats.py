@@ -9,7 +9,8 @@ from csi_fluid.volumes.targets import Kind
 from recover.errors import Hung
 from recover.linux import probe
 from recover.linux.probe import Prober
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 _MOST = 2**63 - 1  # an int64 on the wire; object stores claim to be larger
 

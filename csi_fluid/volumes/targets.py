@@ -10,13 +10,13 @@ import enum
 import errno
 import hashlib
 import os
-import re
 import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from csi_fluid import kubelet
 from csi_fluid.errors import NotReady, Occupied, Withdrawn
 from recover.errors import Busy
 from recover.linux import mounts
@@ -24,7 +24,6 @@ from recover.linux.probe import Prober
 
 _MODE = 0o750  # as Fluid makes them
 _NAMED_AT_MOST = 3
-_KUBELETS = re.compile(r"(/.+)/pods/[^/]+/volumes/kubernetes\.io~csi/")
 
 
 class Kind(enum.Enum):
@@ -84,11 +83,11 @@ def directory(path: Path) -> Iterator[None]:
     Raises NotReady where kubelet's own directory would have to be made for it: kubelet has another
     one than this container, in which no pod would see the volume.
     """
-    kubelet = _KUBELETS.match(str(path))
-    if kubelet and not os.path.lexists(kubelet[1]):
+    root = kubelet.root_of(str(path))
+    if root and not os.path.lexists(root):
         raise NotReady(
             "KubeletElsewhere",
-            f"kubelet's directory is {kubelet[1]}, which this container does not have; give it to "
+            f"kubelet's directory is {root}, which this container does not have; give it to "
             "the plugin, in KUBELET_ROOTDIR and as its volume (with Helm: csi.kubelet.rootDir)",
         )
     made: list[Path] = []

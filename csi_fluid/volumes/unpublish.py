@@ -70,7 +70,7 @@ class Unpublisher:
 
     def _refuse_foreign(self, path: str) -> None:
         """Raise Occupied for a mount nobody published: a source, or neither FUSE nor a pod's."""
-        if targets.look(path).kind is not Kind.MOUNT or kubelet.is_of_volume(path):
+        if targets.look(path).kind is not Kind.MOUNT or kubelet.volume_of(path):
             return
         stack = mountinfo.read().stack(path)
         is_ours = path not in self._store.sources() and any(mount.is_fuse for mount in stack)

@@ -47,13 +47,13 @@ class Users:
         """Yield what stands where kubelet says that the volume is: a mount, dead too, or a link."""
         kubelet = self._kubelet
         points = (mount.mount_point for mount in table)
-        parts = {place: point for point in points if (place := kubelet.sub_path(point))}
+        parts = {volume: point for point in points if (volume := kubelet.sub_path(point))}
         for target in kubelet.targets():
             note = kubelet.note(target)
             if note is None or not note.is_ours or note.volume_id != volume_id:
                 continue
             if table.at(target) or targets.look(target).kind in {Kind.MOUNT, Kind.LINK}:
                 yield target
-            place = kubelet.published(target)
-            if place in parts:
-                yield parts[place]
+            volume = kubelet.published(target)
+            if volume in parts:
+                yield parts[volume]

@@ -15,7 +15,8 @@ from recover.anchors.shelf import Shelf, Variant, unneeded
 from recover.linux import mountinfo, mounts, namespaces, syscalls
 from recover.linux.mountinfo import Mount
 from recover.locks import Locks
-from recover.store import Generation, Store
+from recover.rows import Generation
+from recover.store import Store
 
 _TURN_S = 5.0  # a heal of a source takes milliseconds
 

@@ -31,7 +31,8 @@ from csi_fluid.kube.events import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
 from recover import observer
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests import manifests
 from tests.cluster import objects
 from tests.cluster.cluster import Cluster

@@ -1,10 +1,12 @@
 """Serverless pods on a node without the node plugin: their agents heal them."""
 
+import json
 from typing import Any
 
 import pytest
 
 from tests.cluster.admission import RANDOM_SUFFIX, FluidWebhook
+from tests.cluster.cluster import Cluster
 from tests.cluster.recovery import Recovery
 from tests.cluster.serverless import AGENT, SIDECAR, Serverless, application
 from tests.cluster.waiting import ClusterError, wait_for
@@ -36,7 +38,9 @@ def test_an_application_reads_on_whatever_its_client_does_about_a_dead_mount(
     assert pod.restarts("main") == 1
 
 
-def test_ten_crashes_leave_no_more_than_two_layers_in_the_application(serverless: Serverless):
+def test_ten_crashes_leave_no_more_than_two_layers_in_the_application(
+    cluster: Cluster, serverless: Serverless
+):
     serverless.dataset(environment={"FUSE_DEAD": "stack"})
     pod = serverless.start("app", "demo")
     view = pod.see()
@@ -46,6 +50,17 @@ def test_ten_crashes_leave_no_more_than_two_layers_in_the_application(serverless
         view = pod.await_heal(view)
 
     assert pod.restarts("main") == pod.restarts(AGENT) == 0
+    (row,) = (row for row in status_of(cluster) if f"{pod.namespace}/app" in row["users"])
+    assert (row["state"], row["dataset"]) == ("healthy", f"{pod.namespace}/demo")
+    assert 1 <= row["layers"] <= 2
+    assert row["last_heal"]["ok"]
+
+
+def status_of(cluster: Cluster) -> list[dict[str, Any]]:
+    """Return what `kubectl csi-fluid status` says, in a cluster without the node plugin."""
+    config = f"--kubeconfig={cluster.place.secrets}/admin.conf"
+    said = cluster.enter("kubectl-csi_fluid", "status", "-o", "json", config)
+    return list(json.loads(said))
 
 
 def test_two_datasets_of_a_pod_heal_apart_from_each_other(serverless: Serverless):

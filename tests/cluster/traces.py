@@ -1,8 +1,10 @@
 """What a cluster could leave on the machine: processes, mounts, interfaces, cgroups, files."""
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from tests.cluster.cluster import Cluster
 
@@ -17,18 +19,29 @@ _FOLDERS = (
 class Traces:
     """Finds what there is of one cluster, also after its end; others may run beside it.
 
-    Made before the cluster is up; ``follow`` it once it is.
+    Made before the cluster is up; ``follow`` it once it is; a context manager.
     """
 
     def __init__(self) -> None:
         self._mounts = _mounts()
         self._files = set(_files())
         self._namespace = self._link = self._cgroup = self._folder = ""
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._held.close()
 
     def follow(self, cluster: Cluster) -> None:
-        """Learn by what the cluster's processes, link, cgroups and files are known."""
-        inside = cluster.enter("readlink", "/proc/1/ns/pid")
-        self._namespace = inside.strip()
+        """Learn by what the cluster's processes, link, cgroups and files are known.
+
+        The PID namespace is held, or its number would be given to the next one at once.
+        """
+        self._namespace = cluster.enter("readlink", "/proc/1/ns/pid").strip()
+        pid = next(_pids(self._namespace))
+        self._held.callback(os.close, os.open(f"/proc/{pid}/ns/pid", os.O_RDONLY))
         self._link = f"csif{cluster.node.number}"
         self._cgroup = cluster.place.cgroup
         self._folder = str(cluster.place.folder)
@@ -52,12 +65,16 @@ def _mounts() -> set[str]:
 
 
 def _processes(namespace: str) -> Iterator[str]:
+    for pid in _pids(namespace):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            yield f"{pid} {Path(f'/proc/{pid}/comm').read_text().strip()}"
+
+
+def _pids(namespace: str) -> Iterator[int]:
     for name in filter(str.isdigit, os.listdir("/proc")):
-        try:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
             if os.readlink(f"/proc/{name}/ns/pid") == namespace:
-                yield f"{name} {Path('/proc', name, 'comm').read_text().strip()}"
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
+                yield int(name)
 
 
 def _files() -> Iterator[str]:

@@ -22,7 +22,8 @@ from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
 from recover.locks import Locks
 from recover.parts import Parts
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests.harness import Dataset, Node, Pod, View, until
 
 E = TypeVar("E")

@@ -8,7 +8,7 @@ from typing import Any
 
 from csi_fluid.demo.plugin import Client
 from recover.linux.mountinfo import Mount
-from recover.store import Publication
+from recover.rows import Publication
 from tests.harness import Dataset, Node, Pod, View
 from tests.rpc.serving import Serving, serving
 

@@ -279,14 +279,13 @@ def test_a_container_that_mounts_a_writable_volume_read_only_stays_so(node: Node
 def odd_node(node: Node, request: pytest.FixtureRequest) -> Iterator[Node]:
     kubelet, other = node.machine.kubelet, node.machine.folder("other")
     with contextlib.ExitStack() as ends:
-        match request.param:
-            case "on another mount":
-                programs.run("mount", "-t", "tmpfs", "kubelet", kubelet)
-                programs.run("mount", "--make-shared", kubelet)
-                ends.callback(programs.run, "umount", "-l", kubelet)
-            case "bound twice":
-                programs.run("mount", "--rbind", kubelet, other)
-                ends.callback(programs.run, "umount", "-l", other)
+        if request.param == "on another mount":
+            programs.run("mount", "-t", "tmpfs", "kubelet", kubelet)
+            programs.run("mount", "--make-shared", kubelet)
+            ends.callback(programs.run, "umount", "-l", kubelet)
+        else:
+            programs.run("mount", "--rbind", kubelet, other)
+            ends.callback(programs.run, "umount", "-l", other)
         yield node
 
 

@@ -9,7 +9,7 @@ import pytest
 from csi_fluid.demo import programs
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
-from recover.store import Generation
+from recover.rows import Generation
 from tests.harness import Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown
 

@@ -11,7 +11,7 @@ import pytest
 from csi_fluid.demo import programs
 from recover import observer as told
 from recover.linux import mountinfo
-from recover.store import Generation
+from recover.rows import Generation
 from tests.harness import Daemon, Dataset, DemoError, Node, Propagation, until
 from tests.privileged.healing import Healing, Trap, healing, shown, whole
 from tests.privileged.watching import GONE, Watch

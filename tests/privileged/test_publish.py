@@ -17,7 +17,8 @@ import pytest
 
 from csi_fluid.demo import programs
 from recover.linux import mountinfo
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests.harness import Container, Daemon, Dataset, Node, pause, until
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal

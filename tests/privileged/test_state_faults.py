@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from recover.store import Heal, Publication, Store
+from recover.rows import Heal, Publication
+from recover.store import Store
 
 WRITER = """
 import sys
 from pathlib import Path
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 store = Store.open(Path(sys.argv[1]))
 number = 0
 while True:

@@ -23,7 +23,8 @@ from csi_fluid._pb import csi_pb2
 from csi_fluid.cli import VERBS
 from csi_fluid.demo.plugin import Client, Volume
 from csi_fluid.demo.waiting import until
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own threads out of the count
 
 COMMAND = (sys.executable, "-m", "csi_fluid")

@@ -9,7 +9,7 @@ import grpc
 import pytest
 
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
-from recover.store import Publication
+from recover.rows import Publication
 from tests.rpc.serving import Serving, capability, refusal, serving
 
 GIB = 2**30

@@ -1,6 +1,12 @@
 """`kubectl csi-fluid` against a server that answers as the API server does, up to 1,000 nodes."""
 
 import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -186,6 +192,25 @@ def test_a_thousand_nodes_are_asked_side_by_side(fleet: Fleet, capsys: pytest.Ca
     assert time.monotonic() - begun < 50
 
 
+def test_the_table_can_be_watched_while_the_api_server_comes_and_goes(fleet: Fleet):
+    fleet.add("node-a", dataset())
+    fleet.server.stop()
+    command = (sys.executable, "-c", "from csi_fluid import kubectl; kubectl.main()")
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as screen:
+        words = ("status", "--watch", f"--kubeconfig={fleet.config}")
+        watch = subprocess.Popen((*command, *words), stdout=theirs)
+        os.close(theirs)
+        shown = b""
+        while b"does not answer" not in shown:
+            shown += screen.read(4096)
+        fleet.server.start()
+        while b"default/demo" not in shown:
+            shown += screen.read(4096)
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(20) == 0
+
+
 # ---- Rights
 
 
@@ -223,6 +248,25 @@ def test_who_may_not_run_commands_is_told_so_for_each_node(
     shown = capsys.readouterr().out
     assert "you may not create pods/exec in namespace fluid-system" in shown
     assert "resources: [pods/exec], verbs: [create]}" in shown
+
+
+def test_who_may_look_at_the_plugins_alone_sees_the_nodes(
+    fleet: Fleet, capsys: pytest.CaptureFixture[str]
+):
+    def refuse(handler: Any) -> bool:
+        is_cluster_wide: bool = handler.path.startswith("/api/v1/pods")
+        if is_cluster_wide:
+            handler.answer(403, {"kind": "Status", "message": "forbidden"})
+        return is_cluster_wide
+
+    fleet.add("node-a", dataset())
+    fleet.server.fault = refuse
+
+    assert fleet.main("status") == 0
+
+    shown = capsys.readouterr().out
+    assert re.search(r"default/demo +node-a +healthy", shown)
+    assert "serverless pods: you may not list pods; a ClusterRole with this rule" in shown
 
 
 def test_a_cluster_without_the_plugin_says_where_it_was_looked_for(

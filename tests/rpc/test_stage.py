@@ -17,7 +17,7 @@ from csi_fluid.kube.cluster import Cluster
 from csi_fluid.kube.helper import Helper
 from csi_fluid.volumes import targets
 from recover.errors import Busy
-from recover.store import Publication
+from recover.rows import Publication
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, NODE, ApiServer
 from tests.rpc.serving import Serving, capability, refusal, serving

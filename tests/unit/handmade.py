@@ -11,7 +11,7 @@ from recover.anchors.shelf import Shelf, Variant
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.store import Generation, Publication
+from recover.rows import Generation, Publication
 
 HOME, POD, OTHER_POD = Namespace(100, 1), Namespace(200, 22), Namespace(300, 33)
 SOURCE = "/runtime-mnt/x/ns/demo/x-fuse"

@@ -13,7 +13,7 @@ from recover.linux import fuse, mounts, probe
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.look import View
-from recover.store import Publication
+from recover.rows import Publication
 
 DEV = "0:61"
 ROW = Publication("/pods/a/mount", "v", "/s")

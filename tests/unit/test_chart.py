@@ -211,6 +211,8 @@ def test_another_directory_of_kubelet_is_meant_everywhere():
     assert "/runtime-mnt" not in str(daemonset)
     assert found.endpoint == f"unix:{found.registration}"
     assert found.endpoint.startswith("unix:/data/kubelet/")
+    within = config.settle({}, environment(daemonset))  # `kubectl exec ... csi-fluid status`
+    assert (within.endpoint, within.kubelet_root) == (found.endpoint, "/data/kubelet")
 
 
 def test_a_node_whose_etc_cannot_be_written_to_needs_nothing_of_it():
@@ -218,6 +220,14 @@ def test_a_node_whose_etc_cannot_be_written_to_needs_nothing_of_it():
 
     assert "updatedb" not in str(daemonset)
     assert not [word for word in container(daemonset)["args"] if word.startswith("--prune")]
+
+
+def test_certificates_of_ones_own_take_the_place_of_the_webhooks():
+    objects = manifests.charted(*WEBHOOK, "webhook.certificateSecret=mine")
+    deployment = manifests.one(objects, "Deployment")
+
+    assert "--cert-dir=/certificates" in container(deployment)["args"]
+    assert {"Secret", "Role", "RoleBinding"}.isdisjoint({each["kind"] for each in objects})
 
 
 def test_another_namespace_is_meant_everywhere():

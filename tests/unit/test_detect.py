@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from recover import detect
 from recover.detect import Copy, Origin
 from recover.linux.mountinfo import DELETED, Mount, MountTable
-from recover.store import Publication
+from recover.rows import Publication
 from tests.unit.handmade import DEAD, FOREIGN, HOME, LIVE, OLDER, SOURCE, generation, mount, table
 
 NOTHING: frozenset[str] = frozenset()

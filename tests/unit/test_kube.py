@@ -16,7 +16,7 @@ from csi_fluid.kube.objects import Name
 from csi_fluid.kube.queue import Queue, Rates, Waiting
 from csi_fluid.kube.wire import Answer, Request
 from csi_fluid.volumes import generation
-from recover.store import Publication
+from recover.rows import Publication
 
 NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,60}[a-z0-9])?", fullmatch=True)
 UID = "7f3c9d0e-8f1e-4a55-9d0c-1f2e3d4c5b6a"

@@ -9,7 +9,7 @@ import pytest
 
 from csi_fluid import driver, kubelet
 from csi_fluid.kubelet import Kubelet
-from recover.layout import Note, Place
+from recover.layout import Note, PodVolume
 
 KUBELET = Kubelet()
 TARGET = "/var/lib/kubelet/pods/u1/volumes/kubernetes.io~csi/pv/mount"
@@ -37,10 +37,10 @@ def noted(content: dict[str, object]) -> Note | None:
 # Paths
 
 
-def test_a_sub_path_bind_belongs_to_the_target_with_the_equal_place():
-    place = Place("/var/lib/kubelet/pods", "u1", "pv")
+def test_a_sub_path_bind_belongs_to_the_target_of_its_volume():
+    volume = PodVolume("/var/lib/kubelet/pods", "u1", "pv")
 
-    assert KUBELET.published(TARGET) == KUBELET.sub_path(BIND) == place
+    assert KUBELET.published(TARGET) == KUBELET.sub_path(BIND) == volume
     assert (KUBELET.published(BIND), KUBELET.sub_path(TARGET)) == (None, None)
     assert KUBELET.target("u1", "pv") == TARGET
 
@@ -48,7 +48,7 @@ def test_a_sub_path_bind_belongs_to_the_target_with_the_equal_place():
 @pytest.mark.parametrize("ask", [KUBELET.published, KUBELET.sub_path])
 @pytest.mark.parametrize("path", [TARGET, BIND])
 def test_the_paths_of_another_kubelet_are_not_this_ones(
-    ask: Callable[[str], Place | None], path: str
+    ask: Callable[[str], PodVolume | None], path: str
 ):
     assert ask(path.replace("/var/lib", "/data")) is None
     assert ask(path.replace("/pods/", "/pods/x/pods/")) is None
@@ -57,7 +57,7 @@ def test_the_paths_of_another_kubelet_are_not_this_ones(
 def test_names_may_have_any_character_but_a_slash():
     odd = TARGET.replace("u1", "u\n1").replace("pv", "p v~")
 
-    assert KUBELET.published(odd) == Place("/var/lib/kubelet/pods", "u\n1", "p v~")
+    assert KUBELET.published(odd) == PodVolume("/var/lib/kubelet/pods", "u\n1", "p v~")
 
 
 def test_what_is_mounted_in_a_pod_is_known_below_any_kubelet():
@@ -68,17 +68,16 @@ def test_what_is_mounted_in_a_pod_is_known_below_any_kubelet():
     assert not any(KUBELET.is_in_pod(path) for path in ("/mnt", "/var/lib/kubelet/pods2/x"))
 
 
-def test_its_directory_holds_what_lies_below_it():
-    assert KUBELET.holds("/var/lib/kubelet/plugins/x")
-    assert not KUBELET.holds("/var/lib/kubelet")
-    assert not KUBELET.holds("/var/lib/kubelet2/x")
+def test_the_directory_of_a_kubelet_is_known_from_a_path_in_a_volume():
+    assert kubelet.root_of(TARGET) == "/var/lib/kubelet"
+    assert kubelet.root_of(TARGET.replace("/var/lib", "/data")) == "/data/kubelet"
+    assert kubelet.root_of(BIND) == kubelet.root_of("/mnt") == ""
 
 
 def test_a_slash_at_the_end_of_the_root_changes_nothing():
     slashed = Kubelet("/var/lib/kubelet/")
 
     assert slashed.published(TARGET) == KUBELET.published(TARGET)
-    assert slashed.holds("/var/lib/kubelet/plugins")
 
 
 def test_another_drivers_socket_is_at_its_own_place():

@@ -17,7 +17,8 @@ from csi_fluid.metrics.server import Server
 from csi_fluid.metrics.values import Values
 from recover import observer as told
 from recover.linux.probe import Prober
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 A = Publication("/t/a", "v", "/s")
 B = Publication("/t/b", "v", "/s")

@@ -237,6 +237,16 @@ def test_the_mounts_of_superblocks_are_found():
     assert table.of_superblocks(frozenset()) == ()
 
 
+def test_an_excerpt_has_what_stands_on_the_mounts_that_count():
+    chosen = mountinfo.excerpt(NODE, frozenset({"0:22"}))
+
+    assert ids(chosen.mounts) == [35, 41]
+
+
+def test_an_excerpt_of_superblocks_that_are_not_there_is_empty():
+    assert mountinfo.excerpt(NODE, frozenset({"0:5", "55"})).mounts == ()
+
+
 # Round trips: `escape` writes as the kernel does (fs/proc_namespace.c mangle).
 
 HOSTILE = st.one_of(
@@ -290,6 +300,32 @@ def test_any_mount_survives_the_way_through_a_line(written, escaped):
     data = b"".join(line_of(mount, escaped) for mount in written)
 
     assert mountinfo.parse(data).mounts == tuple(written)
+
+
+@given(st.data())
+def test_an_excerpt_is_what_parse_gives_for_these_and_all_that_stands_on_them(data):
+    devs = ["0:5", "0:55", "5:5", "0:6"]
+    numbers = data.draw(st.permutations(range(1, 9)))
+    written = [
+        data.draw(mounts())._replace(
+            mnt_id=number,
+            parent_id=data.draw(st.sampled_from([0, *numbers])),
+            dev=data.draw(st.sampled_from(devs)),
+        )
+        for number in numbers[: data.draw(st.integers(0, 8))]
+    ]
+    wanted = frozenset(data.draw(st.sets(st.sampled_from(devs))))
+    table = mountinfo.parse(b"".join(map(line_of, written)))
+
+    found = {mount.mnt_id for mount in table.of_superblocks(wanted)}
+    rest = [*found]
+    while rest:
+        above = {mount.mnt_id for mount in table.children.get(rest.pop(), ())} - found
+        found |= above
+        rest += above
+
+    excerpt = mountinfo.excerpt(b"".join(map(line_of, written)), wanted)
+    assert excerpt.mounts == tuple(mount for mount in table if mount.mnt_id in found)
 
 
 @given(st.data())

@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from recover import policy
 from recover.policy import Backoff
-from recover.store import Publication
+from recover.rows import Publication
 
 READ_ONLY = Publication("/r", "v", "/src")
 WRITABLE = Publication("/w", "v", "/src", read_only=False)

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
 from csi_fluid.rpc import requests, status
-from recover.store import Publication
+from recover.rows import Publication
 
 Mode = csi_pb2.VolumeCapability.AccessMode
 SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"

@@ -10,7 +10,7 @@ from rich.console import Console
 from csi_fluid.cli import status, times, words
 from recover.anchors.plan import Leave
 from recover.linux.namespaces import Namespace
-from recover.store import Heal, Publication
+from recover.rows import Heal, Publication
 from recover.survey import SourceReport, State
 
 NOW = 1_000_000.0

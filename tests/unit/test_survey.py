@@ -18,7 +18,8 @@ from recover.linux.namespaces import Namespace
 from recover.linux.probe import Answer, Reply
 from recover.look import View
 from recover.policy import Strategy
-from recover.store import Generation, Heal, Publication, Store
+from recover.rows import Generation, Heal, Publication
+from recover.store import Store
 from recover.survey import SourceReport, State
 
 HOME = Namespace(100, 1)

@@ -6,7 +6,7 @@ import pytest
 
 from csi_fluid import telling
 from recover import observer as told
-from recover.store import Publication
+from recover.rows import Publication
 
 A = Publication("/pods/a/mount", "v", "/s", runtime_namespace="ns", runtime_name="demo")
 B = Publication("/pods/b/mount", "v", "/s", pod_namespace="ns", pod_name="pod-b")

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from csi_fluid.kubelet import Kubelet
 from csi_fluid.volumes.users import Users
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 
 SOURCE = "/runtime-mnt/jindo/default/demo/jindofs-fuse"
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -220,11 +221,16 @@ def test_a_dataset_is_bound_and_its_client_runs_where_the_label_is(
         fluid.remove(spec)
 
 
-def test_a_cluster_that_was_taken_down_leaves_nothing():
+@pytest.fixture
+def traces() -> Iterator[Traces]:
+    with Traces() as made:
+        yield made
+
+
+def test_a_cluster_that_was_taken_down_leaves_nothing(traces: Traces):
     """Bring a second cluster up beside the first, with a pod and a dead FUSE mount, and end it."""
     second = Cluster("test-second")
     second.down()
-    traces = Traces()
     second.up()
     traces.follow(second)
     start_fuse(second, "default")

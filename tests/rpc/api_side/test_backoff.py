@@ -10,7 +10,8 @@ from csi_fluid import telling
 from csi_fluid.demo.waiting import until
 from csi_fluid.kube import calls
 from recover import observer
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from tests.harness.apiserver import ACCOUNT, NODE
 from tests.rpc.api_side.world import ROW, World
 from tests.unit.test_kube import fuse_pod

@@ -11,7 +11,7 @@ import pytest
 from csi_fluid import telling
 from csi_fluid.demo.waiting import until
 from csi_fluid.kube.subjects import Subjects
-from recover.store import Publication
+from recover.rows import Publication
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, KUBELET, NODE
 from tests.rpc.api_side.world import ROW, TARGET, World, soon

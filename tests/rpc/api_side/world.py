@@ -9,7 +9,7 @@ from csi_fluid.kube.events import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
 from csi_fluid.kube.wire import Answer, Request
-from recover.store import Publication
+from recover.rows import Publication
 from tests.harness.apiserver import NODE, ApiServer
 
 TARGET = "/var/lib/kubelet/pods/u-app/volumes/kubernetes.io~csi/ns-demo/mount"

@@ -9,8 +9,9 @@ from csi_fluid.kubelet import Kubelet
 from csi_fluid.mountroot import MountRoot
 from recover import adopt
 from recover.adopt import Found
-from recover.layout import Dataset, Layout, Note, Place
-from recover.store import Publication, Store
+from recover.layout import Dataset, Layout, Note, PodVolume
+from recover.rows import Publication
+from recover.store import Store
 from tests.unit.adopt.nodes import (
     GLOBAL,
     KUBELET,
@@ -176,17 +177,14 @@ class Shelf:
 
     root = "/fuse"
 
-    def published(self, path: str) -> Place | None:
+    def published(self, path: str) -> PodVolume | None:
         volume, at, pod = path.removeprefix("/shelf/").partition("@")
-        return Place("/shelf", pod, volume) if path.startswith("/shelf/") and at else None
+        return PodVolume("/shelf", pod, volume) if path.startswith("/shelf/") and at else None
 
-    def sub_path(self, path: str) -> Place | None:
+    def sub_path(self, path: str) -> PodVolume | None:
         return None
 
     def is_in_pod(self, path: str) -> bool:
-        return self.holds(path)
-
-    def holds(self, path: str) -> bool:
         return path.startswith("/shelf/")
 
     def note(self, target: str) -> Note | None:

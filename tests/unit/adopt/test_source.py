@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from recover.store import Generation, Publication, Store
+from recover.rows import Generation, Publication
+from recover.store import Store
 from tests.unit.adopt.nodes import (
     GLOBAL,
     KUBELET,

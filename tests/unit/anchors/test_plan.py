@@ -12,7 +12,7 @@ from recover.anchors.plan import Attach, Bare, Bring, Case, Cover, Drop, Leave, 
 from recover.anchors.shelf import Variant, unneeded
 from recover.detect import Copy
 from recover.linux.mounts import Attributes
-from recover.store import Publication
+from recover.rows import Publication
 from tests.unit.handmade import (
     DEAD,
     HOME,

@@ -9,7 +9,7 @@ from recover.anchors import anchor
 from recover.anchors.anchor import KEPT, Key
 from recover.anchors.shelf import Shelf, Variant, unneeded
 from recover.linux.mounts import Attributes
-from recover.store import Publication
+from recover.rows import Publication
 from tests.unit.handmade import NUMBER, RO, RW, RW_RECOVER, SHELF, publication, publications
 
 INNER = st.text("ab/-é\n \udcff", max_size=6)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from hypothesis import HealthCheck, settings
 
-from recover.store import Generation, Heal, Publication, Store
+from recover.rows import Generation, Heal, Publication
+from recover.store import Store
 
 SHARED_TMP = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -36,3 +37,8 @@ def edit(script: str):
             db.executescript(script)
 
     return change
+
+
+def dump(path: Path) -> list[str]:
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        return list(db.iterdump())

@@ -1,24 +1,16 @@
 """The file: who may read it, when it is written, who reads it meanwhile."""
 
-import contextlib
 import os
-import sqlite3
 import stat
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from recover.store import Store
-from tests.unit.store.rows import heal, opened, publication
-
-
-def dump(path: Path) -> list[str]:
-    with contextlib.closing(sqlite3.connect(path)) as db:
-        return list(db.iterdump())
+from tests.unit.store.rows import dump, heal, opened, publication
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o777])

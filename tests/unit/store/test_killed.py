@@ -13,7 +13,8 @@ from tests.unit.store.rows import opened, publication
 WRITER = """
 import sys
 from pathlib import Path
-from recover.store import Heal, Publication, Store
+from recover.rows import Heal, Publication
+from recover.store import Store
 store = Store.open(Path(sys.argv[1]))
 assert store.problem == "", store.problem
 number = 1 + max((int(p.target) for p in store.publications()), default=-1)

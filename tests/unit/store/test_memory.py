@@ -9,7 +9,8 @@ from pathlib import Path
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from recover.store import KEPT_HEALS, Generation, Heal, Publication, Store, Volume
+from recover.rows import Generation, Heal, Publication, Volume
+from recover.store import KEPT_HEALS, Store
 from tests.unit.store.rows import SHARED_TMP, generation, heal, opened, publication
 
 

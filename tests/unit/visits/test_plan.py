@@ -12,7 +12,7 @@ from recover.anchors.shelf import Variant
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
-from recover.store import Publication
+from recover.rows import Publication
 from recover.visits import plan
 from recover.visits.plan import Case, Kin, Part, Peel, Step, Swap
 from tests.unit.handmade import (

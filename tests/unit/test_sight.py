@@ -1,13 +1,10 @@
-"""Where anchors are, which ones a mount table shows, and which of them are behind."""
+"""A mount point beside a FUSE sidecar: its folder, who answers, which anchors are behind."""
 
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
-from recover.anchors import anchor
 from recover.anchors.anchor import Anchor
-from recover.linux.mountinfo import Mount, MountTable
+from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Reply
 from recover.serverless import place as places
 from recover.serverless.place import Place
@@ -29,39 +26,6 @@ def test_anchors_are_kept_beside_the_mount_point_for_each_pod():
     assert str(PLACE.folder) == "/jfs/.csi-fluid/demo-app/fuse"
     assert PLACE.node == places.node_of("/jfs/fuse")
     assert PLACE.turn != PLACE.node
-
-
-@pytest.mark.parametrize(
-    ("path", "is_one"),
-    [
-        ("/jfs/.csi-fluid/demo-app/fuse/1", True),
-        ("/runtime-mnt/jindo/a/b/.csi-fluid/other/fuse/7", True),
-        ("/jfs/fuse", False),
-        ("/data/csi-fluid/x", False),
-    ],
-)
-def test_an_anchor_is_known_by_its_path_in_any_namespace(path: str, is_one: bool):
-    assert anchor.is_anchor(path) is is_one
-
-
-def test_anchors_are_found_in_their_order_with_all_that_is_on_them():
-    table = MountTable(
-        [
-            ROOT,
-            fuse(5, at("10"), "0:10"),
-            fuse(2, at("2"), "0:2"),
-            fuse(3, at("2"), "0:10", on=2),
-            fuse(4, at("view"), "0:2"),
-            fuse(6, "/jfs/.csi-fluid/other-pod/fuse/1", "0:2"),
-        ]
-    )
-
-    found = anchor.find(table, PLACE.folder)
-
-    assert [(a.path, a.base.dev, a.top.dev) for a in found] == [
-        (at("2"), "0:2", "0:10"),
-        (at("10"), "0:10", "0:10"),
-    ]
 
 
 def sight(*anchors: Anchor, lower: tuple[Mount, ...] = ()) -> Sight:
