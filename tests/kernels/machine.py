@@ -111,7 +111,7 @@ class Machine:
 
     def _qemu(self, folder: Path) -> list[str]:
         memory = f"memory-backend-memfd,id=memory,size={_MEMORY},share=on"  # as virtiofs needs it
-        words = f"console=ttyS0 panic=-1 quiet mitigations=off tsc=unstable {self.append}"
+        words = f"console=ttyS0 panic=-1 quiet mitigations=off tsc=unstable no_timer_check {self.append}"
         shares = [
             word
             for tag in ("root", "out")
