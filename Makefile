@@ -2,7 +2,7 @@
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench coverage runtime unit rpc privileged debug sanity
-.PHONY: cluster-up cluster-down test-cluster kubectl image backoff pictures fmt proto install clean _python _tools _cluster
+.PHONY: cluster-up cluster-down test-cluster test-kernels kubectl image backoff pictures fmt proto install clean _python _tools _kernels _cluster
 
 DAEMON ?= bindfs
 PYTHON ?= python3
@@ -49,8 +49,12 @@ unit: _python ## Run the tests that need no kernel
 rpc: _python ## Run the tests of the real server on a unix socket
 	@$(pytest) tests/rpc
 
-privileged: _python _tools ## Run the tests on the real kernel with real FUSE daemons
-	@$(pytest) tests/privileged
+privileged: _python _tools $(if $(KERNEL),_kernels) ## Run the tests on the real kernel with real FUSE daemons (KERNEL=5.10: on that one)
+	@$(if $(KERNEL),$(py) -m tests.kernels test --kernel=$(KERNEL) -- $(ARGS),$(pytest)) tests/privileged
+
+test-kernels: _python _tools _kernels ## Run them on each of the other kernels, and write docs/kernels.md
+	@.ci/setup csi-sanity
+	@$(py) -m tests.kernels test --write -- $(ARGS) tests/privileged tests/sanity
 
 debug: _python _tools ## Run privileged tests in one sandbox on this terminal (ARGS="-k NAME --pdb")
 	@$(py) -m tests tests/privileged $(ARGS)
@@ -99,6 +103,9 @@ _python:
 
 _tools:
 	@.ci/setup tools
+
+_kernels:
+	@.ci/setup kernels
 
 _cluster:
 	@.ci/setup cluster

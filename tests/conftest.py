@@ -15,7 +15,7 @@ from tests import sandbox
 
 FOLDER = Path(__file__).parent
 SANDBOXED = ("privileged", "sanity")
-KINDS = ("unit", "rpc", "cluster", *SANDBOXED)
+KINDS = ("unit", "rpc", "cluster", "kernels", *SANDBOXED)
 CLUSTER_TIMEOUT_S = 180  # the first test of a session waits for the cluster, and its images
 
 BEFORE = pytest.StashKey[sandbox.Traces]()

@@ -52,15 +52,17 @@ WITHOUT_PLUGIN = (  # on a cluster of their own: the node plugin comes and goes 
     "tests/cluster/test_serverless_walkthrough.py",
     "tests/cluster/test_webhook.py",
 )
+SLOW = ("privileged", "sanity", "cluster", "kernels")
 LANES = (
     (
         Part(
             "quick",
             ("tests",),
-            without=("tests/privileged", "tests/sanity", "tests/cluster"),
+            without=tuple(f"tests/{name}" for name in SLOW),
             needs=("helm",),
         ),
         Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
+        Part("kernels", ("tests/kernels",), needs=("kernels",)),
     ),
     (Part("privileged", ("tests/privileged",)),),
     (Part("cluster", ("tests/cluster",), without=WITHOUT_PLUGIN, needs=("cluster",)),),

@@ -78,6 +78,13 @@ class Clone:
             self._scratch.move_to(place_fd)
             self.hide()
 
+    def passing_on(self, late: Sequence["Nested"]) -> tuck.PassOn:
+        """Return how the copy gets beneath a mount where it cannot be attached there."""
+        if self._scratch is not None:
+            nest(late)
+            return self._scratch.pass_on
+        return tuck.of_detached(self.fd, (lambda: nest(late)) if late else None)
+
     def hide(self) -> None:
         """Stand nowhere, if this is not to be attached (any more); it keeps its superblock."""
         scratch, self._scratch = self._scratch, None
@@ -266,11 +273,11 @@ def _put_beneath(
     clone: Clone, top: int, dead: Mount, root_fd: int, late: Sequence["Nested"]
 ) -> int:
     """Return the id of what was put there if it is shared as no copy should be, else 0."""
-    if facilities.has("move_mount_beneath") or not can_detach():
+    if can_detach() and facilities.has("move_mount_beneath"):
         attach(clone, top, beneath=True, about=dead.mount_point)
         nest(late)
         return 0
-    return tuck.beneath(clone.fd, dead, root_fd, (lambda: nest(late)) if late else None)
+    return tuck.beneath(clone.passing_on(late), dead, root_fd)
 
 
 def _withdraw(mnt_id: int, replaced: Mount, root_fd: int) -> None:

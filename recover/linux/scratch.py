@@ -13,8 +13,9 @@ import os
 import tempfile
 from pathlib import Path
 
-from recover.linux import attributes, procself, syscalls, workshop
+from recover.linux import attributes, procself, syscalls, tuck, workshop
 from recover.linux.attributes import Attributes
+from recover.linux.procself import closing
 
 _PREFIX = "csi-fluid-scratch-"
 
@@ -62,6 +63,19 @@ class Scratch:
             raise OSError(errno.ENOSYS, "without move_mount(2) no mount gets into a container")
         source, target = procself.path(self.fd), procself.path(place_fd)
         syscalls.mount(source, target, "", syscalls.MS_MOVE)
+
+    def pass_on(self, folder_fd: int, name: str) -> None:
+        """Mount the copy on a name in a peer of a folder's mount: see tuck.py."""
+        peer = self._folder / "tmpfs" / "peer"
+        peer.mkdir()
+        _bind(folder_fd, peer)
+        with closing(os.open(peer, os.O_PATH | os.O_CLOEXEC)) as fd:
+            try:
+                with closing(tuck.open_place(fd, name)) as place:
+                    self.move_to(place)
+            finally:  # first: what is taken off a peer is taken off its peers too
+                attributes.set_propagation(fd, "private", recursive=True)
+                syscalls.umount2(str(peer), syscalls.MNT_DETACH)
 
     def close(self) -> None:
         """Remove the scratch, and the copy if it still stands there; the descriptor stays open."""

@@ -16,43 +16,55 @@ from recover.linux.procself import closing
 
 _COPY = syscalls.OPEN_TREE_CLONE | syscalls.OPEN_TREE_CLOEXEC | syscalls.AT_EMPTY_PATH
 _EMPTY = syscalls.MOVE_MOUNT_F_EMPTY_PATH | syscalls.MOVE_MOUNT_T_EMPTY_PATH
-_INSIDE = resolve.NO_LINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
 
 
-def beneath(
-    copy_fd: int, dead: Mount, root_fd: int, fill: Callable[[], object] | None = None
-) -> int:
-    """Put a detached copy beneath a mount; return its id if it is shared only by that, else 0.
+PassOn = Callable[[int, str], None]
+"""Mounts a copy on a name in a peer of a folder's mount, which then is no peer any more."""
 
-    fill is called when mounts can be attached inside the copy, if there are such.  Raises OSError,
-    EINVAL where this cannot be done.
+
+def beneath(pass_on: PassOn, dead: Mount, root_fd: int) -> int:
+    """Put a copy beneath a mount; return its id if it is shared only by that, else 0.
+
+    Raises OSError, EINVAL where this cannot be done.
     """
     parent = mountinfo.here().by_id.get(dead.parent_id)
     if parent is None or procself.is_locked():
         raise _impossible(dead.mount_point)
     above, name = os.path.split(dead.mount_point)
     with _opened(above, parent, root_fd) as folder, _shared(parent, root_fd):
-        with closing(syscalls.open_tree(folder, "", _COPY)) as peer:
-            workshop.run(lambda: _pass_on(copy_fd, peer, name, fill))
+        pass_on(folder, name)
         below = _between(dead, parent)
     return 0 if parent.shared else below
 
 
-def _pass_on(copy_fd: int, peer: int, name: str, fill: Callable[[], object] | None) -> None:
-    with (
-        closing(os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)) as root,
-        closing(_filled(copy_fd, root, fill) if fill else os.dup(copy_fd)) as copy,
-    ):
-        syscalls.move_mount(peer, "", root, "", _EMPTY)
-        with closing(resolve.open_at(peer, name, _INSIDE)) as place:
+def of_detached(copy_fd: int, fill: Callable[[], object] | None) -> PassOn:
+    """Return how a detached copy is passed on; fill attaches what it takes only when it stands."""
+
+    def pass_on(folder: int, name: str) -> None:
+        with closing(syscalls.open_tree(folder, "", _COPY)) as peer:
+            workshop.run(lambda: _mount_on(copy_fd, peer, name, fill))
+
+    return pass_on
+
+
+def _mount_on(copy_fd: int, peer: int, name: str, fill: Callable[[], object] | None) -> None:
+    with closing(_filled(copy_fd, fill) if fill else os.dup(copy_fd)) as copy:
+        workshop.stand(peer)
+        with closing(open_place(peer, name)) as place:
             syscalls.move_mount(copy, "", place, "", _EMPTY)
     # Nobody's peer any more: what is made a slave or private again must not hang off this one.
     attributes.set_propagation(peer, "private", recursive=True)
 
 
-def _filled(copy_fd: int, root: int, fill: Callable[[], object]) -> int:
+def open_place(peer: int, name: str) -> int:
+    """Return the place of that name in a peer itself; raises OSError."""
+    rules = resolve.NO_LINKS | syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_XDEV
+    return resolve.open_at(peer, name, rules)
+
+
+def _filled(copy_fd: int, fill: Callable[[], object]) -> int:
     """Return the copy with what is put inside it, which it takes only while it stands somewhere."""
-    syscalls.move_mount(copy_fd, "", root, "", _EMPTY)
+    workshop.stand(copy_fd)
     fill()
     return syscalls.open_tree(copy_fd, "", _COPY | syscalls.AT_RECURSIVE)
 

@@ -1,9 +1,4 @@
-"""Run this checkout under other kernels, which `.ci/setup kernels` fetches.
-
-python -m tests.kernels run 5.10 .venv/bin/csi-fluid doctor
-python -m tests.kernels test --kernel=5.10 tests/privileged/test_mounts.py
-python -m tests.kernels test --write tests/privileged tests/sanity
-"""
+"""Run this checkout under other kernels, which `.ci/setup kernels` fetches."""
 
 import argparse
 import os
@@ -14,6 +9,9 @@ from pathlib import Path
 
 from tests.kernels import machine, matrix
 
+_EXAMPLES = """\
+  python -m tests.kernels run 5.10 .venv/bin/csi-fluid doctor
+  python -m tests.kernels test --kernel=5.10 -- -k subpath tests/privileged"""
 _TIMEOUT_S = 7200.0
 _HANDED_ON = ("CSI_FLUID_REFUSE",)
 
@@ -24,6 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         "python -m tests.kernels",
         description=__doc__,
+        epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
@@ -31,15 +30,15 @@ def main() -> int:
     run = verbs.add_parser("run", help="run a command under one kernel")
     run.add_argument("kernel", choices=names)
     run.add_argument("command", nargs=argparse.REMAINDER)
-    test = verbs.add_parser("test", help="run tests under kernels; by default what CI runs")
+    test = verbs.add_parser("test", help="run pytest under kernels; without words on what CI runs")
     test.add_argument("--kernel", action="append", choices=names, help="one of them (default: all)")
     test.add_argument("--write", action="store_true", help=f"write {matrix.TABLE.name}")
     test.add_argument("tests", nargs="*", default=matrix.QUICK)
-    given, options = parser.parse_known_args()
+    given = parser.parse_args()
     variables = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     if given.verb == "run":
         return _run(given.kernel, given.command, variables)
-    return _test(given.kernel or names, [*given.tests, *options], variables, write=given.write)
+    return _test(given.kernel or names, given.tests, variables, write=given.write)
 
 
 def _run(name: str, command: list[str], variables: dict[str, str]) -> int:

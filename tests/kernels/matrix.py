@@ -25,7 +25,7 @@ PARTS = {
     "many crashes": ("layers", "heal_crashes", "heal_restarts", "invariants"),
     "kill -9 of the plugin": ("heal_killed", "agent_killed", "state_faults"),
     "wake-ups, hung daemons": ("wakeups", "heal_hung", "abort"),
-    "csi-sanity": ("sanity",),
+    "csi-sanity": ("csi_sanity",),
 }
 OTHERS = "the rest"
 
@@ -35,7 +35,11 @@ QUICK = (
     "tests/privileged/test_publish.py::test_a_volume_is_shown_and_recorded",
     "tests/privileged/test_publish.py::test_a_sub_path_shows_only_itself",
     "tests/privileged/test_publish.py::test_a_read_only_volume_is_so_everywhere_from_the_first_instant",
-    "tests/privileged/test_mounts.py",
+    "tests/privileged/test_mounts.py::test_a_first_bind_keeps_the_flags_of_its_source_and_adds_its_own",
+    "tests/privileged/test_mounts.py::test_a_clone_propagates_as_was_asked_for",
+    "tests/privileged/test_mounts.py::test_a_swap_leaves_one_layer_however_many_there_were",
+    "tests/privileged/test_mounts.py::test_covered_mounts_can_be_asked_and_stay_where_they_are",
+    "tests/privileged/test_mounts.py::test_a_mount_may_be_put_in_late",
     "tests/privileged/test_layers.py::test_no_copy_has_more_than_two_layers_after_any_number_of_crashes[3]",
 )
 

@@ -19,6 +19,7 @@ from csi_fluid.demo import programs
 from recover.linux import mountinfo
 from recover.rows import Publication
 from recover.store import Store
+from tests import sandbox
 from tests.harness import Container, Daemon, Dataset, Node, pause, until
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal
@@ -594,6 +595,7 @@ def test_a_bind_stays_a_bind_when_the_method_changes(on: Publishing, data: Datas
 
 def test_a_publish_does_not_read_the_mount_table(on: Publishing, data: Dataset, workdir: Path):
     """Its cost must not grow with the number of mounts; the first one of a generation reads it."""
+    sandbox.require("statx_mnt_id_unique", "mount_setattr")
     many = workdir / "many"
     (many / "deep").mkdir(parents=True)
     programs.run("mount", "-t", "tmpfs", "--make-private", "many", many)

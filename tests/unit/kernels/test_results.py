@@ -1,0 +1,41 @@
+"""What the tests on other kernels write down, and the table that is made of it."""
+
+from tests.kernels import machine, matrix
+from tests.kernels.results import Result
+
+FILE = "tests/privileged/test_publish.py"
+
+
+def result(name: str, outcome: str = "passed") -> Result:
+    return Result(name, outcome, 1.0)
+
+
+def test_a_part_has_its_counts_and_a_kernel_its_column():
+    old = (result(f"{FILE}::a"), result(f"{FILE}::b", "failed"), result(f"{FILE}::c", "skipped"))
+    new = (result(f"{FILE}::a"), result("tests/privileged/test_unheard.py::x"))
+
+    assert matrix.table({"5.10": old, "6.1": new}).splitlines() == [
+        "|  | 5.10 | 6.1 |",
+        "| --- | --- | --- |",
+        "| publish, unpublish | 1 passed, 1 failed, 1 skipped | 1 passed |",
+        "| the rest |  | 1 passed |",
+    ]
+    assert matrix.failures({"5.10": old, "6.1": new}) == ["5.10: privileged/test_publish.py::b"]
+
+
+def test_what_a_test_recorded_has_a_row_of_its_own():
+    many = Result("tests/privileged/test_layers.py::x", "passed", 1.0, {"layers subPath": 1})
+
+    assert "| layers subPath | 1 |" in matrix.table({"6.1": [many]})
+
+
+def test_every_part_names_files_that_are_there():
+    here = {
+        path.stem.removeprefix("test_")
+        for folder in ("privileged", "sanity")
+        for path in (machine.PROJECT / "tests" / folder).glob("test_*.py")
+    }
+
+    assert {file for files in matrix.PARTS.values() for file in files} <= here
+    for test in matrix.QUICK:
+        assert (machine.PROJECT / test.partition("::")[0]).exists()
