@@ -49,6 +49,8 @@ def copies(
     live is the source's present superblock ("" for none); spared paths are left out.
     What somebody else mounted there stays out of a copy, with all that it covers.
     """
+    if not dead:
+        return
     ours = dead | {live}
     for mount in table.of_superblocks(ours):
         if is_spared(mount.mount_point) or _stands_on(table, mount, ours):
