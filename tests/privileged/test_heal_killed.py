@@ -104,10 +104,16 @@ class Scene:
             path.unlink()
 
     def check(self) -> None:
-        """Fail if a place shows anything but data or a dead mount, or more than two layers."""
+        """Fail if a place shows anything but data or a dead mount, or more than two layers.
+
+        Nobody looks into the nested mount: a walk over its place in a dead FUSE mount, once the
+        kernel has to ask about the name again, makes the kernel unmount it (d_invalidate).
+        """
         for view, path, names in self.places:
+            if path == "/data/cache":
+                continue
             assert view.names(path) in (names, errno.ENOTCONN), path
-            assert 1 <= len(view.layers(path)) <= 2 or path == "/data/cache", view.layers(path)
+            assert 1 <= len(view.layers(path)) <= 2, view.layers(path)
 
     def repair(self) -> None:
         """Start another recovery, and fail unless it makes all places whole."""
