@@ -21,6 +21,7 @@ from csi_fluid.metrics.meter import Meter
 from csi_fluid.mountroot import MountRoot
 from csi_fluid.rpc.controller import Controller
 from csi_fluid.rpc.identity import Identity
+from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.node import Node, Volumes
 from csi_fluid.rpc.registration import Registrar
 from csi_fluid.rpc.server import Server
@@ -56,6 +57,7 @@ def run(settings: config.Settings) -> None:
     # Blocked in every thread, and before the first is made: a signal ends the wait below and no
     # system call in the middle of a heal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no terminal or log rotation ends a node plugin
     log.configure(settings.log_level, settings.log_format)
     _raise_file_limit()
     plugin = Plugin(settings)
@@ -86,12 +88,14 @@ class Plugin:
         self._observer = self._build_observer()
         self._reconciled = threading.Event()
         self._recovery = self._build_recovery() if settings.recovery else None
+        self._loop = Loop()
         self._server = self._build_server()
         self._registrar = self._build_registrar()
 
     def start(self) -> None:
         """Serve, reconcile, and begin to heal; raises OSError if the socket cannot be had."""
-        self._server.start()  # first: it narrows the umask for a moment
+        self._loop.start()
+        self._server.start()  # first: whoever asks is told "not ready yet"
         self._meter.start()
         updatedb.prune(self._settings.prune_fs, self._settings.prune_path)
         self._api.start()
@@ -108,6 +112,7 @@ class Plugin:
         if self._registrar is not None:
             self._registrar.stop()
         self._server.stop(_RPC_GRACE_S)
+        self._loop.stop()
         if self._recovery is not None and not self._recovery.stop(_RECOVERY_GRACE_S):
             _log.warning("a heal did not end in time; the next start finishes it")
         self._api.stop(_EVENTS_GRACE_S)
@@ -173,13 +178,14 @@ class Plugin:
             Node(settings.node_id, volumes, settings.publish_method),
             Controller(StaticVolumes(store)),
             self._meter.observe,
+            self._loop,
         )
 
     def _build_registrar(self) -> Registrar | None:
         settings = self._settings
         if settings.registration is None:
             return None
-        registrar = Registrar(self._kubelet.registry, settings.registration)
+        registrar = Registrar(self._kubelet.registry, settings.registration, self._loop)
         self._meter.observer.registered = lambda: registrar.registered
         return registrar
 

@@ -6,6 +6,7 @@
     ├── Conflict          something else is published, or created, under this name
     ├── Occupied          a target holds files, or a mount, that are not ours to remove
     ├── InUse             a volume still has publications on this node
+    ├── Unseen            no pod would see what is published at a target
     ├── NotReady          the FUSE mount behind a volume cannot be used yet
     ├── Overloaded        as many calls wait as may
     ├── Unavailable       the API server cannot be asked, refuses, or answers nonsense
@@ -41,11 +42,15 @@ class InUse(Error):
     """A volume is still published on this node."""
 
 
+class Unseen(Error):
+    """A target is not in kubelet's directory as the node has it."""
+
+
 class NotReady(Error):
     """The FUSE mount behind a volume cannot be used now; a later try may succeed.
 
     reason is one word for machines: FuseNotMounted, FuseNotConnected, FuseFailing, FuseHung,
-    SubPathMissing or KubeletElsewhere.
+    FuseNoDirectory, SubPathMissing or KubeletElsewhere.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -1,12 +1,12 @@
 """Gives each test the marker of its folder, its sandbox, and a check that nothing stays behind."""
 
+import asyncio
 import logging
 import os
 import re
 import signal
 import statistics
 from collections.abc import Callable, Generator, Iterator
-from concurrent import futures
 from pathlib import Path
 
 import pytest
@@ -131,15 +131,16 @@ def grpc_up() -> Iterator[None]:
     It opens descriptors when it is first used, and closes them some time after it was last used:
     that would look like something that a test left behind.
     """
-    import grpc
+    import grpc.aio
 
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    with grpc.insecure_channel("127.0.0.1:1") as channel:
+    async def start() -> None:
+        grpc.aio.init_grpc_aio()
+
+    with asyncio.Runner() as runner, grpc.insecure_channel("127.0.0.1:1") as channel:
+        runner.run(start())
         grpc.channel_ready_future(channel).cancel()
         yield
-    server.stop(None).wait()
+        grpc.aio.shutdown_grpc_aio()
 
 
 @pytest.fixture(autouse=True)

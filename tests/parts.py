@@ -55,7 +55,12 @@ WITHOUT_PLUGIN = (  # on a cluster of their own: the node plugin comes and goes 
 SLOW = ("privileged", "sanity", "cluster", "kernels")
 LANES = (
     (
-        Part("quick", ("tests",), without=tuple(f"tests/{name}" for name in SLOW)),
+        Part(
+            "quick",
+            ("tests",),
+            without=tuple(f"tests/{name}" for name in SLOW),
+            needs=("helm",),
+        ),
         Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
         Part("kernels", ("tests/kernels",), needs=("kernels",)),
     ),

@@ -38,8 +38,8 @@ def run(words: Sequence[str]) -> int:
 def _without_openssl() -> Iterator[None]:
     """Save 8 MiB of resident memory while the plugin's modules are imported.
 
-    grpc imports asyncio, which nothing here uses and which takes OpenSSL if it can; hashlib has its
-    own code where it cannot.  None in sys.modules makes an import fail (The import system, 5.3.1).
+    asyncio, under gRPC, and hashlib take OpenSSL if they can, and do without it where they cannot:
+    no TLS is spoken here.  None in sys.modules makes an import fail (The import system, 5.3.1).
     """
     modules = cast("dict[str, object]", sys.modules)
     hidden = {"ssl", "_hashlib"} - modules.keys()

@@ -7,8 +7,10 @@ node that does not answer is a row of the table like any other.
     api                  the API server; the only module that talks to it, or to a container
     rights               what a caller must be allowed
     fleet, plugins       ask many at once; the plugin of each node
-    datasets, agents     what they tell, as rows; findings: as a table over the nodes
+    datasets, agents     what they tell, as rows; journal: the log that an agent tells it in
+    findings, story      what is found on the nodes; what became of one pod
     gather, redact       what goes into a bundle, and what never does
+    options              what every verb takes
     status, doctor, explain, bundle     the verbs
 """
 

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
@@ -21,7 +21,6 @@ _EXAMPLES = """\
   kubectl csi-fluid doctor
   kubectl csi-fluid doctor -o json | jq '.[] | select(.verdict != "ok")'"""
 _COLOURS = {"ok": "green", "limited": "yellow", "no answer": "yellow"}
-_GATE = "--feature-gates="
 _SOON_S = 14 * 86400.0
 _EXPIRY = "csi_fluid_certificate_expiry_timestamp_seconds"
 _K0S = "/var/lib/k0s/kubelet"
@@ -74,15 +73,11 @@ def _of_plugins(every: Sequence[Plugin]) -> Iterator[Finding]:
         "plugin's image", images, "is a roll-out under way? kubectl rollout status"
     )
     for plugin in every:
-        gates = [word for word in plugin.arguments if word.startswith(_GATE)]
-        is_on = any("FuseRecovery=true" in gate for gate in gates)
-        yield Finding(
-            "FuseRecovery",
-            "ok" if is_on else "limited",
-            "on" if is_on else "off",
-            "" if is_on else f"broken volumes are not healed: {_GATE}FuseRecovery=true",
-            (plugin.node,),
-        )
+        if plugin.heals:
+            yield Finding("FuseRecovery", "ok", "on", nodes=(plugin.node,))
+        else:
+            follows = "broken volumes are not healed: --feature-gates=FuseRecovery=true"
+            yield Finding("FuseRecovery", "limited", "off", follows, (plugin.node,))
 
 
 # ---- What the API server says
@@ -103,21 +98,24 @@ def _of_cluster(asked: options.Asked, every: Sequence[Plugin]) -> Iterator[Findi
 
 
 def _nodes(api: Api, every: Sequence[Plugin], only: str) -> Iterator[Finding]:
-    nodes = {x["metadata"]["name"]: x for x in api.items("/api/v1/nodes")}
-    have = {plugin.node for plugin in every}
-    told = {name: node["status"]["nodeInfo"] for name, node in nodes.items() if name in have}
-    kernels = {name: info["kernelVersion"] for name, info in told.items()}
-    kubelets = {name: info["kubeletVersion"] for name, info in told.items()}
-    for kind, by_node in (("kernel", kernels), ("kubelet", kubelets)):
-        for each in findings.versions(kind, by_node, ""):
-            yield dataclasses.replace(each, verdict="ok")  # nodes may differ
-    for name in sorted(nodes.keys() - have if not only else ()):
-        labels = nodes[name]["metadata"].get("labels", {})
-        if labels.get("type") != "virtual-kubelet":
+    nodes = {each["metadata"]["name"]: each for each in api.items("/api/v1/nodes")}
+    yield from _systems(nodes, every)
+    bare = nodes.keys() - {plugin.node for plugin in every}
+    for name in sorted(bare if not only else ()):
+        if nodes[name]["metadata"].get("labels", {}).get("type") != "virtual-kubelet":
             follows = "no volume of a dataset can be mounted there; do tolerations keep it away?"
             yield Finding("plugin", "limited", "has no pod", follows, (name,))
+
+
+def _systems(nodes: Mapping[str, Object], every: Sequence[Plugin]) -> Iterator[Finding]:
+    infos = {p.node: nodes[p.node]["status"]["nodeInfo"] for p in every if p.node in nodes}
+    for what, key in (("kernel", "kernelVersion"), ("kubelet", "kubeletVersion")):
+        by_node = {name: info[key] for name, info in infos.items()}
+        for each in findings.versions(what, by_node, ""):
+            yield dataclasses.replace(each, verdict="ok")  # nodes may differ
     for plugin in every:
-        if plugin.trouble and "+k0s" in kubelets.get(plugin.node, ""):
+        is_k0s = "+k0s" in infos.get(plugin.node, {}).get("kubeletVersion", "")
+        if is_k0s and plugin.trouble and not any(_K0S in word for word in plugin.arguments):
             follows = f"set csi.kubelet.rootDir={_K0S}, or KUBELET_ROOTDIR and the volumes"
             seen = f"k0s has it at {_K0S}"
             yield Finding("kubelet's directory", "missing", seen, follows, (plugin.node,))

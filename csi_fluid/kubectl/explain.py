@@ -101,7 +101,7 @@ def _ask_plugin(asked: options.Asked, pod: Object, found: Findings) -> None:
         return
     (plugin, *_) = plugins.need(asked.api, asked.namespace, node)
     found.reach = Reach(
-        heals=any("FuseRecovery=true" in word for word in plugin.arguments),
+        heals=plugin.heals,
         sees_containers=plugin.sees_containers,
         heals_writable=any(
             word in {"--recover-writable", "--recover-writable=true"} for word in plugin.arguments
@@ -192,11 +192,11 @@ def _generation(found: Findings) -> str:
 
 
 def _of_fuse_pod(pod: Object) -> Iterator[str]:
-    metadata = pod["metadata"]
+    limits = story.memory_limits(pod)
     for status in pod.get("status", {}).get("containerStatuses", ()):
-        trouble = plugins.trouble_of(pod, status["name"])
-        restarts = f"{status['restartCount']} restarts"
-        yield f"  FUSE pod    {metadata['name']}: {trouble or 'running'}, {restarts}"
+        state = plugins.trouble_of(pod, status["name"]) or "running"
+        facts = f"{status['restartCount']} restarts, memory limit {limits.get(status['name'])}"
+        yield f"  FUSE pod    {pod['metadata']['name']}: {state}, {facts}"
 
 
 def _history(moments: Sequence[Moment], now: float) -> Iterator[str]:

@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from csi_fluid import config
 from csi_fluid.kubectl.api import Api, Container, Object, Unanswered
 from csi_fluid.kubectl.fleet import Limits
 
 SELECTOR = "app=csi-nodeplugin-fluid"
 NAME = "plugins"
+_GATES = "--feature-gates="
 _METRICS = (
     "import sys, urllib.request as r;"
     "print(r.urlopen('http://127.0.0.1:' + sys.argv[1] + '/metrics', timeout=5).read().decode())"
@@ -30,6 +32,15 @@ class Plugin:
     arguments: tuple[str, ...] = ()
     sees_containers: bool = False
     trouble: str = ""
+
+    @property
+    def heals(self) -> bool:
+        """Tell whether the gate FuseRecovery is on."""
+        gates = [w.removeprefix(_GATES) for w in self.arguments if w.startswith(_GATES)]
+        try:
+            return bool(gates) and config.parse_gates(gates[-1])["FuseRecovery"]
+        except ValueError:  # gates of another version
+            return "FuseRecovery=true" in gates[-1]
 
 
 def find(api: Api, namespace: str, node: str = "") -> tuple[Plugin, ...]:

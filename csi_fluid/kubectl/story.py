@@ -197,12 +197,17 @@ def of_heal(heal: Mapping[str, Any] | None) -> Iterator[Moment]:
 # ---- What to do
 
 
-def memory_advice(pod: Object) -> Iterator[str]:
-    """Yield what to do about containers that ended for want of memory."""
-    limits = {
-        each["name"]: each.get("resources", {}).get("limits", {}).get("memory", "none of its own")
+def memory_limits(pod: Object) -> dict[str, str]:
+    """Return the memory limit of each container of a pod."""
+    return {
+        each["name"]: each.get("resources", {}).get("limits", {}).get("memory", "none")
         for each in pod["spec"]["containers"]
     }
+
+
+def memory_advice(pod: Object) -> Iterator[str]:
+    """Yield what to do about containers that ended for want of memory."""
+    limits = memory_limits(pod)
     for status in pod.get("status", {}).get("containerStatuses", ()):
         ended = status.get("lastState", {}).get("terminated") or {}
         if ended.get("reason") == "OOMKilled":

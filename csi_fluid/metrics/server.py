@@ -1,16 +1,20 @@
-"""The small HTTP server that Prometheus and health checks ask."""
+"""The small HTTP server that Prometheus and health checks ask.
 
-import contextlib
+Whoever reaches the port can connect: so few connections are served at a time, each for one request
+and a few seconds, and the oldest one makes room for the next.
+"""
+
 import logging
 import socket
-import socketserver
-import threading
 from collections.abc import Callable
+from typing import BinaryIO
 
+from csi_fluid import connections
+from csi_fluid.connections import Listener
 from csi_fluid.metrics import values
 
-_READ_TIMEOUT_S = 5.0
-_STOP_TIMEOUT_S = 0.5
+MAX_CONNECTIONS = 16
+_TIMEOUT_S = 5.0
 _MAX_LINE = 8192
 _MAX_HEADERS = 100
 
@@ -32,88 +36,56 @@ class Server:
         unready says what is missing while ready() is False.  Neither text nor ready may wait for
         a FUSE daemon: whoever asks takes silence for death.
         """
-        host, port = address
-        dual = not host and socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
-        self._server = _HttpServer(self._socket, text, ready, unready)
-        self._stopping = False
-        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """Return the port, for an address that left the choice to the kernel (:0)."""
-        return int(self._socket.getsockname()[1])
+        listening = connections.listen(address)
+        self.port = int(listening.getsockname()[1])  # also where the kernel chose it (:0)
+        self._text = text
+        self._ready = ready
+        self._unready = unready
+        self._listener = Listener(listening, self._serve, name="metrics", limit=MAX_CONNECTIONS)
 
     def start(self) -> None:
         """Answer from now on."""
-        self._thread.start()
+        self._listener.start()
 
     def stop(self) -> None:
-        """Stop listening."""
-        self._stopping = True
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)  # ends the wait in handle_request
-        if self._thread.is_alive():
-            self._thread.join(_STOP_TIMEOUT_S)
-        self._socket.close()
+        """Stop listening, and end what is open."""
+        self._listener.stop()
 
-    def _serve(self) -> None:
-        while not self._stopping:
-            self._server.handle_request()
+    def _serve(self, peer: socket.socket) -> None:
+        """Answer one request, which is all that a scraper and a probe need of HTTP."""
+        peer.settimeout(_TIMEOUT_S)
+        with peer.makefile("rb") as lines:
+            method, path = _read_request(lines)
+        peer.sendall(self._answer(method, path))
 
-
-class _HttpServer(socketserver.ThreadingMixIn, socketserver.TCPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(
-        self,
-        listening: socket.socket,
-        text: Callable[[], bytes],
-        ready: Callable[[], bool],
-        unready: str,
-    ) -> None:
-        socketserver.BaseServer.__init__(self, listening.getsockname(), _Handler)
-        self.socket = listening
-        self.text = text
-        self.ready = ready
-        self.unready = unready
-
-    def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002
-        """Log what a client's connection died of, where the base class prints a traceback."""
-        _log.debug("a request for metrics by %s failed", client_address, exc_info=True)
-
-
-class _Handler(socketserver.StreamRequestHandler):
-    """Answers one request on each connection: all that a scraper and a probe need of HTTP."""
-
-    server: _HttpServer
-    timeout = _READ_TIMEOUT_S
-
-    def handle(self) -> None:
-        """Read a request and answer it."""
-        method, _, rest = self.rfile.readline(_MAX_LINE).decode("latin-1").partition(" ")
-        for _ in range(_MAX_HEADERS):
-            if not self.rfile.readline(_MAX_LINE).strip():
-                break
-        path = rest.partition(" ")[0].partition("?")[0]
+    def _answer(self, method: str, path: str) -> bytes:
         if method != "GET":
-            self._answer("405 Method Not Allowed", b"only GET is answered\n")
-        elif path == "/metrics":
-            self._answer("200 OK", self.server.text(), values.CONTENT_TYPE)
-        elif path == "/healthz":
-            self._answer("200 OK", b"ok\n")
-        elif path == "/readyz" and self.server.ready():
-            self._answer("200 OK", b"ready\n")
-        elif path == "/readyz":
-            self._answer("503 Service Unavailable", f"{self.server.unready}\n".encode())
-        else:
-            self._answer("404 Not Found", b"try /metrics, /healthz or /readyz\n")
+            return _response("405 Method Not Allowed", b"only GET is answered\n")
+        match path:
+            case "/metrics":
+                return _response("200 OK", self._text(), values.CONTENT_TYPE)
+            case "/healthz":
+                return _response("200 OK", b"ok\n")
+            case "/readyz" if self._ready():
+                return _response("200 OK", b"ready\n")
+            case "/readyz":
+                return _response("503 Service Unavailable", f"{self._unready}\n".encode())
+            case _:
+                return _response("404 Not Found", b"try /metrics, /healthz or /readyz\n")
 
-    def _answer(self, status: str, body: bytes, content_type: str = "text/plain") -> None:
-        head = (
-            f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
-            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-        )
-        self.wfile.write(head.encode("ascii") + body)
+
+def _read_request(lines: BinaryIO) -> tuple[str, str]:
+    """Read a request without a body and return its method and path."""
+    method, _, rest = lines.readline(_MAX_LINE).decode("latin-1").partition(" ")
+    for _ in range(_MAX_HEADERS):
+        if not lines.readline(_MAX_LINE).strip():
+            break
+    return method, rest.partition(" ")[0].partition("?")[0]
+
+
+def _response(status: str, body: bytes, content_type: str = "text/plain") -> bytes:
+    head = (
+        f"HTTP/1.1 {status}\r\nContent-Type: {content_type}\r\n"
+        f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode("ascii") + body

@@ -1,9 +1,8 @@
 """The Controller service: static volumes, which name a dataset that exists."""
 
-import grpc
-
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.rpc import requests
+from csi_fluid.rpc.call import Call
 from csi_fluid.volumes.static import StaticVolumes
 from recover.rows import Volume
 
@@ -15,7 +14,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         self._volumes = volumes
 
     def ControllerGetCapabilities(
-        self, request: csi_pb2.ControllerGetCapabilitiesRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.ControllerGetCapabilitiesRequest, call: Call
     ) -> csi_pb2.ControllerGetCapabilitiesResponse:
         """Return that volumes are made and deleted, and no more."""
         rpc = csi_pb2.ControllerServiceCapability.RPC
@@ -23,7 +22,7 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         return csi_pb2.ControllerGetCapabilitiesResponse(capabilities=[capability])
 
     def CreateVolume(
-        self, request: csi_pb2.CreateVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.CreateVolumeRequest, call: Call
     ) -> csi_pb2.CreateVolumeResponse:
         """Remember a volume, or find that it is known."""
         asked = requests.create(request)
@@ -36,14 +35,14 @@ class Controller(csi_pb2_grpc.ControllerServicer):
         return csi_pb2.CreateVolumeResponse(volume=_wire(volume))
 
     def DeleteVolume(
-        self, request: csi_pb2.DeleteVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.DeleteVolumeRequest, call: Call
     ) -> csi_pb2.DeleteVolumeResponse:
         """Forget a volume."""
         self._volumes.delete(requests.delete(request))
         return csi_pb2.DeleteVolumeResponse()
 
     def ValidateVolumeCapabilities(
-        self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.ValidateVolumeCapabilitiesRequest, call: Call
     ) -> csi_pb2.ValidateVolumeCapabilitiesResponse:
         """Confirm what was asked, all of it or nothing."""
         known = dict(self._volumes.get(requests.validate(request)).parameters)

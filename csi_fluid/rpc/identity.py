@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-import grpc
 from google.protobuf import wrappers_pb2
 
 import csi_fluid
 from csi_fluid import driver
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
+from csi_fluid.rpc.call import Call
 
 
 class Identity(csi_pb2_grpc.IdentityServicer):
@@ -18,21 +18,19 @@ class Identity(csi_pb2_grpc.IdentityServicer):
         self._ready = ready
 
     def GetPluginInfo(
-        self, request: csi_pb2.GetPluginInfoRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.GetPluginInfoRequest, call: Call
     ) -> csi_pb2.GetPluginInfoResponse:
         """Return name and version."""
         return csi_pb2.GetPluginInfoResponse(name=driver.NAME, vendor_version=csi_fluid.__version__)
 
     def GetPluginCapabilities(
-        self, request: csi_pb2.GetPluginCapabilitiesRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.GetPluginCapabilitiesRequest, call: Call
     ) -> csi_pb2.GetPluginCapabilitiesResponse:
         """Return that there is a controller service."""
         service = csi_pb2.PluginCapability.Service
         capability = csi_pb2.PluginCapability(service=service(type=service.CONTROLLER_SERVICE))
         return csi_pb2.GetPluginCapabilitiesResponse(capabilities=[capability])
 
-    def Probe(
-        self, request: csi_pb2.ProbeRequest, context: grpc.ServicerContext
-    ) -> csi_pb2.ProbeResponse:
+    def Probe(self, request: csi_pb2.ProbeRequest, call: Call) -> csi_pb2.ProbeResponse:
         """Return whether calls are welcome; not yet is no error."""
         return csi_pb2.ProbeResponse(ready=wrappers_pb2.BoolValue(value=self._ready()))

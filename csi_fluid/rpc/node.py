@@ -1,13 +1,13 @@
 """The Node service: each handler checks its request, hands the work on, and words the answer."""
 
+import logging
 import time
 from dataclasses import dataclass
-
-import grpc
 
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.errors import NotFound, Withdrawn
 from csi_fluid.rpc import requests
+from csi_fluid.rpc.call import Call
 from csi_fluid.volumes.health import Health, Problem
 from csi_fluid.volumes.publish import Publisher
 from csi_fluid.volumes.readiness import Patience
@@ -21,6 +21,8 @@ _WAIT_S = 30.0
 _MAX_WAIT_S = 110.0
 _NO_DEADLINE_S = 3_600.0
 _MARGIN_S = 1.0
+
+_log = logging.getLogger(__name__)
 
 _RPC = csi_pb2.NodeServiceCapability.RPC
 _CAPABILITIES = (_RPC.STAGE_UNSTAGE_VOLUME, _RPC.GET_VOLUME_STATS, _RPC.GET_VOLUME_HEALTH)
@@ -47,13 +49,13 @@ class Node(csi_pb2_grpc.NodeServicer):
         self._publish_method = publish_method
 
     def NodeGetInfo(
-        self, request: csi_pb2.NodeGetInfoRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeGetInfoRequest, call: Call
     ) -> csi_pb2.NodeGetInfoResponse:
         """Return the node's name; there is no limit to volumes."""
         return csi_pb2.NodeGetInfoResponse(node_id=self._node_id)
 
     def NodeGetCapabilities(
-        self, request: csi_pb2.NodeGetCapabilitiesRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeGetCapabilitiesRequest, call: Call
     ) -> csi_pb2.NodeGetCapabilitiesResponse:
         """Return what the node service offers."""
         return csi_pb2.NodeGetCapabilitiesResponse(
@@ -63,37 +65,43 @@ class Node(csi_pb2_grpc.NodeServicer):
         )
 
     def NodeStageVolume(
-        self, request: csi_pb2.NodeStageVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeStageVolumeRequest, call: Call
     ) -> csi_pb2.NodeStageVolumeResponse:
         """Bring the volume's FUSE daemon to this node."""
         asked = requests.stage(request)
-        self._volumes.stager.stage(asked.volume, asked.label, asked.sessions, _patience(context))
+        self._volumes.stager.stage(asked.volume, asked.label, asked.sessions, _patience(call))
         return csi_pb2.NodeStageVolumeResponse()
 
     def NodeUnstageVolume(
-        self, request: csi_pb2.NodeUnstageVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeUnstageVolumeRequest, call: Call
     ) -> csi_pb2.NodeUnstageVolumeResponse:
         """Let the volume's FUSE daemon go, if its clean policy says so."""
-        self._volumes.stager.unstage(requests.unstage(request), _patience(context))
+        self._volumes.stager.unstage(requests.unstage(request), _patience(call))
         return csi_pb2.NodeUnstageVolumeResponse()
 
     def NodePublishVolume(
-        self, request: csi_pb2.NodePublishVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodePublishVolumeRequest, call: Call
     ) -> csi_pb2.NodePublishVolumeResponse:
         """Show the volume at the target."""
         asked = requests.publish(request, self._publish_method)
-        self._volumes.publisher.publish(asked.wanted, _patience(context), unchecked=asked.unchecked)
+        if asked.idle_options:
+            _log.warning(
+                "mount options %s have no effect: a volume has its FUSE mount's own, and ro",
+                requests.shorten(",".join(asked.idle_options)),
+                extra={"volume": asked.wanted.volume_id},
+            )
+        self._volumes.publisher.publish(asked.wanted, _patience(call), unchecked=asked.unchecked)
         return csi_pb2.NodePublishVolumeResponse()
 
     def NodeUnpublishVolume(
-        self, request: csi_pb2.NodeUnpublishVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeUnpublishVolumeRequest, call: Call
     ) -> csi_pb2.NodeUnpublishVolumeResponse:
         """Remove what is at the target, and the target."""
         self._volumes.unpublisher.unpublish(requests.unpublish(request))
         return csi_pb2.NodeUnpublishVolumeResponse()
 
     def NodeGetVolumeStats(
-        self, request: csi_pb2.NodeGetVolumeStatsRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeGetVolumeStatsRequest, call: Call
     ) -> csi_pb2.NodeGetVolumeStatsResponse:
         """Measure a volume."""
         volume_id, path = requests.stats(request)
@@ -108,7 +116,7 @@ class Node(csi_pb2_grpc.NodeServicer):
         )
 
     def NodeGetVolumeHealth(
-        self, request: csi_pb2.NodeGetVolumeHealthRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeGetVolumeHealthRequest, call: Call
     ) -> csi_pb2.NodeGetVolumeHealthResponse:
         """Examine a volume."""
         volume_id, path = requests.health(request)
@@ -119,27 +127,27 @@ class Node(csi_pb2_grpc.NodeServicer):
         return csi_pb2.NodeGetVolumeHealthResponse(volume_health=health)
 
     def NodeExpandVolume(
-        self, request: csi_pb2.NodeExpandVolumeRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeExpandVolumeRequest, call: Call
     ) -> csi_pb2.NodeExpandVolumeResponse:
         """Offer nothing: a dataset's size is not the node's business."""
         raise NotImplementedError("NodeExpandVolume is not offered")
 
     def NodeGetStorageHealth(
-        self, request: csi_pb2.NodeGetStorageHealthRequest, context: grpc.ServicerContext
+        self, request: csi_pb2.NodeGetStorageHealthRequest, call: Call
     ) -> csi_pb2.NodeGetStorageHealthResponse:
         """Offer nothing: what is behind the FUSE daemons is not seen from here."""
         raise NotImplementedError("NodeGetStorageHealth is not offered")
 
 
-def _patience(context: grpc.ServicerContext) -> Patience:
-    left_s = context.time_remaining()
+def _patience(call: Call) -> Patience:
+    left_s = call.time_remaining()
     if left_s > _NO_DEADLINE_S:  # none at all counts as ages
         wait_s = _WAIT_S
     else:
         wait_s = min(left_s - min(_MARGIN_S, left_s / 2), _MAX_WAIT_S)
 
     def check() -> None:
-        if not context.is_active():
+        if not call.is_active():
             raise Withdrawn("the caller gave up before the FUSE mount was ready; try again")
 
     return Patience(time.monotonic() + wait_s, check)

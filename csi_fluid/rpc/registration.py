@@ -6,20 +6,16 @@ the plugin only has to be there.  Names beginning with "." are not looked at
 (kubernetes: pkg/kubelet/pluginmanager/pluginwatcher/README.md).
 """
 
-import contextlib
 import logging
-import os
-import tempfile
 import threading
-from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 
-import grpc
+import grpc.aio
 
 from csi_fluid import driver
 from csi_fluid._pb import registration_pb2, registration_pb2_grpc
 from csi_fluid.rpc import requests, sockets
+from csi_fluid.rpc.loop import Loop
 
 SOCKET = f"{driver.NAME}-reg.sock"  # also the name that node-driver-registrar gives it
 
@@ -39,7 +35,13 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
     """
 
     def __init__(
-        self, folder: Path, endpoint: str, *, retry_s: float = 2.0, check_s: float = 30.0
+        self,
+        folder: Path,
+        endpoint: str,
+        loop: Loop,
+        *,
+        retry_s: float = 2.0,
+        check_s: float = 30.0,
     ) -> None:
         """Take kubelet's plugins_registry as seen here, and the CSI socket as kubelet sees it.
 
@@ -50,10 +52,11 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
         self._check_s = check_s
         self._path = folder / SOCKET
         self._endpoint = endpoint
+        self._loop = loop
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="registration", daemon=True)
-        self._server: grpc.Server | None = None
-        self._identity: tuple[int, int] | None = None  # device and inode of our socket
+        self._server: grpc.aio.Server | None = None
+        self._socket: sockets.Place | None = None
         self._trouble = ""
         self.registered = False  # what kubelet said last
 
@@ -68,16 +71,16 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
             self._thread.join(_GRACE_S)
         self._close()
 
-    def GetInfo(
-        self, request: registration_pb2.InfoRequest, context: grpc.ServicerContext
+    async def GetInfo(
+        self, request: registration_pb2.InfoRequest, context: object
     ) -> registration_pb2.PluginInfo:
         """Return who the plugin is and where its CSI socket is."""
         return registration_pb2.PluginInfo(
             type=_KIND, name=driver.NAME, endpoint=self._endpoint, supported_versions=_CSI_VERSIONS
         )
 
-    def NotifyRegistrationStatus(
-        self, request: registration_pb2.RegistrationStatus, context: grpc.ServicerContext
+    async def NotifyRegistrationStatus(
+        self, request: registration_pb2.RegistrationStatus, context: object
     ) -> registration_pb2.RegistrationStatusResponse:
         """Take note of whether kubelet could use the plugin."""
         self.registered = request.plugin_registered
@@ -95,10 +98,10 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
     def _keep(self) -> None:
         while True:
             try:
-                if not self._is_there():
+                if self._socket is None or not self._socket.is_ours:
                     self._serve()
                 self._tell("")
-            except (OSError, RuntimeError) as error:  # RuntimeError: gRPC cannot listen
+            except OSError as error:
                 self._close()
                 self._tell(str(getattr(error, "strerror", "") or error))
             if self._stop.wait(self._retry_s if self._trouble else self._check_s):
@@ -109,48 +112,23 @@ class Registrar(registration_pb2_grpc.RegistrationServicer):
             _log.warning("cannot make kubelet's registration socket %s: %s", self._path, trouble)
         self._trouble = trouble
 
-    def _is_there(self) -> bool:
-        return self._identity is not None and self._identity == _identity(self._path)
-
     def _serve(self) -> None:
-        """Listen; raises OSError, EndpointInUse among them, or RuntimeError.
-
-        The socket is made in a directory that only root can enter, narrowed, and then moved to its
-        place: the process's umask is not touched, and kubelet finds nothing that does not answer.
-        """
+        """Listen; raises OSError, EndpointInUse among them."""
         self._close()
         self._path.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
         sockets.check_free(self._path, _INSTEAD)
-        server = grpc.server(futures.ThreadPoolExecutor(1, thread_name_prefix="registration"))
-        registration_pb2_grpc.add_RegistrationServicer_to_server(self, server)
-        self._server = server
-        with _private_folder(self._path.parent) as folder:
-            made = folder / "s"
-            server.add_insecure_port(f"unix:{made}")
-            server.start()
-            made.chmod(0o600)
-            self._identity = _identity(made)
-            made.replace(self._path)
+        self._loop.run(self._offer())
         _log.info("offered to kubelet at %s", self._path)
 
+    async def _offer(self) -> None:
+        self._server = grpc.aio.server()
+        registration_pb2_grpc.add_RegistrationServicer_to_server(self, self._server)
+        self._socket = await sockets.offer(self._server, self._path)
+
     def _close(self) -> None:
-        if self._is_there():
-            self._path.unlink(missing_ok=True)
-        self._identity = None
+        place, self._socket = self._socket, None
+        if place is not None:
+            place.remove()
         server, self._server = self._server, None
         if server is not None:
-            server.stop(_GRACE_S).wait(2 * _GRACE_S)
-
-
-@contextlib.contextmanager
-def _private_folder(parent: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".", dir=parent) as folder:  # mode 0700: mkdtemp(3)
-        yield Path(folder)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return None
-    return found.st_dev, found.st_ino
+            self._loop.run(server.stop(_GRACE_S))

@@ -28,14 +28,19 @@ _MODE = csi_pb2.VolumeCapability.AccessMode
 _READERS = frozenset({_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY})
 _METHODS = {"symlink": "symlink", "bindMount": "bind", "bind": "bind"}
 _POD = "csi.storage.k8s.io/pod."
+_UNDERSTOOD = frozenset({"ro", "rw", "defaults"})  # and only the first makes a difference
 
 
 @dataclass(frozen=True, slots=True)
 class Publish:
-    """A checked NodePublishVolumeRequest; paths are not yet canonical."""
+    """A checked NodePublishVolumeRequest; paths are not yet canonical.
+
+    idle_options are the volume's mount options that change nothing here.
+    """
 
     wanted: Publication
     unchecked: bool
+    idle_options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +73,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
         _path("staging_target_path", request.staging_target_path)
     mode = _capability(request.volume_capability, given=request.HasField("volume_capability"))
     attributes = _map("volume_context", request.volume_context)
-    flags = request.volume_capability.mount.mount_flags
+    options = _mount_options(request.volume_capability.mount.mount_flags)
     wanted = Publication(
         target=target,
         volume_id=volume_id,
@@ -76,7 +81,7 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
         sub_path=_sub_path(attributes.get(driver.FLUID_SUB_PATH, "")),
         mount_type=_line(_field(driver.MOUNT_TYPE), attributes.get(driver.MOUNT_TYPE, "")),
         method=_method(attributes.get(driver.NODE_PUBLISH_METHOD, ""), default_method),
-        read_only=request.readonly or mode in _READERS or "ro" in flags,
+        read_only=request.readonly or mode in _READERS or "ro" in options,
         recover_writable=_bool(attributes, driver.RECOVER_WRITABLE),
         runtime_namespace=attributes.get(driver.RUNTIME_NAMESPACE, ""),
         runtime_name=attributes.get(driver.RUNTIME_NAME, ""),
@@ -84,7 +89,8 @@ def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> P
         pod_name=attributes.get(f"{_POD}name", ""),
         pod_uid=attributes.get(f"{_POD}uid", ""),
     )
-    return Publish(wanted, _skips_check(attributes.get(driver.SKIP_CHECK, "")))
+    idle = tuple(option for option in options if option not in _UNDERSTOOD)
+    return Publish(wanted, _skips_check(attributes.get(driver.SKIP_CHECK, "")), idle)
 
 
 def unpublish(request: csi_pb2.NodeUnpublishVolumeRequest) -> str:
@@ -249,6 +255,11 @@ def _capabilities(capabilities: Iterable[csi_pb2.VolumeCapability]) -> None:
         raise InvalidArgument("volume_capabilities is missing; expected at least one")
     for capability in given:
         _capability(capability, given=True)
+
+
+def _mount_options(flags: Iterable[str]) -> list[str]:
+    """Return single options of mount flags, which may hold several each as in mount(8)'s -o."""
+    return [option for flag in flags for part in flag.split(",") if (option := part.strip())]
 
 
 def _map(field: str, attributes: Mapping[str, str]) -> dict[str, str]:

@@ -1,14 +1,78 @@
-"""Unix sockets that others may have left at our path, or still serve."""
+"""Where a server listens, and unix sockets that others may have left there, or still serve."""
 
 import contextlib
 import errno
+import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
+
+import grpc.aio
 
 from csi_fluid.errors import EndpointInUse
 
 _CONNECT_S = 1.0
+
+
+async def offer(server: grpc.aio.Server, path: Path) -> "Place":
+    """Serve at a path as root alone, in place of what stands there; raises OSError.
+
+    The socket is made in a folder that nobody else can enter, narrowed, and then moved: the umask
+    of the process stays, who connects is answered, and gRPC, which removes at its end whatever
+    stands where it began to listen, finds nothing there.
+    """
+    # mkdtemp(3) makes it for its owner alone
+    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as folder:
+        made = Path(folder, "s")
+        listen(server, f"unix:{made}")
+        await server.start()
+        made.chmod(0o600)
+        place = Place(made)
+        place.move(path)
+    return place
+
+
+def listen(server: grpc.aio.Server, address: str) -> None:
+    """Listen at an address of gRPC's; raises EndpointInUse."""
+    try:
+        server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise EndpointInUse(
+            errno.EADDRINUSE, f"cannot listen at {address}: {error}; choose another endpoint"
+        ) from error
+
+
+class Place:
+    """A socket that we made at a path, as long as it is ours."""
+
+    def __init__(self, path: Path) -> None:
+        """Take the path at which our socket stands now."""
+        self.path = path
+        self._made = _identity(path)
+
+    @property
+    def is_ours(self) -> bool:
+        """Tell whether our socket still stands there."""
+        return self._made is not None and self._made == _identity(self.path)
+
+    def move(self, to: Path) -> None:
+        """Rename it, in place of whatever stands there."""
+        self.path.replace(to)
+        self.path = to
+
+    def remove(self) -> None:
+        """Remove it unless somebody put something else in its place."""
+        if self.is_ours:
+            self.path.unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def check_free(path: Path, otherwise: str) -> bool:

@@ -16,6 +16,7 @@ _TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.Conflict, grpc.StatusCode.ALREADY_EXISTS),
     (errors.Occupied, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.InUse, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.Unseen, grpc.StatusCode.FAILED_PRECONDITION),
     # kubelet takes these for "not yet": it keeps the target's folder and tries again.
     (errors.NotReady, grpc.StatusCode.UNAVAILABLE),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),

@@ -31,6 +31,10 @@ T = TypeVar("T")
 MAX_WAITING = 64
 _TICK_S = 1.0
 _FLIGHTS = 10  # time limits to queue for a look at one source, whose daemon may be slow
+_ALLOW = (
+    "a daemon that is not root's must mount with the option allow_other, without which nobody else "
+    "may look into its mount, and this plugin is somebody else"
+)
 _NEXT = "look at the FUSE pod of this dataset on this node"
 
 
@@ -162,6 +166,10 @@ class Sources:
             raise self._hung(origin) from error
         except (FileNotFoundError, NotADirectoryError, Covered) as error:
             raise _replaced(source.shown_path) from error
+        except OSError as error:
+            if not origin.sub_path:
+                raise
+            raise refused(source.shown_path, error) from error
 
     def answer_of(self, target: str, dev: str) -> Answer:
         """Ask the daemon behind a target that shows superblock dev, in bounded time."""
@@ -178,13 +186,19 @@ class Sources:
             key = path, mountinfo.superblock(fd)
         except OSError as error:
             os.close(fd)
-            raise _refused(path, error) from error
+            raise refused(path, error) from error
         return self._prober.run(key, lambda: self._ask(origin, fd), release=lambda: os.close(fd))
 
     def _ask(self, origin: Origin, fd: int) -> Source:
         reply = probe.ask(fd)
         if not reply.alive:
             raise _unanswered(origin.path, reply)
+        if not mounts.is_directory(fd):
+            raise NotReady(
+                "FuseNoDirectory",
+                f"{origin.path} is a file, and a volume is a directory: its FUSE daemon mounts "
+                f"something else than a file system's root; {_NEXT}",
+            )
         mount = self._mount(origin.path, fd, reply)
         if not origin.unchecked:
             _check(origin, mount)
@@ -241,7 +255,7 @@ def _open(path: str) -> int:
             raise InvalidArgument(
                 f"{path} is a symbolic link; give the mount point itself"
             ) from error
-        raise _refused(path, error) from error  # a directory above it is on a dead mount itself
+        raise refused(path, error) from error  # a directory above it is on a dead mount itself
 
 
 def _replaced(path: str) -> NotReady:
@@ -255,9 +269,10 @@ def _unanswered(path: str, reply: probe.Reply) -> NotReady:
             f"the FUSE mount at {path} is dead ({os.strerror(reply.errno)}): its daemon ended and "
             f"has not mounted again; {_NEXT}",
         )
+    step = _ALLOW if reply.errno in {errno.EACCES, errno.EPERM} else _NEXT
     return NotReady(
         "FuseFailing",
-        f"the FUSE mount at {path} answers with an error ({os.strerror(reply.errno)}); {_NEXT}",
+        f"the FUSE mount at {path} answers with an error ({os.strerror(reply.errno)}); {step}",
     )
 
 
@@ -297,9 +312,10 @@ def _check_sub_path(fd: int, origin: Origin) -> None:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EXDEV}:
             raise InvalidArgument(f"{where} leads over a symbolic link or another mount") from error
-        raise _refused(origin.path, error) from error
+        raise refused(origin.path, error) from error
 
 
-def _refused(path: str, error: OSError) -> NotReady:
+def refused(path: str, error: OSError) -> NotReady:
+    """Return what a daemon's refusal of a request means: an error of the daemon, never of ours."""
     answer = Answer.DEAD if error.errno in probe.DEAD_ERRNOS else Answer.FAILING
     return _unanswered(path, probe.Reply(answer, errno=error.errno or 0))

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass
 
 from csi_fluid.errors import NotFound, NotReady
-from csi_fluid.volumes import targets
+from csi_fluid.volumes import readiness, targets
 from csi_fluid.volumes.targets import Kind
 from recover.errors import Hung
 from recover.linux import probe
@@ -66,7 +66,7 @@ class Stats:
             ) from error
         except OSError as error:
             if error.errno not in probe.DEAD_ERRNOS:
-                raise
+                raise readiness.refused(row.target, error) from error
             raise NotReady(
                 "FuseNotConnected",
                 f"{row.target} is dead ({error.strerror}): it is healed when the FUSE daemon of "

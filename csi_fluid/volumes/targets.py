@@ -9,6 +9,7 @@ import contextlib
 import enum
 import errno
 import hashlib
+import itertools
 import os
 import stat
 import threading
@@ -17,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi_fluid import kubelet
-from csi_fluid.errors import NotReady, Occupied, Withdrawn
+from csi_fluid.errors import NotReady, Occupied, Unseen, Withdrawn
 from recover.errors import Busy
-from recover.linux import mounts
+from recover.linux import mountinfo, mounts, namespaces
 from recover.linux.probe import Prober
 
 _MODE = 0o750  # as Fluid makes them
@@ -54,6 +55,58 @@ def canonical(prober: Prober, *paths: str) -> tuple[str, ...]:
 def _canonical(path: str) -> str:
     place = Path(path)
     return str(Path(os.path.realpath(place.parent)) / place.name)
+
+
+class Pods:
+    """The folder of the pods in kubelet's directory, in which alone a pod sees a volume."""
+
+    def __init__(self, kubelet_root: str) -> None:
+        """Take kubelet's directory as this process has it; it may be a link."""
+        self._root = kubelet_root
+        self._shared = 0  # a mount that was found to be shared
+
+    def check(self, target: str, *, is_mount: bool) -> None:
+        """Raise Unseen unless the node sees what is published at a canonical path.
+
+        That is so below the folder that kubelet made for the pod; and if it is a mount, only where
+        mounts are passed on to the node.  What is missing above the pod's folder is never made:
+        it would be a directory of this container, which hides that kubelet's is somewhere else.
+        """
+        pods = Path(os.path.realpath(self._root), "pods")
+        try:
+            uid, *below = Path(target).relative_to(pods).parts
+        except ValueError:
+            uid, below = "", []
+        if not below:
+            raise self._unseen(f"{target} is not in a pod's folder in {pods}")
+        pod = pods / uid
+        if not pod.is_dir():
+            raise self._unseen(f"{pod} is not there, although kubelet makes it before it calls")
+        if is_mount and not self._is_passed_on(pod):
+            raise self._unseen(f"mounts in {pod} are not passed on to the node")
+
+    def _is_passed_on(self, folder: Path) -> bool:
+        with mounts.closing(mounts.open_path(str(folder))) as fd:
+            mnt_id = mountinfo.mount_id(fd)
+        if mnt_id != self._shared and not _is_node():
+            mount = mountinfo.read().by_id.get(mnt_id)
+            if mount is None or not mount.shared:
+                return False
+            self._shared = mnt_id  # the table is long: it is read once
+        return True
+
+    def _unseen(self, fact: str) -> Unseen:
+        return Unseen(
+            f"{fact}: no pod would see the volume; KUBELET_ROOTDIR ({self._root}) must name "
+            "kubelet's directory, and that of the node must be mounted there with "
+            "mountPropagation: Bidirectional"
+        )
+
+
+def _is_node() -> bool:
+    """Tell whether this process lives in the node's own mount namespace."""
+    own, first = Path("/proc/self/ns/mnt"), Path("/proc/1/ns/mnt")
+    return namespaces.sees_host() and own.readlink() == first.readlink()
 
 
 def look(path: str) -> Seen:
@@ -106,7 +159,8 @@ def directory(path: Path) -> Iterator[None]:
 
 def _missing(path: Path) -> list[Path]:
     """Return what is missing of a path, outermost first."""
-    return [place for place in (*reversed(path.parents), path) if not os.path.lexists(place)]
+    missing = itertools.takewhile(lambda place: not os.path.lexists(place), (path, *path.parents))
+    return [*missing][::-1]
 
 
 def link(path: str, to: str) -> None:

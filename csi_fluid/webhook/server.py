@@ -1,9 +1,9 @@
 """The HTTPS server that API servers ask: POST /mutate; GET /healthz and /readyz beside it.
 
 Anybody in the cluster can connect, so everything that a client can make us hold is bounded: the
-number of connections (the oldest one goes), the size of a request, the time of every read, and of
-the wait for a turn.  Large reviews take turns with each other alone, so a small one never waits for
-a large one.
+number of connections (the oldest idle one goes), the size of a request, the time of every read, and
+of the wait for a turn.  Large reviews take turns with each other alone, so a small one never waits
+for a large one.
 """
 
 import contextlib
@@ -13,11 +13,11 @@ import socket
 import socketserver
 import ssl
 import threading
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from csi_fluid import __version__
+from csi_fluid import __version__, connections
+from csi_fluid.connections import Connections
 from csi_fluid.webhook.keeper import Identity
 from csi_fluid.webhook.review import Malformed
 
@@ -50,10 +50,7 @@ class Server:
         is_ready: Callable[[], bool],
     ) -> None:
         """Listen at (host, port), on every interface for an empty host; raises OSError."""
-        host, port = address
-        dual = not host and socket.has_dualstack_ipv6()
-        family = socket.AF_INET6 if dual or ":" in host else socket.AF_INET
-        self._socket = socket.create_server((host, port), family=family, dualstack_ipv6=dual)
+        self._socket = connections.listen(address)
         self._server = _Tls(self._socket, identity, answer, is_ready)
         self._stopping = False
         self._thread = threading.Thread(target=self._serve, name="https", daemon=True)
@@ -80,49 +77,6 @@ class Server:
     def _serve(self) -> None:
         while not self._stopping:
             self._server.handle_request()
-
-
-class _Connections:
-    """The open connections, oldest first, with whether each is being answered."""
-
-    def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._open: dict[socket.socket, bool] = {}
-
-    def add(self, connection: socket.socket) -> None:
-        """Take one more in; above the limit the oldest goes."""
-        with self._changed:
-            oldest = next(iter(self._open)) if len(self._open) >= _MAX_CONNECTIONS else None
-            self._open[connection] = False
-        if oldest is not None:
-            _shut(oldest)
-
-    def answering(self, connection: socket.socket, *, is_answering: bool) -> None:
-        """Note that one is being answered, or that it is idle again."""
-        with self._changed:
-            if connection in self._open:
-                self._open[connection] = is_answering
-            self._changed.notify_all()
-
-    def remove(self, connection: socket.socket) -> None:
-        """Forget one that is closed."""
-        with self._changed:
-            self._open.pop(connection, None)
-            self._changed.notify_all()
-
-    def end(self, grace_s: float) -> None:
-        """End every connection, those that are being answered after a grace."""
-        until = time.monotonic() + grace_s
-        with self._changed:
-            self._changed.wait_for(lambda: not any(self._open.values()), grace_s)
-            for connection in self._open:
-                _shut(connection)
-            self._changed.wait_for(lambda: not self._open, max(until - time.monotonic(), _JOIN_S))
-
-
-def _shut(connection: socket.socket) -> None:
-    with contextlib.suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)  # its thread then finds the end, and closes it
 
 
 class _Busy(Exception):
@@ -163,7 +117,7 @@ class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self.identity = identity
         self.answer = answer
         self.is_ready = is_ready
-        self.connections = _Connections()
+        self.connections = Connections(_MAX_CONNECTIONS)
         self.turns = _Turns()
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -175,7 +129,11 @@ class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
         except OSError:
             plain.close()
             raise  # the base class goes on with the next one
-        self.connections.add(wrapped)
+        try:
+            self.connections.add(wrapped)
+        except OSError:
+            wrapped.close()
+            raise
         return wrapped, address
 
     def _wrap(self, plain: socket.socket) -> ssl.SSLSocket:
@@ -236,7 +194,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if len(body) < size:
             self.close_connection = True
             return
-        self.server.connections.answering(self.connection, is_answering=True)
+        self.server.connections.begin(self.connection)
         try:
             with self.server.turns.take(size):
                 answer = self.server.answer(body)
@@ -246,7 +204,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         except _Busy as error:
             self._refuse(503, str(error))
         finally:
-            self.server.connections.answering(self.connection, is_answering=False)
+            self.server.connections.done(self.connection)
 
     def _refuse(self, status: int, reason: str) -> None:
         self.close_connection = True  # the body may not have been read

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Collection
 from pathlib import Path
 
 from csi_fluid.demo.waiting import pause
@@ -36,13 +37,18 @@ def children(pid: int) -> list[int]:
     return list(map(int, text.split()))
 
 
-def wakeups(pid: int) -> int:
-    """Return how often the threads of a process were woken so far, those that live now."""
-    return sum(_voluntary(task) for task in Path(f"/proc/{pid}/task").iterdir())
+def wakeups(pid: int, *, but: Collection[str] = ()) -> int:
+    """Return how often the threads of a process were woken so far, those that live now.
+
+    but names threads that do not count, as the kernel has them: 15 characters.
+    """
+    return sum(_voluntary(task, but) for task in Path(f"/proc/{pid}/task").iterdir())
 
 
-def _voluntary(task: Path) -> int:
+def _voluntary(task: Path, but: Collection[str]) -> int:
     try:
+        if (task / "comm").read_text().rstrip() in but:
+            return 0
         return _field(task / "status", "voluntary_ctxt_switches")
     except (FileNotFoundError, ProcessLookupError):  # the thread has ended
         return 0

@@ -19,7 +19,7 @@ from tests.cluster.fluidobjects import Spec
 from tests.cluster.plugin import Plugin
 from tests.cluster.recovery import Recovery
 from tests.cluster.scene import Scene
-from tests.cluster.serverless import Serverless
+from tests.cluster.serverlesspods import Serverless
 from tests.cluster.settings import BIN
 
 NAME = os.environ.get("CLUSTER_NAME", "test")

@@ -20,6 +20,7 @@ from pathlib import Path
 import grpc
 
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
+from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.registration import Registrar
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluidobjects import DRIVER, MOUNT_ROOT
@@ -175,7 +176,9 @@ def main() -> None:
     csi_pb2_grpc.add_NodeServicer_to_server(Node(), server)  # type: ignore[abstract]
     server.add_insecure_port(f"unix:{SOCKET}")
     server.start()
-    registrar = Registrar(KUBELET / "plugins_registry", str(SOCKET))
+    loop = Loop()
+    loop.start()
+    registrar = Registrar(KUBELET / "plugins_registry", str(SOCKET), loop)
     registrar.start()
     if sys.argv[1:] == ["True"]:
         threading.Thread(target=recover_for_ever, daemon=True).start()
@@ -183,6 +186,7 @@ def main() -> None:
     print("registered", flush=True)
     signal.sigwait({signal.SIGTERM})
     registrar.stop()
+    loop.stop()
     server.stop(0.5).wait()
 
 

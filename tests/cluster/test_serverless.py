@@ -8,7 +8,7 @@ import pytest
 from tests.cluster.admission import RANDOM_SUFFIX, FluidWebhook
 from tests.cluster.cluster import Cluster
 from tests.cluster.recovery import Recovery
-from tests.cluster.serverless import AGENT, SIDECAR, Serverless, application
+from tests.cluster.serverlesspods import AGENT, SIDECAR, Serverless, application
 from tests.cluster.waiting import ClusterError, wait_for
 from tests.harness.fluidwebhook import INJECT
 

@@ -3,7 +3,7 @@
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.plugin import Plugin
-from tests.cluster.serverless import AGENT, SIDECAR, Serverless
+from tests.cluster.serverlesspods import AGENT, SIDECAR, Serverless
 from tests.cluster.waiting import wait_for
 
 HEALED = "healed source="

@@ -16,7 +16,7 @@ from tests.cluster.fluidobjects import Spec
 from tests.cluster.page import Page, excerpt
 from tests.cluster.plugin import Plugin
 from tests.cluster.recovery import Recovery
-from tests.cluster.serverless import AGENT, NOT_CONNECTED, SIDECAR, Serverless
+from tests.cluster.serverlesspods import AGENT, NOT_CONNECTED, SIDECAR, Serverless
 from tests.cluster.settings import ROOT
 from tests.cluster.waiting import wait_for
 from tests.cluster.walk import Walk

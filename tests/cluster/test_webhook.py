@@ -4,7 +4,7 @@ import json
 
 from tests.cluster.cluster import Cluster, Object
 from tests.cluster.recovery import NAME, NAMESPACE, SECRET, Recovery
-from tests.cluster.serverless import AGENT, SIDECAR, Serverless, application
+from tests.cluster.serverlesspods import AGENT, SIDECAR, Serverless, application
 from tests.cluster.waiting import wait_for
 
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{NAME}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-import grpc
+import grpc.aio
 import pytest
 
 from csi_fluid._pb import csi_pb2
@@ -15,6 +15,7 @@ from csi_fluid.kube import Kube
 from csi_fluid.kube.none import NoKube
 from csi_fluid.kubelet import Kubelet
 from csi_fluid.rpc import controller, identity, node, server
+from csi_fluid.rpc.loop import Loop
 from csi_fluid.volumes import (
     health,
     publish,
@@ -48,6 +49,7 @@ class Serving:
         address: str = "",
     ) -> None:
         self.socket = folder / "csi.sock"
+        self.loop = Loop()
         self.store = store or Store()
         self.prober = Prober(timeout_s=probe_timeout_s)
         parts = Parts.of(self.store, self.prober, folder)
@@ -76,7 +78,16 @@ class Serving:
             node.Node(NODE_ID, volumes, method),
             controller.Controller(static.StaticVolumes(self.store)),
             lambda *call: self.calls.append(call),
+            self.loop,
         )
+
+    def start(self) -> None:
+        self.loop.start()
+        self.server.start()
+
+    def stop(self, grace_s: float = 0.1) -> None:
+        self.server.stop(grace_s)
+        self.loop.stop()
 
     def _is_ready(self) -> bool:
         return self.ready()
@@ -86,13 +97,13 @@ class Serving:
 def serving(folder: Path, **options: object) -> Iterator[tuple[Serving, Client]]:
     """Serve for a block and yield the plugin and a client."""
     plugin = Serving(folder, **options)  # type: ignore[arg-type]
-    plugin.server.start()
     client = Client(plugin.socket)
     try:
+        plugin.start()
         yield plugin, client
     finally:
         client.close()
-        plugin.server.stop(0.1)
+        plugin.stop()
 
 
 def capability(

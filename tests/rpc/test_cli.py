@@ -22,14 +22,16 @@ import csi_fluid
 from csi_fluid._pb import csi_pb2
 from csi_fluid.cli import VERBS
 from csi_fluid.demo.plugin import Client, Volume
-from csi_fluid.demo.waiting import until
+from csi_fluid.demo.waiting import pause, until
 from recover.rows import Publication
 from recover.store import Store
+from tests.bench.processes import wakeups
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own threads out of the count
 
 COMMAND = (sys.executable, "-m", "csi_fluid")
 GATE = "--feature-gates=FuseRecovery=true"
 OFF = "--metrics-addr=0"
+GRPC = {"grpc_global_tim", "event_engine", "lifeguard"}  # threads that look for work every second
 
 
 class Folder:
@@ -163,6 +165,27 @@ def test_it_serves_becomes_ready_and_ends_with_0_on_a_signal(folder, gate, by):
         assert info.node_id == "n1"
         assert ended(process, by) == 0
     assert not folder.socket.exists()
+
+
+def test_a_hangup_does_not_end_it(folder):
+    with folder.plugin(OFF, GATE) as process, contextlib.closing(Client(folder.socket)) as client:
+        process.send_signal(signal.SIGHUP)
+
+        assert client.ready()
+        assert ended(process) == 0
+
+
+def test_no_thread_but_grpcs_own_wakes_up_between_ticks(folder):
+    with folder.plugin(OFF, GATE) as process, contextlib.closing(Client(folder.socket)) as client:
+        assert client.ready()
+        until(lambda: is_asleep(process.pid, for_s=1.0), "a second without a wake-up")
+
+
+def is_asleep(pid: int, *, for_s: float) -> bool:
+    """Tell whether no thread of a process is woken for a time, though a client is connected."""
+    before = wakeups(pid, but=GRPC)
+    pause(for_s)
+    return wakeups(pid, but=GRPC) == before
 
 
 def test_it_ends_in_time_while_a_publish_waits(folder, tmp_path):

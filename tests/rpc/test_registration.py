@@ -11,6 +11,7 @@ import pytest
 
 from csi_fluid._pb import registration_pb2 as pb, registration_pb2_grpc
 from csi_fluid.demo.waiting import until
+from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.registration import SOCKET, Registrar
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own machinery up
 
@@ -24,8 +25,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def registrar(folder: Path) -> Iterator[Registrar]:
-    made = Registrar(folder, ENDPOINT, retry_s=SOON_S, check_s=SOON_S)
+def loop() -> Iterator[Loop]:
+    made = Loop()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def registrar(folder: Path, loop: Loop) -> Iterator[Registrar]:
+    made = Registrar(folder, ENDPOINT, loop, retry_s=SOON_S, check_s=SOON_S)
     made.start()
     yield made
     made.stop()
@@ -105,8 +114,8 @@ def test_only_root_can_connect_and_nothing_else_is_left_in_the_folder(
     assert stat.S_IMODE((folder / SOCKET).stat().st_mode) == 0o600
 
 
-def test_the_socket_goes_when_the_plugin_stops(folder: Path):
-    registrar = Registrar(folder, ENDPOINT)
+def test_the_socket_goes_when_the_plugin_stops(folder: Path, loop: Loop):
+    registrar = Registrar(folder, ENDPOINT, loop)
     registrar.start()
     Kubelet(folder).appears()
     registrar.stop()
@@ -114,8 +123,8 @@ def test_the_socket_goes_when_the_plugin_stops(folder: Path):
     assert os.listdir(folder) == []
 
 
-def test_a_socket_that_a_sidecar_put_in_its_place_outlives_the_plugin(folder: Path):
-    registrar = Registrar(folder, ENDPOINT)
+def test_a_socket_that_a_sidecar_put_in_its_place_outlives_the_plugin(folder: Path, loop: Loop):
+    registrar = Registrar(folder, ENDPOINT, loop)
     registrar.start()
     Kubelet(folder).appears()
     (folder / SOCKET).unlink()  # node-driver-registrar begins so
@@ -147,13 +156,13 @@ def test_a_socket_that_somebody_removed_is_made_again(kubelet: Kubelet, folder: 
 
 @pytest.mark.expects_log("another process serves at .*; stop it or leave --kubelet-registration")
 def test_a_registrar_that_is_there_is_left_alone_and_followed_when_it_goes(
-    folder: Path, caplog: pytest.LogCaptureFixture
+    folder: Path, loop: Loop, caplog: pytest.LogCaptureFixture
 ):
     folder.mkdir()
     with socket.socket(socket.AF_UNIX) as sidecar:
         sidecar.bind(str(folder / SOCKET))
         sidecar.listen(64)
-        registrar = Registrar(folder, ENDPOINT, retry_s=SOON_S, check_s=SOON_S)
+        registrar = Registrar(folder, ENDPOINT, loop, retry_s=SOON_S, check_s=SOON_S)
         registrar.start()
         until(lambda: caplog.records, "the conflict is told")
         theirs = (folder / SOCKET).stat().st_ino
@@ -172,10 +181,10 @@ def test_a_registrar_that_is_there_is_left_alone_and_followed_when_it_goes(
 
 @pytest.mark.expects_log("cannot make kubelet's registration socket .*: Not a directory")
 def test_a_folder_that_cannot_be_used_is_told_once_and_tried_again(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, loop: Loop, caplog: pytest.LogCaptureFixture
 ):
     (tmp_path / "file").touch()
-    registrar = Registrar(tmp_path / "file" / "sub", ENDPOINT, retry_s=SOON_S)
+    registrar = Registrar(tmp_path / "file" / "sub", ENDPOINT, loop, retry_s=SOON_S)
     registrar.start()
     until(lambda: caplog.records, "the trouble is told")
     (tmp_path / "file").unlink()

@@ -121,16 +121,19 @@ def test_a_socket_that_nobody_listens_on_is_replaced(tmp_path: Path):
 
 def test_a_socket_that_is_served_is_left_alone(tmp_path: Path):
     with serving(tmp_path) as (_, client):
-        with pytest.raises(EndpointInUse, match="another process serves at"):
-            Serving(tmp_path).server.start()
+        with (
+            pytest.raises(EndpointInUse, match="another process serves at"),
+            serving(tmp_path),
+        ):
+            pass
         assert client.ready()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path):
     (tmp_path / "csi.sock").write_text("precious")
 
-    with pytest.raises(EndpointInUse, match="is not a socket"):
-        Serving(tmp_path).server.start()
+    with pytest.raises(EndpointInUse, match="is not a socket"), serving(tmp_path):
+        pass
     assert (tmp_path / "csi.sock").read_text() == "precious"
 
 

@@ -16,7 +16,8 @@ from recover.linux.probe import Answer, Prober, Reply
 from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.store import Publication, Store
+from recover.rows import Publication
+from recover.store import Store
 from recover.visits.plan import Kin
 from tests.unit.handmade import (
     DEAD,
@@ -104,6 +105,13 @@ def test_what_hangs_off_an_anchor_that_is_left_is_a_stray():
     assert (found.hanging, [c.path for c in found.strays]) == (0, ["/t"])
 
 
+def test_a_target_that_missed_what_stands_on_its_anchor_is_a_stray():
+    brought = mount(101, ANCHOR.mount_point, LIVE, on=ANCHOR.mnt_id)
+
+    found = seen(table(ANCHOR, brought, TARGET))
+    assert (found.hanging, [c.path for c in found.strays]) == (0, ["/t"])
+
+
 def test_neither_the_source_nor_an_anchor_is_a_copy():
     assert not seen(table(ANCHOR, mount(6, SOURCE, DEAD))).is_broken
 
@@ -120,7 +128,7 @@ def test_of_two_copies_at_one_path_the_one_that_is_shown_counts():
     twice = (mount(5, "/k/t", shared=7), mount(6, "/k", FOREIGN), mount(7, "/k/t", on=6, shared=7))
 
     found = seen(table(*twice))
-    assert [c.stack[0].mnt_id for c in found.strays] == [7]
+    assert ([c.stack[0].mnt_id for c in found.strays], found.hanging) == ([7], 0)
 
 
 def test_paths_with_more_than_the_dead_and_the_live_mount_are_deep():
@@ -226,6 +234,10 @@ def test_a_copy_off_the_source_would_get_what_its_daemon_stacks(layer):
     assert fate(mount(), mount(dev=LIVE, **layer), off_source=source) == "WHOLE"
 
 
+def test_nothing_is_off_a_source_that_is_in_no_peer_group():
+    assert not seen(table(mount(4, SOURCE)), table(mount(50, "/data"))).exposed
+
+
 @pytest.mark.parametrize(("method", "exposed"), [("bind", ["/data"]), ("sidecar", [])])
 def test_the_copies_of_a_sidecar_are_off_the_source_as_they_should_be(method, exposed):
     row = publication()
@@ -289,7 +301,9 @@ def test_kin_are_what_becomes_whole_on_the_node_by_group():
     whole = mount(6, "/u", root="/a", shared=13), mount(7, "/u", LIVE, on=6, shared=14)
     stray = mount(8, "/s", shared=15)
 
-    found = seen(table(ANCHOR, target, *whole, stray))
+    private = mount(9, "/v"), mount(10, "/v", LIVE, on=9)
+
+    found = seen(table(ANCHOR, target, *whole, stray, *private))
     assert found.kin == {
         9: (Kin(ANCHOR.mount_point, "/"),),
         12: (Kin("/t", "/"),),

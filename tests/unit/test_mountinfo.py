@@ -243,6 +243,13 @@ def test_an_excerpt_has_what_stands_on_the_mounts_that_count():
     assert ids(chosen.mounts) == [35, 41]
 
 
+def test_an_excerpt_has_what_stands_on_it_in_any_order_of_lines():
+    lines = [b"%d %d 0:%d / /a rw - ext4 x rw\n" % (n, n + 1, n) for n in range(1, 5)]
+
+    found = mountinfo.excerpt(b"".join(lines), frozenset({"0:4"}))
+    assert ids(found.mounts) == [1, 2, 3, 4]
+
+
 def test_an_excerpt_of_superblocks_that_are_not_there_is_empty():
     assert mountinfo.excerpt(NODE, frozenset({"0:5", "55"})).mounts == ()
 

@@ -150,3 +150,24 @@ def test_pod_and_runtime_are_taken_over():
 def test_a_long_value_is_cut_and_its_length_told():
     assert requests.shorten("x" * 4_096) == f"{'x' * 200!r}... (4096 characters)"
     assert requests.shorten("a\nb") == r"'a\nb'"
+
+
+@pytest.mark.parametrize(
+    ("flags", "read_only", "idle"),
+    [
+        ([], False, ()),
+        (["ro"], True, ()),
+        (["noatime", "ro"], True, ("noatime",)),
+        (["ro,noatime"], True, ("noatime",)),
+        (["defaults, ro", "rw"], True, ()),
+        (["rw", "defaults"], False, ()),
+        (["errors=remount-ro", "rodir", "-o ro"], False, ("errors=remount-ro", "rodir", "-o ro")),
+        ([",", " "], False, ()),
+    ],
+)
+def test_mount_options_come_one_by_one_or_with_commas(flags, read_only, idle):
+    mode = csi_pb2.VolumeCapability.AccessMode(mode=Mode.MULTI_NODE_MULTI_WRITER)
+    mount = csi_pb2.VolumeCapability.MountVolume(mount_flags=flags)
+    wanted = publish(volume_capability=csi_pb2.VolumeCapability(mount=mount, access_mode=mode))
+
+    assert (wanted.wanted.read_only, wanted.idle_options) == (read_only, idle)

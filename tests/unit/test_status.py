@@ -13,6 +13,7 @@ CODES = {
     errors.Conflict("x"): grpc.StatusCode.ALREADY_EXISTS,
     errors.Occupied("x"): grpc.StatusCode.FAILED_PRECONDITION,
     errors.InUse("x"): grpc.StatusCode.FAILED_PRECONDITION,
+    errors.Unseen("x"): grpc.StatusCode.FAILED_PRECONDITION,
     errors.NotReady("FuseHung", "x"): grpc.StatusCode.UNAVAILABLE,
     errors.Unavailable("x"): grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded("x"): grpc.StatusCode.UNAVAILABLE,

@@ -102,6 +102,15 @@ def test_a_link_takes_the_place_of_what_holds_no_data(world: World, standing: st
     assert world.everything() == [str(world.target)]
 
 
+@pytest.mark.expects_log("mount options 'noexec,size=1' have no effect")
+def test_mount_options_that_do_nothing_are_told(world: World):
+    flagged = capability()
+    flagged.mount.mount_flags.extend(["rw,noexec", "size=1"])
+    world.publish(volume_capability=flagged)
+
+    assert world.target.readlink() == world.source
+
+
 @pytest.mark.expects_log("NodePublishVolume FAILED_PRECONDITION.*move them away|remove it by hand")
 @pytest.mark.parametrize("standing", ["directory", "file"])
 def test_data_is_never_replaced(world: World, standing: str):

@@ -85,6 +85,14 @@ def test_a_device_number_that_the_kernel_gave_away_again_is_another_generation(k
     assert kept.lives(DEAD) > first
 
 
+def test_the_number_of_a_generation_whose_anchors_went_is_not_given_again(kept: Kept):
+    first = kept.lives(DEAD)
+    kept.dies(DEAD)
+    Path(kept.shelf.path(first, RO)).rmdir()
+
+    assert kept.lives(LIVE) > first
+
+
 def test_sources_are_numbered_apart(kept: Kept):
     kept.lives(OLDER)
     kept.lives(DEAD)

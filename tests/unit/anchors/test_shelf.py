@@ -128,7 +128,7 @@ def test_an_anchor_of_parts_of_a_volume_is_needed_by_any_publication():
 def test_only_more_needed_anchors_than_are_kept_let_one_go(extra: int):
     there = keys(range(1, KEPT + extra + 1))
 
-    going, is_surplus = unneeded(there, [publication(since=1)])
+    going, is_surplus = unneeded(reversed(there), [publication(since=1)])
 
     assert going == {*there[1 : 1 + max(extra, 0)]}
     assert is_surplus is (extra > 0)

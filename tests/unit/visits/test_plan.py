@@ -144,6 +144,12 @@ def test_a_copy_is_healed_read_only_where_every_publication_is():
     assert ("ro" in step.attributes.flags, step.origin) == (True, SHELF.path(NUMBER, RO))
 
 
+def test_a_copy_that_covers_a_writable_one_read_only_stays_read_only():
+    layers = mount(options="rw"), mount(6, dev=OLDER, options="ro")
+
+    assert "ro" in only(Swap, case(inside(*layers), published=(OPTED_IN,))).attributes.flags
+
+
 # Kin
 
 
