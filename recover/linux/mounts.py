@@ -58,14 +58,17 @@ class Clone:
         if not can_detach():
             scratch = Scratch(fd, wanted)
             return cls(scratch.fd, scratch)
-        with contextlib.ExitStack() as cleanup:
-            copy = syscalls.open_tree(fd, "", _COPY)
-            cleanup.callback(os.close, copy)
-            if not facilities.has("mount_setattr"):
-                return cls(workshop.changed(copy, lambda fd: attributes.put_on(fd, wanted)))
-            attributes.put_on_detached(copy, wanted)
-            cleanup.pop_all()
-            return cls(copy)
+        copy = cls(syscalls.open_tree(fd, "", _COPY))
+        try:
+            if facilities.has("mount_setattr"):
+                attributes.put_on_detached(copy.fd, wanted)
+                return copy
+            dressed = workshop.changed(copy.fd, lambda fd: attributes.put_on(fd, wanted))
+        except BaseException:
+            copy.close()
+            raise
+        copy.close()
+        return cls(dressed)
 
     def attach(self, place_fd: int, *, beneath: bool) -> None:
         """Attach the copy; raises OSError (EINVAL where the kernel refuses to go beneath)."""

@@ -9,7 +9,9 @@ begin() {
   mount -t proc proc /proc
   mount -t sysfs sysfs /sys
   mount -t devtmpfs devtmpfs /dev
-  for module in /modules/*.ko; do insmod "$module"; done
+  for _ in 1 2 3; do  # which needs which differs between kernels
+    for module in /modules/*.ko; do insmod "$module" 2>/dev/null; done
+  done
   mount -t virtiofs -o ro root /lower && mount -t tmpfs upper /upper && mkdir /upper/files /upper/work &&
     mount -t overlay -o lowerdir=/lower,upperdir=/upper/files,workdir=/upper/work overlay /new ||
     { echo "no root file system"; poweroff -f; }

@@ -49,7 +49,7 @@ class Kernel:
         return self.folder / "vmlinuz"
 
     def modules(self) -> dict[str, bytes]:
-        """Return what it needs for its root file system, in the order of loading."""
+        """Return what it needs for its root file system."""
         return {
             f"modules/{path.name}": path.read_bytes()
             for path in sorted((self.folder / "modules").iterdir())
