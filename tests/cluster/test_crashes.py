@@ -35,6 +35,23 @@ def test_an_application_survives_ten_crashes_in_a_row(scene: Scene, slow_kubelet
     assert scene.restarts("app") == scene.restarts("private") == 0
 
 
+def test_with_the_rights_of_fluids_chart_five_crashes_leave_two_layers(
+    plugin: Plugin, scene: Scene, slow_kubelet: None
+):
+    """See the plugin without hostPID heal what hangs off its anchors, a subPath too."""
+    plugin.hide_host_processes()
+    names = "app", "partial"
+    scene.start("app", propagation="HostToContainer")
+    scene.start("partial", sub_path="sub", propagation="HostToContainer")
+
+    for _ in range(5):
+        scene.crash_and_heal(*names)
+        assert scene.layers("app") == (2, 2)
+        assert scene.is_flat("partial")
+
+    assert [scene.restarts(name) for name in names] == [0, 0]
+
+
 def test_a_container_that_restarts_while_its_target_is_dead_starts_after_the_heal(scene: Scene):
     scene.start()
     before = scene.uid("app")
