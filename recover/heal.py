@@ -311,7 +311,9 @@ class Healer:
 
     def _plan(self, view: View, tally: _Tally) -> list[Act]:
         plan = steps(self._context.looker, view)
-        tally.left = tuple(step for step in plan if isinstance(step, Leave))
+        # what was left in an earlier round stays told: a surplus anchor is gone by the next one
+        left = (*tally.left, *(step for step in plan if isinstance(step, Leave)))
+        tally.left = tuple({_where(step): step for step in left}.values())
         return [
             step
             for step in plan
@@ -405,7 +407,7 @@ class Healer:
         outage, publications = self._outage, view.publications
         if view.live:
             if outage.state is State.HUNG or (outage.state is State.BROKEN and not view.is_broken):
-                self._context.observer.tell(told.Answering(self.source, publications))
+                outage.answers(publications)
             if view.is_broken:
                 outage.breaks(publications)
         elif view.reply.answer is Answer.HUNG:

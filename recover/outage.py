@@ -24,7 +24,7 @@ class State(enum.Enum):
 
 
 class Outage:
-    """What a healer and a guard know of the present outage of their source, if there is one."""
+    """What a healer knows of the present outage of its source, if there is one."""
 
     def __init__(self, source: str, observer: Observer) -> None:
         self.state = State.UNKNOWN
