@@ -64,7 +64,10 @@ class Executor:
 
         stopping() is asked before each; what was not begun is then left for the next start.
         """
-        rest = list(steps)
+        stuck = [step for step in steps if self._prober.sleeps(_key(step))]
+        for step in stuck:  # the way there leads over a daemon that hangs
+            yield Failed(step, Hung(step.path, self._prober.timeout_s), stale=False)
+        rest = [step for step in steps if step not in stuck]
         while rest and not stopping():
             results = self._together(rest, stopping)
             yield from results
@@ -84,7 +87,7 @@ class Executor:
                 results.append(self._try(step, root_fd))
 
         def key() -> Hashable:
-            return "anchors", steps[min(len(results), len(steps) - 1)].path
+            return _key(steps[min(len(results), len(steps) - 1)])
 
         try:
             namespaces.visit(namespaces.home(), act, self._prober, key=key)
@@ -148,6 +151,11 @@ class Executor:
             if self._witness is not None:
                 return self._witness.layers(self._live, root_fd)
         return 2
+
+
+def _key(step: Act) -> Hashable:
+    """Name a step among the calls that may hang: one at a time for each path."""
+    return "anchors", step.path
 
 
 def remove(path: str) -> None:
