@@ -52,7 +52,7 @@ WITHOUT_PLUGIN = (  # on a cluster of their own: the node plugin comes and goes 
     "tests/cluster/test_serverless_walkthrough.py",
     "tests/cluster/test_webhook.py",
 )
-SLOW = ("privileged", "sanity", "cluster", "kernels")
+SLOW = ("privileged", "sanity", "cluster", "kernels")  # kernels are `make test-kernels`
 LANES = (
     (
         Part(
@@ -62,7 +62,6 @@ LANES = (
             needs=("helm",),
         ),
         Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
-        Part("kernels", ("tests/kernels",), needs=("kernels",)),
     ),
     (Part("privileged", ("tests/privileged",)),),
     (Part("cluster", ("tests/cluster",), without=WITHOUT_PLUGIN, needs=("cluster",)),),
