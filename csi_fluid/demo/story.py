@@ -120,7 +120,7 @@ class _Story:
                 f"{heal.healed} of {heal.copies}",
                 "kubelet's target and both containers",
             ),
-            "layers at /data": (str(pod.layers), "mounts on top of each other"),
+            "layers at /data": (str(pod.layers), "at most two, after any number of crashes"),
             "strategy": (heal.strategy, "each container's mount namespace is entered"),
         }
         self._screen.table("One crash", rows)

@@ -71,9 +71,14 @@ class Scene:
         return self._in(name, "stat -c %d /data 2>/dev/null")
 
     def layers(self, name: str = "app") -> tuple[int, int]:
-        """Return how many mounts lie on top of one another in the container, and at the target."""
+        """Return how many mounts lie on top of one another in the container, and at the target.
+
+        What is mounted on a `subPath` bind, a peer of the target, the kernel lays into the target
+        too, out of sight below its topmost mount: that is no layer.
+        """
         inside = self._in(name, "grep -c ' /data ' /proc/self/mountinfo")
-        return int(inside), len(self.cluster.mounts(self.target(name)))
+        target = self.target(name)
+        return int(inside), sum(line.split()[4] == target for line in self.cluster.mounts(target))
 
     def is_flat(self, *names: str) -> bool:
         """Say whether no more than a dead mount and the live one stand anywhere."""

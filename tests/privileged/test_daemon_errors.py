@@ -16,7 +16,7 @@ from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import Refusal, refusal
 
 ANSWERS = [errno.EIO, errno.EACCES, errno.EINTR, errno.ENOENT, errno.ENOSPC]
-pytestmark = pytest.mark.expects_log("UNAVAILABLE")
+pytestmark = [pytest.mark.expects_log("UNAVAILABLE"), pytest.mark.usefixtures("grpc_up")]
 
 
 @pytest.fixture

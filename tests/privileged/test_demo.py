@@ -58,7 +58,7 @@ def test_the_pod_lists_fails_and_lists_again(daemon: str):
     assert done.returncode == 0, done.stdout + done.stderr
     story = r"config\.json.*kill -9.*Transport endpoint.*restarted.*model-00003.*healed after"
     assert re.search(story, done.stdout, re.DOTALL)
-    assert re.search(r"layers at /data\W+1\b", done.stdout)
+    assert re.search(r"layers at /data\W+2\b", done.stdout)
     assert re.search(r"mounts healed\W+3 of 3\b", done.stdout)
     assert "\x1b" not in done.stdout
     assert done.stderr == ""
