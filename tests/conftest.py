@@ -1,6 +1,5 @@
 """Gives each test the marker of its folder, its sandbox, and a check that nothing stays behind."""
 
-import asyncio
 import logging
 import os
 import re
@@ -133,11 +132,13 @@ def grpc_up() -> Iterator[None]:
     """
     import grpc.aio
 
+    from tests.rpc.serving import rpc_loop
+
     async def start() -> None:
         grpc.aio.init_grpc_aio()
 
-    with asyncio.Runner() as runner, grpc.insecure_channel("127.0.0.1:1") as channel:
-        runner.run(start())
+    with grpc.insecure_channel("127.0.0.1:1") as channel:
+        rpc_loop().run(start())
         grpc.channel_ready_future(channel).cancel()
         yield
         grpc.aio.shutdown_grpc_aio()

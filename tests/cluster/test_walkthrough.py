@@ -87,7 +87,7 @@ def read_the_story(walk: Walk) -> None:
         assert re.search(r"Warning +FuseBroken .* Fuse mount \S+ is broken", said)
     walk.find_pod("app=csi-nodeplugin-fluid --field", "csi-nodeplugin-fluid")
     said = walk.type("csi-fluid status")
-    assert re.search(r"default/demo-dataset +healthy .* (\d)/\1 +1 +[\d.]+ m?s, ", said)
+    assert re.search(r"default/demo-dataset +healthy .* (\d)/\1 +[12] +[\d.]+ m?s, ", said)
 
 
 def events(cluster: Cluster) -> str:

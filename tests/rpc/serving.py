@@ -1,6 +1,7 @@
 """The real services on a unix socket, in this process and without recovery, and a client."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +35,18 @@ from recover.store import Store
 NODE_ID = "node-1"
 
 
+@functools.cache
+def rpc_loop() -> Loop:
+    """Return the one loop of this process, as the plugin has one: gRPC's core is bound to it.
+
+    With a loop for each test, made and closed hundreds of times in one process, gRPC's core crashed
+    now and then, some tests later.
+    """
+    made = Loop()
+    made.start()
+    return made
+
+
 class Serving:
     """A plugin without recovery: the state, the services, the socket."""
 
@@ -49,7 +62,7 @@ class Serving:
         address: str = "",
     ) -> None:
         self.socket = folder / "csi.sock"
-        self.loop = Loop()
+        self.loop = rpc_loop()
         self.store = store or Store()
         self.prober = Prober(timeout_s=probe_timeout_s)
         parts = Parts.of(self.store, self.prober, folder)
@@ -82,12 +95,10 @@ class Serving:
         )
 
     def start(self) -> None:
-        self.loop.start()
         self.server.start()
 
     def stop(self, grace_s: float = 0.1) -> None:
         self.server.stop(grace_s)
-        self.loop.stop()
 
     def _is_ready(self) -> bool:
         return self.ready()

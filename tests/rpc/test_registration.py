@@ -14,6 +14,7 @@ from csi_fluid.demo.waiting import until
 from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.registration import SOCKET, Registrar
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own machinery up
+from tests.rpc.serving import rpc_loop
 
 ENDPOINT = "/var/lib/kubelet/csi-plugins/fuse.csi.fluid.io/csi.sock"
 SOON_S = 0.02
@@ -25,11 +26,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def loop() -> Iterator[Loop]:
-    made = Loop()
-    made.start()
-    yield made
-    made.stop()
+def loop() -> Loop:
+    return rpc_loop()
 
 
 @pytest.fixture
