@@ -222,6 +222,8 @@ def is_behind(case: Case, anchor: Anchor) -> bool:
 
 def refusal(case: Case, variant: Variant) -> str | None:
     """Return why a variant must not be healed, None if it may."""
+    if variant.read_only or case.recover_writable:
+        return None  # without a look at a thousand publications
     return policy.refusal(
         copy_read_only=variant.read_only,
         publications=[p for p in case.publications if Variant.of(p) == variant]
@@ -240,7 +242,7 @@ class Origins:
         """
         self._case = case
         published = map(Variant.of, case.publications) if case.live else ()
-        wanted = (*published, *_behind(case))
+        wanted = dict.fromkeys((*published, *_behind(case)))  # a few, of many publications
         allowed = (v for v in wanted if refusal(case, v) is None)
         self.variants = {variant.name: variant for variant in allowed}
 
@@ -349,9 +351,10 @@ def _attaches(case: Case, origins: Origins) -> Iterator[Attach]:
 def _leaves(case: Case) -> Iterator[Leave]:
     """Yield what must not be healed, by publication."""
     behind = {a.variant for a in case.anchors if is_behind(case, a)}
-    for p in case.publications:
+    reasons = {v: refusal(case, v) for v in set(map(Variant.of, case.publications))}
+    for p in case.publications if any(reasons.values()) else ():
         variant = Variant.of(p)
-        reason = refusal(case, variant)
+        reason = reasons[variant]
         if reason and (variant.name in behind or p in case.bare):
             yield Leave(case.home, p.target, reason, p.target)
 
