@@ -1,18 +1,15 @@
 """Bring a live mount to anchors, and see that it arrives where an application's copy would be."""
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from recover.anchors import anchor as anchors
 from recover.anchors.anchor import Anchor
-from recover.errors import Error, Unverified
-from recover.linux import mounts, probe
+from recover.anchors.witness import Witness
+from recover.errors import Error
 from recover.linux.mountinfo import Mount
-from recover.serverless import place
 
 _ERRORS = (Error, OSError)
 
@@ -34,13 +31,12 @@ class Carrier:
 
     def __init__(self, visit: Callable[[Callable[[int], object]], None]) -> None:
         self._visit = visit
-        self._view = ""  # a directory of our own, where a slave of each anchor stands for a moment
+        self._witness = Witness()
 
     def deliver(self, behind: Sequence[Anchor], live: Mount, *, read_only: bool) -> Delivery:
         """Bare every anchor before the first gets the live mount: one may hang off another."""
         delivery = Delivery()
         given_up = threading.Event()
-        self._view = self._view or tempfile.mkdtemp(prefix="csi-fluid-view-")
 
         def act(root_fd: int) -> None:
             for anchor in behind:
@@ -61,26 +57,17 @@ class Carrier:
     ) -> None:
         read_only = read_only or anchor.base.read_only
         try:
-            layers = place.bring(anchor, live, self._view, root_fd, read_only=read_only)
-            _verify(self._view, live, root_fd)
+            with self._witness.of(anchor.path, root_fd):
+                with anchors.take(live.mount_point, live.dev, read_only=read_only) as copy:
+                    anchors.bring(anchor.path, anchor.base, copy, root_fd)
+                layers = self._witness.layers(live.dev, root_fd)
+                seen_at = time.monotonic()
         except _ERRORS as error:
             delivery.failed[anchor.path] = str(error)
         else:
             delivery.layers.append(layers)
-            delivery.last_at = time.monotonic()
-        finally:
-            mounts.unmount_all(self._view)
+            delivery.last_at = seen_at
 
     def close(self) -> None:
         """Remove what was made in this container."""
-        if self._view:
-            Path(self._view).rmdir()
-            self._view = ""
-
-
-def _verify(view: str, live: Mount, root_fd: int) -> None:
-    with mounts.closing(mounts.open_path(view, root_fd)) as fd:
-        reply = probe.ask(fd)
-    if not reply.alive or reply.dev != live.dev:
-        found = f"shows superblock {reply.dev}" if reply.alive else reply.answer.value
-        raise Unverified(f"a copy as applications have it {found}; it should show {live.dev}")
+        self._witness.close()

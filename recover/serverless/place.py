@@ -17,9 +17,9 @@ from pathlib import Path
 
 from recover.anchors import anchor as anchors
 from recover.anchors.anchor import FOLDER, Anchor
-from recover.linux import mountinfo, mounts
+from recover.linux import mounts
 from recover.linux.mountinfo import Mount
-from recover.linux.mounts import Attributes, Clone
+from recover.linux.mounts import Clone
 
 _TURN = ".turn"  # agents of the pods that share a mount point take turns with it
 _NODE = ".node"  # held by the node plugin for as long as it heals the applications
@@ -167,17 +167,3 @@ def _on_top_at_worst(copy: Clone, path: str, root_fd: int) -> Iterator[None]:
         ):
             mounts.attach(copy, place, about=path)
         raise
-
-
-def bring(anchor: Anchor, source: Mount, view: str, root_fd: int, *, read_only: bool) -> int:
-    """Mount the source on an anchor that was bared; return the layers that an application has.
-
-    view is a directory of our own, on which a slave of the anchor stands meanwhile, as the
-    application's copy does: what arrives there is left mounted for the caller to ask, and to
-    take away with `mounts.unmount_all`.  Raises Covered or OSError.
-    """
-    with mounts.clone(anchor.path, "", Attributes(frozenset(), "slave", keep=True)) as slave:
-        mounts.attach_bare(slave, view, root_fd)
-    with anchors.take(source.mount_point, source.dev, read_only=read_only) as copy:
-        anchors.bring(anchor.path, anchor.base, copy, root_fd)
-    return len(mountinfo.read().stack(view))
