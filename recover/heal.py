@@ -41,6 +41,7 @@ from recover.store import Store
 from recover.visits import execute as inside, plan as visits
 
 _ROUNDS = 5  # looks after a heal: containers may start while we heal
+_FRESH_S = 1.0  # between looks at every namespace for containers that may have started
 
 Act = node.Act | visits.Act
 Step = Act | Leave
@@ -150,6 +151,7 @@ class Healer:
         self._waiting: View | None = None  # what is broken, indexed while the source is away
         self._parted: dict[tuple[int, int], Mount] = {}  # copies made private, as they were before
         self._version = 0  # of our mount table, when it was last looked at
+        self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
@@ -236,9 +238,17 @@ class Healer:
 
     def _look(self, *, everywhere: bool = True) -> View:
         self._version = self._context.own.version  # reads the table if it changed
+        if everywhere:
+            self._everywhere_at = time.monotonic()
         return self._context.looker.look(self.source, inside=everywhere, parted=self._parted)
 
     def _may_come_to_light(self) -> bool:
+        """Tell whether copies may be found now that were not there at the last look.
+
+        Our own mounts wake us after a heal: they are no reason to look at a thousand tables again.
+        """
+        if time.monotonic() - self._everywhere_at < _FRESH_S:
+            return False
         inside = self._context.strategy is Strategy.NAMESPACE
         return self._generations.may_come_to_light(self.live, inside=inside)
 

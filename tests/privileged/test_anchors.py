@@ -302,6 +302,25 @@ def test_kubelets_directory_may_be_mounted_in_any_way(odd_node: Node, strategy: 
         assert anchors(odd_node) == {}
 
 
+@BOTH
+def test_kubelets_directory_may_be_reached_by_a_link(node: Node, heal: Healing, data: Dataset):
+    link = node.machine.root / "link"
+    link.symlink_to(node.machine.kubelet)
+    pod = node.pod()
+    target = pod.target(data.volume.volume_id)
+    linked = link / target.relative_to(node.machine.kubelet)
+    heal.put(heal.publication(pod, data, target=str(linked)))
+    main = pod.container("main", {"/data": target})
+
+    for _ in range(2):
+        heal.crash(data)
+        heal.await_whole(data, main.sees, "/data")
+    heal.unpublish(linked)
+
+    assert not node.sees.layers(target)
+    assert anchors(node) == {}
+
+
 def test_a_private_copy_is_one_layer_after_any_number_of_crashes(
     node: Node, heal: Healing, data: Dataset
 ):
