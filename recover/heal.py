@@ -18,10 +18,11 @@ from pathlib import Path
 from recover import observer as told
 from recover.abort import Aborter
 from recover.anchors import plan as node
-from recover.anchors.execute import Done, Executor, Failed, Result
+from recover.anchors.execute import Executor
 from recover.anchors.keeper import Keeper
 from recover.anchors.plan import Leave
 from recover.anchors.witness import Witness
+from recover.batch import Done, Failed, Result
 from recover.errors import Busy, Error
 from recover.generations import Generations
 from recover.lease import Lease
@@ -290,7 +291,7 @@ class Healer:
     def _part(self, view: View) -> bool:
         """Make copies private that a mount from outside would harm."""
         steps = [visits.Part(copy) for copy in view.exposed]
-        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, inside.Done)]
+        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, Done)]
         for copy in done:
             self._parted[copy.namespace.inode, copy.stack[0].mnt_id] = copy.stack[0]
         return bool(done)
@@ -338,17 +339,16 @@ class Healer:
         for inner in self._inside(there, view.live):
             _add(tally, inner)
 
-    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result]:
+    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result[node.Act]]:
         context, steps = self._context, tuple(acts)
         executor = Executor(context.store, context.locks, context.prober, live, self._witness)
         if steps:
             with contextlib.suppress(Busy), context.keeper.turn(self.source):
                 yield from executor.run(steps, self._stopping)
 
-    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[inside.Result]:
-        context = self._context
-        executor = inside.Executor(context.store, context.prober, live)
-        yield from executor.run(tuple(acts), context.own.current, self._stopping)
+    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[Result[visits.Act]]:
+        executor = inside.Executor(self._context.prober, live)
+        yield from executor.run(tuple(acts), self._stopping)
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -426,16 +426,16 @@ class Healer:
             outage.breaks(publications)
 
 
-def _add(tally: _Tally, result: Result | inside.Result) -> None:
+def _add(tally: _Tally, result: Result[node.Act] | Result[visits.Act]) -> None:
     where = _where(result.step)
     match result:
-        case Done() | inside.Done():
+        case Done():
             tally.failed.pop(where, None)
             tally.layers = max(tally.layers, result.layers)
             tally.last_at = max(tally.last_at, result.at)
             if isinstance(result.step, node.Cover | node.Attach | visits.Swap | visits.Peel):
                 tally.touched += 1
-        case Failed() | inside.Failed():
+        case Failed():
             if not result.stale:
                 tally.failed[where] = result.step, result.error
 

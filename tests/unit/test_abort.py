@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover import observer as told
 from recover.abort import Aborter
 from recover.linux import fuse, mounts, probe
