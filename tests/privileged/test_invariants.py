@@ -24,6 +24,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 # 1. No bare directory, ever.
 
 
+@pytest.mark.timeout(180)  # watches at full speed, on machines of two processors
 @RESTARTS
 def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack: bool):
     data = node.dataset("demo", files={"sub/b.txt": b"1"})
@@ -50,6 +51,7 @@ def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack
 # 2. No writable instant of a read-only volume.
 
 
+@pytest.mark.timeout(180)
 @RESTARTS
 def test_nobody_can_ever_write_to_a_read_only_volume(node: Node, heal: Healing, *, stack: bool):
     data = node.dataset("demo", read_only=False)
