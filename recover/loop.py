@@ -159,8 +159,8 @@ class Recovery:
         self.strategy = strategy.value
         if settings.strategy == Strategy.NAMESPACE and strategy is not Strategy.NAMESPACE:
             log.warning(
-                "--strategy=namespace cannot be had: without open_tree(2) and move_mount(2) nothing "
-                "can be mounted inside a container; healing by propagation"
+                "--strategy=namespace cannot be had: without open_tree(2) and move_mount(2) "
+                "nothing can be mounted inside a container; healing by propagation"
             )
         options = Options(
             strategy,

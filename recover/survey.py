@@ -4,7 +4,6 @@ Read-only: it looks at the kernel and at the state file, beside a running plugin
 """
 
 import contextlib
-import enum
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +17,8 @@ from recover.linux.probe import Answer, Prober
 from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.rows import Heal, Publication
+from recover.states import State
 from recover.store import Store
-
-
-class State(enum.Enum):
-    """The state of a source in words."""
-
-    HEALTHY = "healthy"
-    STALE = "broken, FUSE is back"
-    WAITING = "broken, waiting for FUSE"
-    HUNG = "hung: FUSE does not answer"
-    FAILING = "FUSE answers with errors"
-    ABSENT = "FUSE is not mounted"
-    LEFT = "broken, not healed (writable)"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ from recover.heal import Context, Healer, Options
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.parts import Parts
+from recover.states import State
 from recover.store import Store
-from recover.survey import SourceReport, State
+from recover.survey import SourceReport
 
 _EXAMPLES = f"""\
   csi-fluid recover --dry-run

@@ -20,8 +20,9 @@ from csi_fluid.cli import screen, times, usage, words
 from recover import loop, survey
 from recover.errors import StateError
 from recover.linux.probe import Prober
+from recover.states import State
 from recover.store import Store
-from recover.survey import SourceReport, State
+from recover.survey import SourceReport
 
 _EXAMPLES = """\
   csi-fluid status

@@ -1,7 +1,8 @@
 """States as a person says them."""
 
 from csi_fluid.cli import times
-from recover.survey import SourceReport, State
+from recover.states import State
+from recover.survey import SourceReport
 
 _ADVICE = {
     State.HEALTHY: "",

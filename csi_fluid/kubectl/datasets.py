@@ -11,20 +11,15 @@ from itertools import groupby
 from typing import Any
 
 from recover.rows import Heal
-
-# The states as `recover.survey` has them, which can be imported on Linux alone.
-HEALTHY = "healthy"
-STALE = "broken, FUSE is back"
-WAITING = "broken, waiting for FUSE"
-HUNG = "hung: FUSE does not answer"
-FAILING = "FUSE answers with errors"
-ABSENT = "FUSE is not mounted"
-LEFT = "broken, not healed (writable)"
+from recover.states import State
 
 AWAY = "no answer"
 """The state of a node that cannot be asked."""
 
-_ORDER = (FAILING, HUNG, ABSENT, WAITING, STALE, LEFT, AWAY, HEALTHY)
+_ORDER = (
+    *(State.FAILING, State.HUNG, State.ABSENT, State.WAITING, State.STALE, State.LEFT),
+    *(AWAY, State.HEALTHY),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +46,7 @@ class Row:
     @property
     def is_well(self) -> bool:
         """Tell whether nothing is to be done."""
-        return self.state == HEALTHY and not self.advice
+        return self.state == State.HEALTHY and not self.advice
 
     @property
     def urgency(self) -> tuple[int, float, str, tuple[str, ...]]:

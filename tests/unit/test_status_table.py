@@ -11,7 +11,8 @@ from csi_fluid.cli import status, times, words
 from recover.anchors.plan import Leave
 from recover.linux.namespaces import Namespace
 from recover.rows import Heal, Publication
-from recover.survey import SourceReport, State
+from recover.states import State
+from recover.survey import SourceReport
 
 NOW = 1_000_000.0
 HEAL = Heal("/rt/demo", NOW - 180, "namespace", True, 3, 3, 1, 0.0041, 1.2)

@@ -19,8 +19,9 @@ from recover.linux.probe import Answer, Reply
 from recover.look import View
 from recover.policy import Strategy
 from recover.rows import Generation, Heal, Publication
+from recover.states import State
 from recover.store import Store
-from recover.survey import SourceReport, State
+from recover.survey import SourceReport
 
 HOME = Namespace(100, 1)
 DEAD, LIVE = "0:50", "0:60"
