@@ -25,6 +25,7 @@ from recover.linux import namespaces
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Prober
 from recover.observer import Observer
+from recover.outage import Outage, State
 from recover.policy import Backoff
 from recover.rows import Publication
 from recover.serverless import place as places
@@ -87,11 +88,9 @@ class Guard:
         self._turn = Lease(self.place.turn, wait_s=_TURN_S)
         self._node = Lease(self.place.node, wait_s=_NODE_S)
         self._backoff = Backoff()
-        self._state = ""
-        self._away_since: float | None = None
+        self._outage = Outage(target.mount_point, observer)
         self._taken_since: float | None = None
         self._seen = 0  # version of our mount table when all was well
-        self._complaints: dict[str, str] = {}
         self._publication = Publication(
             target=target.host_path or target.mount_point,
             volume_id="",
@@ -176,9 +175,7 @@ class Guard:
 
     def _away(self, sight: Sight) -> float:
         if sight.reply.answer is Answer.HUNG:
-            if self._state != "hung":
-                self._state = "hung"
-                self._tell(told.Hung(self._source, self.publications, time.time()))
+            self._outage.hangs(self.publications)
             return self._period_s
         if sight.top is None and (anchor := self._eyes.living(sight)) is not None:
             return self._taken_away(sight, anchor)
@@ -186,7 +183,7 @@ class Guard:
         is_known = self.live or sight.anchors or sight.top is not None
         dead = sight.dead
         if is_known and (sight.top is None or dead is not None):
-            self._break()
+            self._outage.breaks(self.publications)
         if dead is None or self._refused(dead):
             return self._period_s
         self._anchor(sight, dead)
@@ -211,12 +208,6 @@ class Guard:
         )
         return 0.0
 
-    def _break(self) -> None:
-        if self._state != "broken":
-            self._state = "broken"
-            self._away_since = self._away_since or time.monotonic()
-            self._tell(told.Broken(self._source, self.publications, time.time()))
-
     def _refused(self, mount: Mount) -> bool:
         """Tell whether a mount must be left alone, and say so once."""
         is_read_only = mount.read_only or mount.superblock_read_only or self.target.read_only
@@ -227,9 +218,10 @@ class Guard:
             recover_writable=self._recover_writable,
         )
         if reason is not None and self.live not in {"", mount.dev}:
-            self._break()  # another daemon serves; that the last one ended was not seen
+            # another daemon serves; that the last one ended was not seen
+            self._outage.breaks(self.publications)
         # A policy is told when it matters, a wrong configuration at once.
-        if reason is not None and self._state == "broken":
+        if reason is not None and self._outage.state is State.BROKEN:
             self._skip(self._source, reason)
         if reason is None and not mount.shared:
             reason = _UNSHARED
@@ -239,9 +231,8 @@ class Guard:
         return reason is not None
 
     def _skip(self, where: str, reason: str) -> None:
-        if self._complaints.get(where) != reason:
-            self._complaints[where] = reason
-            self._tell(told.Skipped(self._source, self.publications, where, reason))
+        skipped = told.Skipped(self._source, self.publications, where, reason)
+        self._outage.complain_of(where, skipped)
 
     # -- when it is back -------------------------------------------------------------------------
 
@@ -275,9 +266,8 @@ class Guard:
 
     def _stand_back(self, *, is_wanted: bool) -> None:
         """Take note that the node plugin heals, or no longer does; say so once."""
-        if is_wanted and self._state:
-            self._tell(told.Answering(self._source, self.publications))
-            self._state, self._away_since = "", None
+        if is_wanted:
+            self._outage.answers(self.publications)
         if is_wanted != self._stands_back:
             self._stands_back = is_wanted
             who = "the node plugin heals" if is_wanted else "this agent heals again"
@@ -333,8 +323,7 @@ class Guard:
 
     def _conclude(self, sight: Sight, delivery: Delivery) -> float:
         if delivery.layers and not delivery.failed:
-            outage_s = delivery.last_at - self._away_since if self._away_since else None
-            self._tell(
+            self._observer.tell(
                 told.Healed(
                     self._source,
                     self.publications,
@@ -342,29 +331,22 @@ class Guard:
                     len(delivery.layers),
                     max(delivery.layers),
                     delivery.last_at - sight.answered_at,
-                    outage_s,
+                    self._outage.lasted_s(delivery.last_at),
                 )
             )
-            self._state, self._away_since = "", None
+            self._outage.ends()
         wait_s = self._backoff.wait_s() if delivery.failed else 0.0
         for where, error in delivery.failed.items():
-            if self._complaints.get(where) != error:
-                self._tell(told.HealFailed(self._source, self.publications, where, error, wait_s))
-            self._complaints[where] = error
-        for where in {anchor.path for anchor in sight.anchors} - delivery.failed.keys():
-            self._complaints.pop(where, None)
+            failed = told.HealFailed(self._source, self.publications, where, error, wait_s)
+            self._outage.complain_of(where, failed)
+        self._outage.settle({anchor.path for anchor in sight.anchors} - delivery.failed.keys())
         return wait_s
 
     def _well(self) -> None:
-        if self._state:
-            self._tell(told.Answering(self._source, self.publications))
-        self._state, self._away_since = "", None
+        self._outage.answers(self.publications)
         self._backoff.reset()
-        self._complaints.pop(self._source, None)
+        self._outage.settle([self._source])
 
     @property
     def _source(self) -> str:
         return self.target.mount_point
-
-    def _tell(self, event: told.Event) -> None:
-        self._observer.tell(event)
