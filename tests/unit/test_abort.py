@@ -50,6 +50,7 @@ class Scene:
         self.told: list[told.Event] = []
         monkeypatch.setattr(mounts, "pin", lambda *_: mounts.Clone(os.open("/", os.O_PATH)))
         monkeypatch.setattr(probe, "ask", self.daemon.ask)
+        monkeypatch.setattr(probe, "ask_once", self.daemon.ask)
         monkeypatch.setattr(fuse, "abort", self.ended.append)
         self.prober = Prober(timeout_s=0.2)
         own: object = Own()
