@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.rows import Generation, Publication
+from recover.rows import Generation, Method, Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ def superblocks_at_targets(
     publications: Iterable[Publication], table: MountTable
 ) -> frozenset[str]:
     """Return the FUSE superblocks that stand at the targets: ours by publication."""
-    targets = {p.target for p in publications if p.method == "bind"}
+    targets = {p.target for p in publications if p.method is Method.BIND}
     return frozenset(m.dev for m in table if m.mount_point in targets and m.is_fuse)
 
 

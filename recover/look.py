@@ -23,7 +23,7 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.rows import Generation, Publication
+from recover.rows import Generation, Method, Publication
 from recover.store import Store
 from recover.visits import plan as visits
 from recover.visits.plan import Kin
@@ -84,7 +84,7 @@ class View:
     @property
     def is_sidecar(self) -> bool:
         """Tell whether the source is the mount of a serverless pod's own FUSE sidecar."""
-        return any(p.method == "sidecar" for p in self.publications)
+        return any(p.method is Method.SIDECAR for p in self.publications)
 
     @property
     def is_broken(self) -> bool:
@@ -175,7 +175,7 @@ class Looker:
             found = syscalls.statmount(reply.mnt_id)
         except OSError:
             return None
-        if found.mount_point != view.source or "fuse" not in found.fs_type:
+        if found.mount_point != view.source or not mountinfo.is_fuse(found.fs_type):
             return None
         return replace(
             view,
@@ -436,7 +436,7 @@ def _bare(publications: Iterable[Publication], table: MountTable) -> tuple[Publi
 
 def is_bare(publication: Publication) -> bool:
     """Tell whether a bind target is a directory without a mount: what was published is gone."""
-    if publication.method != "bind":
+    if publication.method is not Method.BIND:
         return False
     shown = mounts.shown(publication.target)
     return shown is not None and not shown.is_mount

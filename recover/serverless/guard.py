@@ -27,7 +27,7 @@ from recover.linux.probe import Answer, Prober
 from recover.observer import Observer
 from recover.outage import Outage, State
 from recover.policy import Backoff
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from recover.serverless import place as places
 from recover.serverless.deliver import Carrier, Delivery
 from recover.serverless.place import Place
@@ -95,7 +95,7 @@ class Guard:
             target=target.host_path or target.mount_point,
             volume_id="",
             source=target.mount_point,
-            method="sidecar",
+            method=Method.SIDECAR,
             read_only=target.read_only,
             pod_uid=pod,
         )

@@ -17,11 +17,9 @@ from collections.abc import Iterator
 from recover.anchors import anchor
 from recover.lease import Claim
 from recover.linux.mountinfo import Mount, MountTable
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from recover.serverless import place
 from recover.store import Store
-
-METHOD = "sidecar"
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +55,7 @@ class Sidecars:
         self._claims.clear()
 
     def _rows(self) -> set[str]:
-        return {p.source for p in self._store.publications() if p.method == METHOD}
+        return {p.source for p in self._store.publications() if p.method is Method.SIDECAR}
 
     def _guarded(self, table: MountTable) -> Iterator[Mount]:
         for mount in table:
@@ -83,7 +81,7 @@ class Sidecars:
             volume_id="",
             source=mount.mount_point,
             mount_type=mount.fs_type,
-            method=METHOD,
+            method=Method.SIDECAR,
             read_only=mount.read_only or mount.superblock_read_only,
         )
         if self._store.publication(row.target) != row:

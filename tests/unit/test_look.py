@@ -16,7 +16,7 @@ from recover.linux.probe import Answer, Prober, Reply
 from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from recover.store import Store
 from recover.visits.plan import Kin
 from tests.unit.handmade import (
@@ -238,7 +238,7 @@ def test_nothing_is_off_a_source_that_is_in_no_peer_group():
     assert not seen(table(mount(4, SOURCE)), table(mount(50, "/data"))).exposed
 
 
-@pytest.mark.parametrize(("method", "exposed"), [("bind", ["/data"]), ("sidecar", [])])
+@pytest.mark.parametrize(("method", "exposed"), [(Method.BIND, ["/data"]), (Method.SIDECAR, [])])
 def test_the_copies_of_a_sidecar_are_off_the_source_as_they_should_be(method, exposed):
     row = publication()
     source, inside = mount(4, SOURCE, shared=3), table(mount(50, "/data", master=3))

@@ -7,8 +7,9 @@ import pytest
 
 from recover.lease import Claim, Lease
 from recover.linux.mountinfo import Mount, MountTable
+from recover.rows import Method
 from recover.serverless.place import Place
-from recover.serverless.sidecars import METHOD, Sidecars
+from recover.serverless.sidecars import Sidecars
 from recover.store import Store
 
 ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")
@@ -47,7 +48,7 @@ def test_a_mount_that_an_agent_guards_becomes_a_row(host: Host, option: str, rea
     host.sidecars.update(host.table(host.fuse(option=option)))
 
     (row,) = host.store.publications()
-    assert (row.source, row.target, row.method) == (host.source, host.source, METHOD)
+    assert (row.source, row.target, row.method) == (host.source, host.source, Method.SIDECAR)
     assert row.read_only is read_only
     assert host.sidecars.is_settled
 
