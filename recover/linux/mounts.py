@@ -289,8 +289,7 @@ def _withdraw(mnt_id: int, replaced: Mount, root_fd: int) -> None:
         return
     with closing(open_path(replaced.mount_point, root_fd)) as fd:
         if mountinfo.mount_id(fd) == mnt_id:
-            kind = "slave" if replaced.master else "private"
-            set_propagation(fd, kind, recursive=True)
+            set_propagation(fd, "slave" if replaced.master else "private", recursive=True)
 
 
 def peel(stack: tuple[Mount, ...], root_fd: int) -> int:
