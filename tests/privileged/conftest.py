@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.testbed import programs
-from tests.harness import Node
+from tests.harness import Dataset, Node
 from tests.privileged.healing import Healing, healing
+from tests.privileged.publishing import FILES, Publishing, publishing
 
 
 @pytest.fixture
@@ -21,6 +22,23 @@ def heal(node: Node, request: pytest.FixtureRequest) -> Iterator[Healing]:
     """Heal by the namespace strategy, or by that of the indirect parameter."""
     with healing(node, strategy=getattr(request, "param", "namespace")) as made:
         yield made
+
+
+@pytest.fixture
+def on(node: Node) -> Iterator[Publishing]:
+    """Publish without recovery beside it."""
+    with publishing(node) as made:
+        yield made
+
+
+@pytest.fixture
+def data(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES)
+
+
+@pytest.fixture
+def writable(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES, read_only=False)
 
 
 @pytest.hookimpl(wrapper=True)
