@@ -26,6 +26,7 @@ from recover.serverless.sidecars import Sidecars
 log = logging.getLogger(__name__)
 
 _BURST_S = 0.2  # publishes that come together are looked at together
+_YIELD_S = 0.002  # its own mounts wake us during a heal, and each of our turns takes time from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +241,8 @@ class Recovery:
             for by in wake.by:
                 context.observer.tell(told.Woken(by))
             self._kick(self._concerned(wake))
+            if any(worker.healer.is_healing for worker in self._workers.values()):
+                self._stop.wait(_YIELD_S)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + self._settings.period_s
                 self._tick()
