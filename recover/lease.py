@@ -70,7 +70,7 @@ class Lease:
                 return fd
 
 
-class Claim:
+class Hold:
     """A lock file held for a long time: what another process then meets with `Lease`."""
 
     def __init__(self, path: Path) -> None:

@@ -12,4 +12,4 @@ class State(enum.StrEnum):
     HUNG = "hung: FUSE does not answer"
     FAILING = "FUSE answers with errors"
     ABSENT = "FUSE is not mounted"
-    LEFT = "broken, not healed (writable)"
+    SKIPPED = "broken, not healed (writable)"

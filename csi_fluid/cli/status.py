@@ -28,7 +28,7 @@ _EXAMPLES = """\
   csi-fluid status
   csi-fluid status --watch
   csi-fluid status --json | jq '.datasets[] | select(.state != "healthy")'"""
-_COLOURS = {State.HEALTHY: "green", State.STALE: "yellow", State.LEFT: "yellow"}
+_COLOURS = {State.HEALTHY: "green", State.STALE: "yellow", State.SKIPPED: "yellow"}
 _REFRESH_S = 2.0
 
 

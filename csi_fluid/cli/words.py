@@ -32,6 +32,6 @@ def since(report: SourceReport, now: float) -> str:
 
 def advice(report: SourceReport) -> str:
     """Say what to do about a source; "" where nothing is to be done."""
-    if report.state is State.LEFT:
+    if report.state is State.SKIPPED:
         return "; ".join(sorted({step.describe() for step in report.steps}))
     return _ADVICE[report.state].format(source=report.source)

@@ -30,7 +30,7 @@ _STATES = {
     BROKEN.name: State.WAITING,
     FAILED.name: State.STALE,
     HUNG.name: State.HUNG,
-    SKIPPED.name: State.LEFT,
+    SKIPPED.name: State.SKIPPED,
     SUCCEEDED.name: State.HEALTHY,
 }
 

@@ -17,7 +17,7 @@ AWAY = "no answer"
 """The state of a node that cannot be asked."""
 
 _ORDER = (
-    *(State.FAILING, State.HUNG, State.ABSENT, State.WAITING, State.STALE, State.LEFT),
+    *(State.FAILING, State.HUNG, State.ABSENT, State.WAITING, State.STALE, State.SKIPPED),
     *(AWAY, State.HEALTHY),
 )
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from csi_fluid import driver
 from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
-from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
+from csi_fluid.volumes.readiness import Content, Patience, Source, Sources
 from csi_fluid.volumes.targets import Claim, Claims, Kind, Seen
 from recover.anchors.shelf import Variant
 from recover.errors import Covered, Unverified
@@ -87,7 +87,7 @@ class Publisher:
         target, source_path = targets.canonical(self._prober, wanted.target, wanted.source)
         wanted = replace(wanted, target=target, source=source_path)
         _refuse_overlap(wanted)
-        origin = Origin(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
+        content = Content(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
         with self._claims.hold(wanted.target, wanted.volume_id) as claim:
             before = self._standing(wanted.target)
             self._refuse_others(wanted, before)
@@ -96,7 +96,7 @@ class Publisher:
                 claim.check()
                 patience.check()
 
-            source = self._sources.wait(origin, replace(patience, check=check))
+            source = self._sources.wait(content, replace(patience, check=check))
             now = self._standing(wanted.target)
             if self._method(wanted, source, now) and now.records(wanted):
                 return  # nothing new: kubelet publishes every volume again when it restarts

@@ -226,7 +226,7 @@ def close_all(pins: dict[str, Clone]) -> None:
         clone.close()
 
 
-def part(expected: Mount, root_fd: int) -> None:
+def make_private(expected: Mount, root_fd: int) -> None:
     """Put a copy with a peer group of its own in a mount's place, so no peer's mounts reach it.
 
     In all the namespaces to which its parent passes mounts on.  Raises Covered or OSError.

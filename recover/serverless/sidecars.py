@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator
 
 from recover.anchors import anchor
-from recover.lease import Claim
+from recover.lease import Hold
 from recover.linux.mountinfo import Mount, MountTable
 from recover.rows import Method, Publication
 from recover.serverless import place
@@ -30,7 +30,7 @@ class Sidecars:
     def __init__(self, store: Store, mount_root: str) -> None:
         self._store = store
         self._below = mount_root.rstrip("/") + "/"
-        self._claims: dict[str, Claim] = {}
+        self._holds: dict[str, Hold] = {}
 
     def update(self, table: MountTable) -> None:
         """Bring rows and locks in line with what is mounted; touches no FUSE path."""
@@ -38,7 +38,7 @@ class Sidecars:
         for source in self._rows() | found.keys():
             if source not in found and not place.is_guarded(source):
                 self._give_up(source)
-            elif not self._claim(source).take():
+            elif not self._hold(source).take():
                 self._store.remove_publication(source)  # an agent heals just now; try again
             elif source in found:
                 self._record(found[source])
@@ -46,13 +46,13 @@ class Sidecars:
     @property
     def is_settled(self) -> bool:
         """Tell whether every lock that is wanted is held."""
-        return all(claim.is_held for claim in self._claims.values())
+        return all(hold.is_held for hold in self._holds.values())
 
     def close(self) -> None:
         """Leave healing to the agents; the rows stay for the next start."""
-        for claim in self._claims.values():
-            claim.close()
-        self._claims.clear()
+        for hold in self._holds.values():
+            hold.close()
+        self._holds.clear()
 
     def _rows(self) -> set[str]:
         return {p.source for p in self._store.publications() if p.method is Method.SIDECAR}
@@ -67,13 +67,13 @@ class Sidecars:
                 if stack[-1:] == (mount,) and not on_fuse and place.is_guarded(point):
                     yield mount
 
-    def _claim(self, source: str) -> Claim:
-        claim = self._claims.get(source)
-        if claim is None or not claim.is_valid:
-            if claim is not None:
-                claim.close()
-            self._claims[source] = claim = Claim(place.node_of(source))
-        return claim
+    def _hold(self, source: str) -> Hold:
+        hold = self._holds.get(source)
+        if hold is None or not hold.is_valid:
+            if hold is not None:
+                hold.close()
+            self._holds[source] = hold = Hold(place.node_of(source))
+        return hold
 
     def _record(self, mount: Mount) -> None:
         row = Publication(
@@ -90,7 +90,7 @@ class Sidecars:
 
     def _give_up(self, source: str) -> None:
         self._store.remove_publication(source)
-        claim = self._claims.pop(source, None)
-        if claim is not None:
-            claim.close()
+        hold = self._holds.pop(source, None)
+        if hold is not None:
+            hold.close()
         _log.info("the pod of a FUSE sidecar is gone", extra={"source": source})

@@ -221,7 +221,7 @@ def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Pat
     before = top(place)
     data.daemon.kill()
 
-    at_home(mounts.part, before)
+    at_home(mounts.make_private, before)
 
     after = top(place)
     assert before.shared == top(data.volume.source).shared
