@@ -200,7 +200,7 @@ class StateFile:
 
     @property
     def replaced(self) -> bool:
-        """Tell whether the path no longer names this file: somebody removed or replaced it."""
+        """Return whether the path no longer names this file: somebody removed or replaced it."""
         return _inode(self.path) != self._inode
 
     def close(self) -> None:

@@ -35,12 +35,12 @@ def refusal(request: Request, answer: Response) -> Unavailable:
 
 
 def is_missing(answer: Response) -> bool:
-    """Tell whether an object is not there: said by the API server itself, not by a proxy."""
+    """Return whether an object is not there: said by the API server itself, not by a proxy."""
     return answer.status == _NOT_FOUND and objects.text(answer.body, "kind") == "Status"
 
 
 def succeeded(answer: Response) -> bool:
-    """Tell whether a call was carried out and answered with an object."""
+    """Return whether a call was carried out and answered with an object."""
     return 200 <= answer.status < 300 and not answer.error
 
 

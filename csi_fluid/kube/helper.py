@@ -86,7 +86,7 @@ class _Life:
 
     @property
     def ended(self) -> bool:
-        """Tell whether no call can be made any more."""
+        """Return whether no call can be made any more."""
         with self._lock:
             return self._ended
 

@@ -45,7 +45,7 @@ class Row:
 
     @property
     def is_well(self) -> bool:
-        """Tell whether nothing is to be done."""
+        """Return whether nothing is to be done."""
         return self.state == State.HEALTHY and not self.advice
 
     @property
@@ -101,7 +101,7 @@ def away(node: str, why: str) -> Row:
 
 
 def wanted(row: Row, namespace: str, dataset: str) -> bool:
-    """Tell whether a row is asked for; "" means any.  dataset is a name, or namespace/name.
+    """Return whether a row is asked for; "" means any.  dataset is a name, or namespace/name.
 
     A row that is about no dataset is always wanted: what it hides may be.
     """

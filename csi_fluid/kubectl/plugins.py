@@ -35,7 +35,7 @@ class Plugin:
 
     @property
     def heals(self) -> bool:
-        """Tell whether the gate FuseRecovery is on."""
+        """Return whether the gate FuseRecovery is on."""
         gates = [w.removeprefix(_GATES) for w in self.arguments if w.startswith(_GATES)]
         try:
             return bool(gates) and kinds.parse_gates(gates[-1])["FuseRecovery"]

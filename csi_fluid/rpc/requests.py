@@ -287,7 +287,7 @@ def _bool(attributes: Mapping[str, str], name: str) -> bool:
 
 
 def _skips_check(text: str) -> bool:
-    """Tell whether the readiness of mount pods, which is what is checked here, goes unchecked."""
+    """Return whether the readiness of mount pods, which is what is checked here, goes unchecked."""
     skips = False
     for kind in filter(None, (part.strip() for part in text.split(","))):
         if kind in {"All", "None"}:  # the list ends here, as Fluid reads it

@@ -28,7 +28,7 @@ class Problem:
 
     @property
     def inaccessible(self) -> bool:
-        """Tell whether nothing can be read; else the volume is degraded."""
+        """Return whether nothing can be read; else the volume is degraded."""
         return self.reason != "FuseFailing"
 
 
@@ -72,7 +72,7 @@ class Health:
         yield from self._examine_target(row)
 
     def _is_unchecked(self, row: Publication, content: Content) -> bool:
-        """Tell whether a volume that was published without a check shows its source."""
+        """Return whether a volume that was published without a check shows its source."""
         try:
             return _shows(row, self._sources.look(replace(content, unchecked=True)))
         except NotReady:

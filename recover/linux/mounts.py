@@ -120,7 +120,7 @@ class Clone:
 
 
 def can_detach() -> bool:
-    """Tell whether copies stand nowhere until they are attached, in any mount namespace (5.2+)."""
+    """Return whether copies stand nowhere until they are attached, in any namespace (5.2+)."""
     return facilities.has("open_tree") and facilities.has("move_mount")
 
 
@@ -377,7 +377,7 @@ def nest(extra: Sequence[Nested]) -> bool:
 
 
 def is_directory(fd: int) -> bool:
-    """Tell whether a descriptor is that of a directory, without asking its server."""
+    """Return whether a descriptor is that of a directory, without asking its server."""
     flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
     return stat.S_ISDIR(syscalls.statx(fd, "", flags, syscalls.STATX_TYPE).mode)
 

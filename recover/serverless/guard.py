@@ -209,7 +209,7 @@ class Guard:
         return 0.0
 
     def _refused(self, mount: Mount) -> bool:
-        """Tell whether a mount must be left alone, and say so once."""
+        """Return whether a mount must be left alone, and say so once."""
         is_read_only = mount.read_only or mount.superblock_read_only or self.target.read_only
         self._publication = replace(self._publication, read_only=is_read_only)
         reason = policy.refusal(

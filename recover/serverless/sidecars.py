@@ -15,7 +15,7 @@ import logging
 from collections.abc import Iterator
 
 from recover.anchors import anchor
-from recover.lease import Hold
+from recover.lease import LockFile
 from recover.linux.mountinfo import Mount, MountTable
 from recover.rows import Method, Publication
 from recover.serverless import place
@@ -30,7 +30,7 @@ class Sidecars:
     def __init__(self, store: Store, mount_root: str) -> None:
         self._store = store
         self._below = mount_root.rstrip("/") + "/"
-        self._holds: dict[str, Hold] = {}
+        self._locks: dict[str, LockFile] = {}
 
     def update(self, table: MountTable) -> None:
         """Bring rows and locks in line with what is mounted; touches no FUSE path."""
@@ -38,21 +38,21 @@ class Sidecars:
         for source in self._rows() | found.keys():
             if source not in found and not place.is_guarded(source):
                 self._give_up(source)
-            elif not self._hold(source).take():
+            elif not self._lock(source).take():
                 self._store.remove_publication(source)  # an agent heals just now; try again
             elif source in found:
                 self._record(found[source])
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether every lock that is wanted is held."""
-        return all(hold.is_held for hold in self._holds.values())
+        """Return whether every lock that is wanted is held."""
+        return all(lock.is_held for lock in self._locks.values())
 
     def close(self) -> None:
         """Leave healing to the agents; the rows stay for the next start."""
-        for hold in self._holds.values():
-            hold.close()
-        self._holds.clear()
+        for lock in self._locks.values():
+            lock.close()
+        self._locks.clear()
 
     def _rows(self) -> set[str]:
         return {p.source for p in self._store.publications() if p.method is Method.SIDECAR}
@@ -67,13 +67,13 @@ class Sidecars:
                 if stack[-1:] == (mount,) and not on_fuse and place.is_guarded(point):
                     yield mount
 
-    def _hold(self, source: str) -> Hold:
-        hold = self._holds.get(source)
-        if hold is None or not hold.is_valid:
-            if hold is not None:
-                hold.close()
-            self._holds[source] = hold = Hold(place.node_of(source))
-        return hold
+    def _lock(self, source: str) -> LockFile:
+        lock = self._locks.get(source)
+        if lock is None or not lock.is_valid:
+            if lock is not None:
+                lock.close()
+            self._locks[source] = lock = LockFile(place.node_of(source))
+        return lock
 
     def _record(self, mount: Mount) -> None:
         row = Publication(
@@ -90,7 +90,7 @@ class Sidecars:
 
     def _give_up(self, source: str) -> None:
         self._store.remove_publication(source)
-        hold = self._holds.pop(source, None)
-        if hold is not None:
-            hold.close()
+        lock = self._locks.pop(source, None)
+        if lock is not None:
+            lock.close()
         _log.info("the pod of a FUSE sidecar is gone", extra={"source": source})

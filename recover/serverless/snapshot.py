@@ -45,7 +45,7 @@ class Snapshot:
         return self.top
 
     def holds(self, now: "Snapshot") -> bool:
-        """Tell whether all of this is so in a later snapshot too; an anchor may have been added."""
+        """Return whether all of this is so in a later one too; an anchor may have been added."""
         was, found = ((s.reply, s.top, s.lower) for s in (self, now))
         return was == found and set(self.anchors) <= set(now.anchors)
 
@@ -80,7 +80,7 @@ class Looker:
         return self._own.version
 
     def answers(self, dev: str) -> bool:
-        """Tell whether a superblock still answers at the mount point."""
+        """Return whether a superblock still answers at the mount point."""
         reply = self._prober.ask(self._place.mount_point)
         return reply.alive and reply.dev == dev
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recover.lease import Hold, Lease
+from recover.lease import Lease, LockFile
 from recover.linux.mountinfo import Mount, MountTable
 from recover.rows import Method
 from recover.serverless.place import Place
@@ -113,11 +113,11 @@ def test_the_row_goes_with_the_pod(host: Host):
 
 def test_a_lock_file_that_was_made_anew_is_locked_anew(tmp_path: Path):
     path = tmp_path / "lock"
-    hold = Hold(path)
-    taken = hold.take(), hold.is_held
+    lock = LockFile(path)
+    taken = lock.take(), lock.is_held
 
     path.unlink()
     path.touch()
 
-    assert (taken, hold.is_held) == ((True, True), False)
-    hold.close()
+    assert (taken, lock.is_held) == ((True, True), False)
+    lock.close()
