@@ -403,6 +403,26 @@ def test_a_publish_does_not_read_the_mount_table(on: Publishing, data: Dataset, 
     programs.run("umount", "-l", many)
 
 
+class CountingStore(Store):
+    """Counts how often it is asked for the record of a target."""
+
+    asked = 0
+
+    def publication(self, target: str) -> Publication | None:
+        self.asked += 1
+        return super().publication(target)
+
+
+def test_a_publish_looks_for_the_record_once_before_each_wait(node: Node, data: Dataset):
+    store = CountingStore()
+    with publishing(node, store=store) as on:
+        on.publish(data)
+        assert store.asked == 3  # before the source is waited for, after it, under the lock
+
+        on.publish(data)
+        assert store.asked == 5  # nothing is to be made, so nothing is locked
+
+
 def _bytes_read() -> int:
     """Return how many bytes this process has read, from procfs too: proc_pid_io(5)."""
     return int(Path("/proc/self/io").read_text(encoding="ascii").split()[1])
