@@ -78,7 +78,7 @@ class Scratch:
 
 
 def _is_reachable() -> bool:
-    """Tell whether the calling thread sees scratches: it is in no container."""
+    """Return whether the calling thread sees scratches: it is in no container."""
     return not procself.in_visit() or procself.is_home()
 
 

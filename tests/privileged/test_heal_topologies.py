@@ -12,6 +12,7 @@ import pytest
 
 from csi_fluid.testbed import programs
 from recover.linux.mountinfo import Mount
+from recover.rows import Method
 from tests.harness import Dataset, Node, Pod, Propagation, View
 from tests.privileged.healing import Healing, only_layer, shown
 
@@ -120,7 +121,7 @@ def reference_dataset(stage: Stage) -> Places:
 
 
 def symlink_publish(stage: Stage) -> Places:
-    link = stage.heal.publish(stage.pod, stage.data, volume_id="linked", method="symlink")
+    link = stage.heal.publish(stage.pod, stage.data, volume_id="linked", method=Method.SYMLINK)
     assert link.is_symlink()
     main = stage.pod.container("main", {"/data": link})
     none = stage.pod.container("none", {"/data": link}, Propagation.NONE)
