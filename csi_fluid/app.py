@@ -37,6 +37,7 @@ from csi_fluid.volumes.users import Users
 from recover import loop, observer, reconcile
 from recover.layout import Layout
 from recover.linux import mountinfo
+from recover.linux.outpost import Outpost
 from recover.linux.probe import Prober
 from recover.parts import Parts
 from recover.store import Store
@@ -81,7 +82,9 @@ class Plugin:
         self._kubelet = Kubelet(os.path.realpath(settings.kubelet_root))
         self._layout = Layout(self._kubelet, MountRoot(os.path.realpath(settings.mount_root)))
         self._store = Store.open(settings.state, self._tell_of_state)
-        self._prober = Prober(timeout_s=settings.probe_timeout_s)
+        self._outpost = Outpost()
+        self._outpost.start()  # it is there before the first look at a FUSE mount
+        self._prober = Prober(timeout_s=settings.probe_timeout_s, outpost=self._outpost)
         self._parts = Parts.of(self._store, self._prober, settings.anchors)
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._api = self._build_api()
@@ -117,6 +120,7 @@ class Plugin:
             _log.warning("a heal did not end in time; the next start finishes it")
         self._api.stop(_EVENTS_GRACE_S)
         self._meter.stop()
+        self._outpost.close()
         self._store.close()
 
     def _build_api(self) -> ApiSide:

@@ -49,12 +49,11 @@ class Seen:
 def canonical(prober: Prober, *paths: str) -> tuple[str, ...]:
     """Return paths with the links in their parent directories resolved; raises Hung."""
     key = f"the way to {' and to '.join(paths)}"
-    return prober.run(key, lambda: tuple(map(_canonical, paths)))
+    return tuple(_canonical(prober, key, Path(path)) for path in paths)
 
 
-def _canonical(path: str) -> str:
-    place = Path(path)
-    return str(Path(os.path.realpath(place.parent)) / place.name)
+def _canonical(prober: Prober, key: str, path: Path) -> str:
+    return str(Path(prober.call(key, os.path.realpath, path.parent)) / path.name)
 
 
 class Pods:
