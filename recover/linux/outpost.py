@@ -31,8 +31,8 @@ _log = logging.getLogger(__name__)
 _START_S = 30.0  # a busy machine
 _END_S = 0.3
 _SPARE = 4  # lines that are kept when their call has ended
-_TRIES = 2
-_COMMAND = (sys.executable, "-m", "recover.linux.sentry")
+# nothing but `recover` and the standard library, which take memory enough
+_COMMAND = (sys.executable, "-E", "-s", "-S", "-m", "recover.linux.sentry")
 _ROOT = Path(__file__).parents[2]  # where `recover` is found
 
 _left_behind: list[subprocess.Popen[bytes]] = []  # until they can be reaped
@@ -151,8 +151,13 @@ class Outpost:
 
         It is called again, once, if the process goes away under it.  Raises Unanswered, Unstarted.
         """
-        for _ in range(_TRIES):
-            line = self._line()
+        for is_last in (False, True):
+            try:
+                line = self._line()
+            except Unstarted:  # or it went away since it was last used
+                if is_last:
+                    raise
+                continue
             try:
                 value = line.call(func, arguments, timeout_s)
             except Late as error:

@@ -2,7 +2,8 @@
 
 It has no socket, lock or state of the one that started it, nor its standard streams.  Each line to
 it has a thread, on which one call after the other is made; when its starter has gone it ends, as
-far as the kernel lets a thread end that waits for a FUSE daemon.
+far as the kernel lets a thread end that waits for a FUSE daemon.  Such a thread must not keep the
+other lines open after a kill, so each has a table of descriptors of its own, with its line alone.
 """
 
 import os
@@ -10,11 +11,12 @@ import signal
 import socket
 import threading
 
-from recover.linux import message, probe, resolve
+from recover.linux import message, probe, resolve, syscalls
 from recover.linux.message import Closed
 
 _STACK_BYTES = 256 * 1024
 _CALLED = (probe, resolve)  # here before the first call, whose time is counted
+_MOST = 1 << 20  # beyond any number of a descriptor here
 
 
 def main() -> None:
@@ -28,14 +30,20 @@ def main() -> None:
         try:
             while True:
                 _, (number,) = message.receive(control)
-                line = socket.socket(fileno=number)
-                threading.Thread(target=_serve, args=(line,), daemon=True).start()
+                taken = threading.Event()
+                threading.Thread(target=_serve, args=(number, taken), daemon=True).start()
+                taken.wait()
+                os.close(number)
         except Closed:
             os._exit(0)
 
 
-def _serve(line: socket.socket) -> None:
-    with line:
+def _serve(number: int, taken: threading.Event) -> None:
+    syscalls.unshare(syscalls.CLONE_FILES)
+    taken.set()
+    os.closerange(0, number)
+    os.closerange(number + 1, _MOST)
+    with socket.socket(fileno=number) as line:
         try:
             while True:
                 _answer(line)

@@ -91,6 +91,7 @@ RESOLVE_CACHED = 0x20
 
 # <linux/sched.h>
 CLONE_FS = 0x00000200
+CLONE_FILES = 0x00000400
 CLONE_NEWNS = 0x00020000
 
 # <linux/stat.h>

@@ -44,6 +44,14 @@ def sleepers() -> list[int]:
     return sorted(found)
 
 
+def child(pid: int) -> int:
+    """Return the process that asks for a plugin."""
+    for name in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
+        if b"sentry" in Path(f"/proc/{name}/cmdline").read_bytes():
+            return int(name)
+    return 0
+
+
 def says(plugin: Plugin, words: str) -> bool:
     return words in plugin.log.read_text(errors="replace")
 
@@ -72,6 +80,28 @@ def test_a_plugin_that_asks_a_silent_daemon_ends_and_the_next_one_serves(
     other.daemon.kill()
     other.daemon.restart()
     until(lambda: node.sees.error(healing) == 0, "the next plugin heals")
+
+
+def test_when_the_one_that_asks_is_killed_while_it_sleeps_another_one_asks(
+    node: Node, hung: Dataset
+):
+    """As the kernel does when memory is short: what is left of it must not keep the lines open."""
+    other = node.dataset("other")
+    plugin = node.plugin(options=[PATIENCE])
+    pod = node.pod()
+    pod.publish(hung)
+    target = pod.publish(other)
+    hang(hung)
+    until(lambda: says(plugin, "does not answer"), "the hang is told")
+    before = child(plugin.pid)
+    assert before in sleepers()
+
+    os.kill(before, signal.SIGKILL)
+
+    for _ in range(3):
+        plugin.client.stats(other.volume, target)
+    assert child(plugin.pid) != before
+    assert before in sleepers()
 
 
 def test_a_walk_to_a_sub_path_that_never_ends_keeps_no_plugin(node: Node, hung: Dataset):

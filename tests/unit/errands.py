@@ -14,9 +14,9 @@ def open_in(folder: int, name: str) -> int:
     return os.open(name, os.O_RDONLY, dir_fd=folder)
 
 
-def descriptors() -> list[str]:
+def descriptors(of: str = "thread-self") -> list[str]:
     """Return what is open, but for what this opens itself."""
-    folder = Path("/proc/self/fd")
+    folder = Path("/proc", of, "fd")
     links = (os.readlink(folder / name) for name in os.listdir(folder) if (folder / name).exists())
     return sorted(link.partition(":")[0] for link in links)
 

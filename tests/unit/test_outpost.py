@@ -141,9 +141,11 @@ def test_it_has_nothing_of_ours(post: Outpost, tmp_path: Path):
     with (tmp_path / "lock").open("wb"):
         made = Outpost()
         with contextlib.closing(made):
-            names = made.call(errands.descriptors, (), None)
+            names = made.call(errands.descriptors, ("self",), None)
+            of_the_line = made.call(errands.descriptors, (), None)
 
     assert set(names) == {"/dev/null", "socket"}
+    assert of_the_line == ["socket"]
     assert post.call(os.getcwd, (), None) == "/"
 
 
