@@ -192,9 +192,17 @@ class Looker:
         lost: frozenset[Mount] = frozenset()
         if nested := [mount for copy in view.copies for mount in copy.nested]:
             table, known = self._own.current(), self._store.generations()  # not read needlessly
-            lost = frozenset(m for m in nested if detect.origin_of(m, table, known) is None)
+            lost = frozenset(
+                m for m in nested if m.is_mapped or detect.origin_of(m, table, known) is None
+            )
+        inside = {copy.namespace for copy in view.copies}
         return visits.Case(
-            self._node(view), view.copies, view.kin, unavailable=lost, on_source=view.is_sidecar
+            self._node(view),
+            view.copies,
+            view.kin,
+            unavailable=lost,
+            foreign=frozenset(filter(namespaces.is_foreign, inside)),
+            on_source=view.is_sidecar,
         )
 
     def _node(self, view: View) -> node.Case:

@@ -332,6 +332,8 @@ def _owners(case: Case, stray: Copy) -> tuple[Publication, ...]:
 
 
 def _refusal_of(case: Case, stray: Copy) -> str | None:
+    if any(mount.is_mapped for mount in stray.stack):
+        return policy.MAPPED
     return policy.refusal(
         copy_read_only=stray.read_only,
         publications=_owners(case, stray),

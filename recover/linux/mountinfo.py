@@ -48,6 +48,11 @@ class Mount(
         return "ro" in self.options
 
     @property
+    def is_mapped(self) -> bool:
+        """Tell whether owners of files are shown as others: mount_setattr(2), MOUNT_ATTR_IDMAP."""
+        return "idmapped" in self.options
+
+    @property
     def inner_path(self) -> str:
         """Return the path within the superblock, without the mark of a removed directory."""
         return self.root.removesuffix(DELETED) or "/"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import syscalls
+from recover.linux import procself, syscalls
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -61,6 +61,17 @@ def sees_host() -> bool:
     """
     pid_ns = int(os.readlink("/proc/self/ns/pid")[5:-1])
     return pid_ns == _INITIAL_PID_NS or _inode(1) not in {None, _inode("self")}
+
+
+def is_foreign(namespace: Namespace) -> bool:
+    """Tell whether a namespace is another user namespace's: nothing attached there is locked."""
+    try:
+        with closing(_open_of(namespace, "ns/mnt", os.O_RDONLY)) as fd:
+            return procself.is_foreign(fd)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # the user namespace is none below ours
+        return True
 
 
 def visit(

@@ -114,6 +114,7 @@ class Case:
     copies: tuple[Copy, ...] = ()
     kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
     unavailable: frozenset[Mount] = frozenset()  # nested, with nothing to rebuild them from
+    foreign: frozenset[Namespace] = frozenset()  # of other user namespaces
     on_source: bool = False  # copies belong to the source itself: it is the sidecar of their pod
 
 
@@ -131,7 +132,7 @@ def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
         copy_read_only=copy.read_only,
         publications=node.publications,
         recover_writable=node.recover_writable,
-    ) or _stuck(case, copy)
+    ) or _lasting(case, copy)
     inner = detect.inner_path(copy.stack[0], node.generations)
     if reason is None and inner is None:
         reason = f"it shows {copy.stack[0].inner_path}, which is outside of the source"
@@ -168,6 +169,19 @@ def _kin(groups: Mapping[int, tuple[Kin, ...]], copy: Copy) -> tuple[str, str] |
         if f"{shown}/".startswith(f"{base}/")
     ]
     return max(fitting)[1:] if fitting else None
+
+
+def _lasting(case: Case, copy: Copy) -> str | None:
+    """Return why a copy cannot be replaced without losing what protects it, None if it can."""
+    if copy.namespace in case.foreign:
+        return (
+            "it is in a user namespace of its own, whose root could take off, or make writable, "
+            "what is mounted from outside; restart the container to heal it, and give it the "
+            "volume with mountPropagation HostToContainer to have it healed from then on"
+        )
+    if any(mount.is_mapped for mount in copy.stack):
+        return policy.MAPPED
+    return _stuck(case, copy)
 
 
 def _stuck(case: Case, copy: Copy) -> str | None:

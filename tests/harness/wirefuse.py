@@ -51,6 +51,7 @@ _ROOT, _SUB, _FILE = 1, 2, 3
 _MODES = {_ROOT: stat.S_IFDIR | 0o755, _SUB: stat.S_IFDIR | 0o755, _FILE: stat.S_IFREG | 0o644}
 _CHILDREN = {_ROOT: {b"file": _FILE, b"sub": _SUB}, _SUB: {b"file": _FILE}}
 _CONTENT = b"1"
+_INIT_EXT, _ALLOW_IDMAP = 1 << 30, 1 << (40 - 32)  # flags, flags2; Linux 6.12 maps ids
 
 
 class WireFuse:
@@ -85,7 +86,9 @@ class _Server:
     def __init__(self, mount_point: str, rules: Path) -> None:
         self._fd = os.open("/dev/fuse", os.O_RDWR)
         self._rules = rules
-        options = f"fd={self._fd},rootmode=40000,user_id=0,group_id=0,allow_other"
+        options = (
+            f"fd={self._fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions"
+        )
         command = ["mount", "-i", "-t", "fuse", "-o", options, "wirefuse", mount_point]
         subprocess.run(command, check=True, pass_fds=[self._fd])
 
@@ -149,9 +152,21 @@ def _answer(operation: int, node: int, body: bytes) -> tuple[int, bytes]:
 
 def _init(_: int, body: bytes) -> bytes:
     _, minor, read_ahead, _ = struct.unpack_from("=4I", body)
+    options = _INIT_EXT, _ALLOW_IDMAP
     return struct.pack(
-        "=4IHHIIHHI", 7, min(minor, 31), read_ahead, 0, 12, 10, 65536, 1, 32, 0, 0
-    ) + (bytes(28))
+        "=4IHHIIHHI28x",
+        7,
+        min(minor, 42),
+        read_ahead,
+        options[0],
+        12,
+        10,
+        65536,
+        1,
+        32,
+        0,
+        options[1],
+    )
 
 
 def _lookup(node: int, body: bytes) -> bytes:

@@ -18,6 +18,7 @@ from recover.visits.plan import Case, Kin, Part, Peel, Step, Swap
 from tests.unit.handmade import (
     DEAD,
     FOREIGN,
+    HOME,
     KEPT_OPTIONS,
     LIVE,
     NUMBER,
@@ -46,7 +47,7 @@ TARGET, PART = Kin("/t", "/"), Kin("/s", "/sub")
 
 
 def inside(*stack: Mount, within: tuple[Mount, ...] = ()) -> Copy:
-    return copy(*stack, at=POD, path="/data", inside=within)
+    return copy(*(stack or (mount(),)), at=POD, path="/data", inside=within)
 
 
 def case(
@@ -107,6 +108,20 @@ def test_a_copy_keeps_what_stands_inside_and_can_be_rebuilt():
 
     step = only(Swap, case(inside(within=(kept,)), unavailable=frozenset({lost})))
     assert step.copy.nested == (kept,)
+
+
+# What would be weaker
+
+
+def test_nothing_is_attached_in_the_namespace_of_another_user_namespace():
+    here = inside()
+
+    assert "user namespace" in only(Leave, case(here, foreign=frozenset({POD}))).reason
+    assert only(Swap, case(here, foreign=frozenset({HOME}))).path == here.path
+
+
+def test_an_id_mapped_copy_is_left():
+    assert "id-mapped" in only(Leave, case(inside(mount(options="ro,idmapped")))).reason
 
 
 # Writable volumes
