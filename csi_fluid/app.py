@@ -31,7 +31,7 @@ from csi_fluid.volumes.readiness import Sources
 from csi_fluid.volumes.stage import Stager
 from csi_fluid.volumes.static import StaticVolumes
 from csi_fluid.volumes.stats import Stats
-from csi_fluid.volumes.targets import Claims
+from csi_fluid.volumes.targets import Claims, Pods
 from csi_fluid.volumes.unpublish import Unpublisher
 from csi_fluid.volumes.users import Users
 from recover import loop, observer, reconcile
@@ -170,7 +170,7 @@ class Plugin:
         changed = self._recovery.changed if self._recovery else self._flush
         volumes = Volumes(
             stager=Stager(self._api.kube, users, claims, prober, self._settings.mount_root),
-            publisher=Publisher(self._parts, sources, claims, changed),
+            publisher=Publisher(self._parts, sources, claims, changed, Pods(self._kubelet.root)),
             unpublisher=Unpublisher(self._parts, claims, changed),
             stats=Stats(store, prober),
             health=Health(store, prober, sources),

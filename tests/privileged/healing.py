@@ -147,7 +147,8 @@ class Healing:
 
     def put(self, row: Publication, timeout_s: float = 20.0) -> None:
         """Make a publication true."""
-        publisher = publish.Publisher(self.parts, self._sources, self._claims, self._changed)
+        pods = targets.Pods(str(self._node.machine.kubelet))
+        publisher = publish.Publisher(self.parts, self._sources, self._claims, self._changed, pods)
         publisher.publish(row, readiness.Patience(time.monotonic() + timeout_s))
 
     def unpublish(self, target: Path | str) -> None:
