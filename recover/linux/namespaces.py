@@ -94,7 +94,8 @@ def visit(
     """
     if key is None:
         key = "namespace", namespace.inode
-    return prober.run(key, lambda: _inside(namespace, func), timeout_s, release)
+    payer = None if namespace.inode == _inode("self") else namespace.inode
+    return prober.run(key, lambda: _inside(namespace, func), timeout_s, release, payer=payer)
 
 
 def _inside(namespace: Namespace, func: Callable[[int], T]) -> T:

@@ -2,9 +2,11 @@
 
 A request to a FUSE daemon that does not answer sleeps in the kernel and cannot be cancelled, so it
 is made in another process (`outpost`), or where that cannot be in a thread, and can be given up.
-Given-up calls are bounded twice: one for each key (while the old one sleeps, a new call of that key
-fails at once) and `max_abandoned` in all.  They end by themselves when the daemon answers or its
-connection ends.
+Given-up calls are bounded: one for each key (while the old one sleeps, a new call of that key
+fails at once), and `max_abandoned` in all.  What a pod can make hang, because it happens in its
+mount namespace or for a copy there, has a bound apart, and each such *payer* a small one: the
+plugin's own calls, and those for other pods, go on.  All end by themselves when the daemon answers
+or its connection ends.
 """
 
 import enum
@@ -106,6 +108,7 @@ class _Sleeper:
     """A call that was given up; forget releases what it still has when it has ended."""
 
     key: Hashable
+    payer: int | None
     has_ended: Callable[[], bool]
     forget: Callable[[], None] = _nothing
 
@@ -117,12 +120,16 @@ class Prober:
         self,
         *,
         timeout_s: float = 3.0,
-        max_abandoned: int = 64,
+        max_abandoned: int = 256,
+        max_of_pods: int = 64,
+        max_of_payer: int = 2,
         outpost: Outpost | None = None,
     ) -> None:
         """Take where requests to daemons are made; None: in this process, which they can keep."""
         self.timeout_s = timeout_s
         self._max_abandoned = max_abandoned
+        self._max_of_pods = max_of_pods
+        self._max_of_payer = max_of_payer
         self._lock = threading.Lock()
         self._abandoned: list[_Sleeper] = []
         self._outpost = outpost
@@ -159,12 +166,12 @@ class Prober:
         if self._outpost is None:
             return self.run(key, lambda: outpost.there(func, *arguments), timeout_s)
         limit_s = self.timeout_s if timeout_s is None else timeout_s
-        self._admit(key, limit_s)
+        self._admit(key, limit_s, None)
         try:
             return self._outpost.call(func, arguments, limit_s)
         except Unanswered as error:
             with self._lock:
-                self._abandoned.append(_Sleeper(key, error.line.has_ended, error.line.close))
+                self._abandoned.append(_Sleeper(key, None, error.line.has_ended, error.line.close))
             raise Hung(key, limit_s) from None
 
     def open(self, key: Hashable, func: Callable[..., int], *arguments: object) -> int:
@@ -180,6 +187,7 @@ class Prober:
         timeout_s: float | None = None,
         release: Callable[[], None] = _nothing,
         discard: Callable[[T], None] = _nothing,
+        payer: int | None = None,
     ) -> T:
         """Return func(), made on a thread of its own, or raise what it raises.
 
@@ -189,12 +197,13 @@ class Prober:
         discard takes a value that came too late, such as a descriptor to close.
         A key may be a function, asked at the beginning and again at the giving up: a call that does
         several things one after the other thus names the one that hangs.
+        payer is the mount namespace (its inode) of the pod that could make it hang, None: no pod.
         Raises Hung when it takes longer than timeout_s (default: the prober's) or when an earlier
         call of the same key still sleeps, Crowded when too many calls sleep.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            self._admit(_now(key), limit_s)
+            self._admit(_now(key), limit_s, payer)
         except (Hung, Crowded):
             release()
             raise
@@ -202,19 +211,27 @@ class Prober:
         threading.Thread(target=call.run, name=f"probe {_now(key)}", daemon=True).start()
         if not call.done.wait(limit_s) and call.give_up():
             with self._lock:
-                self._abandoned.append(_Sleeper(_now(key), call.done.is_set))
+                self._abandoned.append(_Sleeper(_now(key), payer, call.done.is_set))
             raise Hung(_now(key), limit_s)
         if call.error is not None:
             raise call.error
         return call.value
 
-    def _admit(self, key: Hashable, limit_s: float) -> None:
+    def _admit(self, key: Hashable, limit_s: float, payer: int | None) -> None:
         with self._lock:
             self._forget_finished()
             if self._sleeps(key):
                 raise Hung(key, limit_s)
-            if len(self._abandoned) >= self._max_abandoned:
-                raise Crowded(len(self._abandoned))
+            payers = [sleeper.payer for sleeper in self._abandoned]
+            of_ours = payers.count(None)
+            if payer is None:
+                count, most = of_ours, self._max_abandoned
+            elif payers.count(payer) >= self._max_of_payer:
+                count, most = payers.count(payer), self._max_of_payer
+            else:
+                count, most = len(payers) - of_ours, self._max_of_pods
+            if count >= most:
+                raise Crowded(count)
 
     def _forget_finished(self) -> None:
         for sleeper in self._abandoned[:]:

@@ -73,6 +73,7 @@ class Healing:
         *,
         strategy: str = "namespace",
         probe_timeout_s: float = 1.0,
+        prober: Prober | None = None,
         period_s: float = NEVER_S,
         recover_writable: bool = False,
         warning_threshold: int = 50,
@@ -82,7 +83,7 @@ class Healing:
     ) -> None:
         self.ear = Ear()
         self.strategy = strategy
-        self.prober = Prober(timeout_s=probe_timeout_s)
+        self.prober = prober or Prober(timeout_s=probe_timeout_s)
         self.store = Store.open(node.machine.state)
         self.parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin", locks)
         self._settings = loop.Settings(

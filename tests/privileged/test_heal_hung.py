@@ -8,6 +8,7 @@ import pytest
 
 from csi_fluid.demo import programs
 from recover import observer as told
+from recover.linux.probe import Prober
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
 
@@ -148,6 +149,29 @@ def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
     assert heal.prober.abandoned <= 4  # the source, and one for each thing tried on the way there
     hung.daemon.kill(signal.SIGCONT)
     programs.run("umount", "-l", place)
+
+
+def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dataset):
+    """A dataset within another one that is stopped: each visit to these pods sleeps there."""
+    data, third = node.dataset("demo"), node.dataset("third")
+    prober = Prober(timeout_s=PATIENCE_S, max_abandoned=6, max_of_pods=6)
+    with healing(node, prober=prober, period_s=0.2) as heal:
+        volumes = {"/a": heal.publish(node.pod(), hung), "/a/in": heal.publish(node.pod(), data)}
+        for number in range(12):
+            node.pod().container(f"stuck-{number}", volumes, Propagation.NONE)
+        target = heal.publish(node.pod(), third)
+
+        hung.daemon.kill(signal.SIGSTOP)
+        until(lambda: heal.ear.of(told.Hung), "the hang is told")
+        _let_names_expire()
+        data.daemon.kill()
+        data.daemon.restart()
+        until(lambda: prober.abandoned > 6, "as many visits sleep as may")
+
+        heal.crash(third)
+        assert whole(node, node.sees, target, third)
+        heal.unpublish(heal.publish(node.pod(), third))
+        hung.daemon.kill(signal.SIGCONT)
 
 
 def test_abandoned_threads_stay_bounded_while_everything_hangs(

@@ -124,6 +124,26 @@ def test_an_id_mapped_copy_is_left():
     assert "id-mapped" in only(Leave, case(inside(mount(options="ro,idmapped")))).reason
 
 
+def test_of_very_many_copies_in_one_namespace_the_first_are_healed_and_the_rest_told_once():
+    many = (inside(), *(copy(mount(), at=POD, path=f"/{n}") for n in range(plan.MOST + 5)))
+    *swaps, rest = planned(case(*many, copy(mount(), at=OTHER_POD, path="/data")))
+
+    assert [step.path for step in swaps][:2] == ["/data", "/0"]
+    assert len(swaps) == plan.MOST + 1
+    assert isinstance(rest, Leave)
+    assert f"more than {plan.MOST}" in rest.reason
+
+
+def test_a_table_that_was_not_read_to_its_end_is_told():
+    assert "more than" in only(Leave, case(cut=(POD,))).reason
+
+
+def test_of_another_user_namespace_one_word_is_said():
+    step = only(Leave, case(inside(), inside(), inside(), foreign=frozenset({POD})))
+
+    assert "and 2 more there" in step.reason
+
+
 # Writable volumes
 
 
