@@ -169,8 +169,11 @@ class Publisher:
         a daemon mounts over its dead mount.
         """
         if not source.mount.is_fuse:  # a plain directory, on request: it has no generations
-            flags = frozenset({"ro"} if wanted.read_only else ())
-            with self._sources.clone(source, Attributes(flags, "private", keep=True)) as clone:
+            # What is mounted in it later appears, as in a bind of Fluid's, but comes with its own
+            # flags: not in a volume that must not be written to.
+            own = Attributes(frozenset({"ro"}), keep=True)
+            wide = Attributes(frozenset(), "slave-shared", keep=True)
+            with self._sources.clone(source, own if wanted.read_only else wide) as clone:
                 yield clone, 0
             return
         with self._keeper.turn(wanted.source):
