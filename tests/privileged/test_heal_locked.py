@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from recover import observer as told
+from recover.linux import mountinfo
+from recover.linux.mountinfo import Mount
 from tests import sandbox
 from tests.harness import Dataset, Node, Propagation, idmap, until
 from tests.harness.node import Container
@@ -108,3 +110,32 @@ def test_a_copy_that_shows_other_owners_never_shows_the_real_ones(
     (skipped,) = until(lambda: heal.ear.of(told.Skipped), "the copy is reported")
     assert "id-mapped" in skipped.reason
     assert main.sees.error("/data") == errno.ENOTCONN
+
+
+@pytest.mark.parametrize("stack", [False, True], ids=["after unmounting", "on top"])
+def test_nothing_is_made_a_slave_of_the_source(
+    node: Node, heal: Healing, data: Dataset, *, stack: bool
+):
+    """It would see what a daemon mounts there later, as writable as that is."""
+    pod = node.pod()
+    target = heal.publish(pod, data, read_only=True)
+    places = {"/data": target, "/own": data.volume.source, "/part": pod.subpath(target, "sub")}
+    kinds = (Propagation.NONE, Propagation.HOST_TO_CONTAINER, Propagation.BIDIRECTIONAL)
+    for kind in kinds:
+        pod.container(kind.name.lower(), places, kind)
+
+    for _ in range(2):
+        heal.crash(data, stack=stack)
+
+    source = node.sees.layers(data.volume.source)[-1]
+    mounts = [m for process in Path("/proc").glob("[0-9]*") for m in mounts_of(process)]
+    assert source.shared
+    assert sum(mount.dev == source.dev for mount in mounts) > len(kinds) * len(places)
+    assert not [mount for mount in mounts if mount.master == source.shared]
+
+
+def mounts_of(process: Path) -> tuple[Mount, ...]:
+    try:
+        return mountinfo.read(int(process.name)).mounts
+    except OSError:  # it ended
+        return ()
