@@ -52,13 +52,14 @@ class Trap(Locks):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spring: Callable[[], None] | None = None
+        self.spring: Callable[[], object] | None = None
+        self.key = ""  # of the lock alone before which it springs
 
     @contextlib.contextmanager
     def hold(self, key: str, *, wait_s: float = 0.0) -> Iterator[None]:
         """Hold a lock, once something was done before."""
-        spring, self.spring = self.spring, None
-        if spring is not None:
+        if self.spring is not None and self.key in {"", key}:
+            spring, self.spring = self.spring, None
             spring()
         with super().hold(key, wait_s=wait_s):
             yield
