@@ -114,17 +114,22 @@ class EventObserver:
                 self._record(SUCCEEDED, event.publications)
             case observer.HealFailed(where=where, error=error, retry_s=retry_s):
                 self._record(FAILED, event.publications, where=where, error=error, retry_s=retry_s)
-            case observer.Skipped(where=where, reason=reason):
-                self._record(SKIPPED, event.publications, where=where, reason=reason)
-            case observer.Broken():
-                self._record(BROKEN, event.publications)
-            case observer.Hung():
-                self._record(HUNG, event.publications)
+            case observer.Skipped(where=where, reason=why):
+                self._record(SKIPPED, event.publications, where=where, reason=why)
+            case observer.Broken() | observer.Hung():
+                reason = BROKEN if isinstance(event, observer.Broken) else HUNG
+                self._record(reason, event.publications)
             case observer.Aborted() | observer.AbortFailed():
                 self._tell_of_abort(event)
             case observer.Stacked(publication=publication, layers=layers):
                 self._record(STACKED, (publication,), layers=layers)
-            case _:
+            case (
+                observer.Answering()
+                | observer.Adopted()
+                | observer.Dropped()
+                | observer.StateTrouble()
+                | observer.Woken()
+            ):
                 pass
 
     def _tell_of_abort(self, event: observer.Aborted | observer.AbortFailed) -> None:
@@ -157,7 +162,16 @@ class LogObserver:
                 _log.info("the state file works again")
             case observer.StateTrouble(problem=problem):
                 _log.warning("%s", problem)
-            case _:
+            case (
+                observer.Broken()
+                | observer.Hung()
+                | observer.Aborted()
+                | observer.AbortFailed()
+                | observer.HealFailed()
+                | observer.Skipped()
+                | observer.Stacked()
+                | observer.Woken()
+            ):
                 pass
 
 

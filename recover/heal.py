@@ -18,10 +18,11 @@ from pathlib import Path
 from recover import observer as told
 from recover.abort import Aborter
 from recover.anchors import plan as node
-from recover.anchors.execute import Done, Executor, Failed, Result
+from recover.anchors.execute import Executor
 from recover.anchors.keeper import Keeper
 from recover.anchors.plan import Leave
 from recover.anchors.witness import Witness
+from recover.batch import Done, Failed, Result
 from recover.errors import Busy, Error
 from recover.generations import Generations
 from recover.lease import Lease
@@ -40,6 +41,7 @@ from recover.store import Store
 from recover.visits import execute as inside, plan as visits
 
 _ROUNDS = 5  # looks after a heal: containers may start while we heal
+_FRESH_S = 1.0  # between looks at every namespace for containers that may have started
 
 Act = node.Act | visits.Act
 Step = Act | Leave
@@ -149,6 +151,7 @@ class Healer:
         self._waiting: View | None = None  # what is broken, indexed while the source is away
         self._parted: dict[tuple[int, int], Mount] = {}  # copies made private, as they were before
         self._version = 0  # of our mount table, when it was last looked at
+        self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
@@ -235,9 +238,17 @@ class Healer:
 
     def _look(self, *, everywhere: bool = True) -> View:
         self._version = self._context.own.version  # reads the table if it changed
+        if everywhere:
+            self._everywhere_at = time.monotonic()
         return self._context.looker.look(self.source, inside=everywhere, parted=self._parted)
 
     def _may_come_to_light(self) -> bool:
+        """Tell whether copies may be found now that were not there at the last look.
+
+        Our own mounts wake us after a heal: they are no reason to look at a thousand tables again.
+        """
+        if time.monotonic() - self._everywhere_at < _FRESH_S:
+            return False
         inside = self._context.strategy is Strategy.NAMESPACE
         return self._generations.may_come_to_light(self.live, inside=inside)
 
@@ -280,7 +291,7 @@ class Healer:
     def _part(self, view: View) -> bool:
         """Make copies private that a mount from outside would harm."""
         steps = [visits.Part(copy) for copy in view.exposed]
-        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, inside.Done)]
+        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, Done)]
         for copy in done:
             self._parted[copy.namespace.inode, copy.stack[0].mnt_id] = copy.stack[0]
         return bool(done)
@@ -328,17 +339,16 @@ class Healer:
         for inner in self._inside(there, view.live):
             _add(tally, inner)
 
-    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result]:
+    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result[node.Act]]:
         context, steps = self._context, tuple(acts)
         executor = Executor(context.store, context.locks, context.prober, live, self._witness)
         if steps:
             with contextlib.suppress(Busy), context.keeper.turn(self.source):
                 yield from executor.run(steps, self._stopping)
 
-    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[inside.Result]:
-        context = self._context
-        executor = inside.Executor(context.store, context.prober, live)
-        yield from executor.run(tuple(acts), context.own.current, self._stopping)
+    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[Result[visits.Act]]:
+        executor = inside.Executor(self._context.prober, live)
+        yield from executor.run(tuple(acts), self._stopping)
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -416,16 +426,16 @@ class Healer:
             outage.breaks(publications)
 
 
-def _add(tally: _Tally, result: Result | inside.Result) -> None:
+def _add(tally: _Tally, result: Result[node.Act] | Result[visits.Act]) -> None:
     where = _where(result.step)
     match result:
-        case Done() | inside.Done():
+        case Done():
             tally.failed.pop(where, None)
             tally.layers = max(tally.layers, result.layers)
             tally.last_at = max(tally.last_at, result.at)
             if isinstance(result.step, node.Cover | node.Attach | visits.Swap | visits.Peel):
                 tally.touched += 1
-        case Failed() | inside.Failed():
+        case Failed():
             if not result.stale:
                 tally.failed[where] = result.step, result.error
 

@@ -192,18 +192,17 @@ class Looker:
 
     def case(self, view: View) -> visits.Case:
         """Return what planning needs to know about a view."""
-        lost: frozenset[Mount] = frozenset()
+        origins: dict[Mount, detect.Origin] = {}
         if nested := [mount for copy in view.copies for mount in copy.nested]:
             table, known = self._own.current(), self._store.generations()  # not read needlessly
-            lost = frozenset(
-                m for m in nested if m.is_mapped or detect.origin_of(m, table, known) is None
-            )
+            found = ((m, detect.origin_of(m, table, known)) for m in nested if not m.is_mapped)
+            origins = {mount: origin for mount, origin in found if origin is not None}
         inside = {copy.namespace for copy in view.copies}
         return visits.Case(
             self._node(view),
             view.copies,
             view.kin,
-            unavailable=lost,
+            origins,
             foreign=frozenset(filter(namespaces.is_foreign, inside)),
             cut=view.cut,
             on_source=view.is_sidecar,

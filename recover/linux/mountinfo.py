@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from recover.linux import facilities, procself, syscalls
@@ -143,9 +143,8 @@ def _prefixes(path: str) -> Iterator[str]:
 
 def parse(data: bytes, *, is_cut: bool = False) -> MountTable:
     """Parse the text of a mountinfo file; a line that is not of its form raises ValueError."""
-    known: dict[str, frozenset[str]] = {}  # there are few sets of options, however many mounts
     lines = (line for line in os.fsdecode(data).split("\n") if line)
-    return MountTable((_parse_line(line, known) for line in lines), is_cut=is_cut)
+    return MountTable(map(_parse_line, lines), is_cut=is_cut)
 
 
 def excerpt(data: bytes, devs: frozenset[str], most: int = MOST) -> MountTable:
@@ -186,7 +185,12 @@ def ids(data: bytes) -> frozenset[int]:
     return frozenset(int(line.split(b" ", 1)[0]) for line in data.split(b"\n") if line)
 
 
-def _parse_line(line: str, known: dict[str, frozenset[str]]) -> Mount:
+@lru_cache(maxsize=256)  # there are few sets of options, however many mounts and tables
+def _options(text: str) -> frozenset[str]:
+    return frozenset(text.split(","))
+
+
+def _parse_line(line: str) -> Mount:
     fields = line.split(" ")
     try:
         end = fields.index("-", 6)  # the optional fields end here
@@ -196,16 +200,13 @@ def _parse_line(line: str, known: dict[str, frozenset[str]]) -> Mount:
                 shared = int(tag[7:])
             elif tag.startswith("master:"):
                 master = int(tag[7:])
-        options = known.get(fields[5])
-        if options is None:
-            options = known[fields[5]] = frozenset(fields[5].split(","))
         return Mount(
             int(fields[0]),
             int(fields[1]),
             fields[2],
             _unescape(fields[3]),
             _unescape(fields[4]),
-            options,
+            _options(fields[5]),
             shared,
             master,
             _unescape(fields[end + 1]),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import procself, syscalls
+from recover.linux import facilities, procself, syscalls
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -72,6 +72,11 @@ def is_foreign(namespace: Namespace) -> bool:
         return False
     except PermissionError:  # the user namespace is none below ours
         return True
+
+
+def can_mount_inside() -> bool:
+    """Tell whether the kernel lets a visit take a mount along and attach it (Linux 5.2)."""
+    return facilities.has("open_tree") and facilities.has("move_mount")
 
 
 def visit(

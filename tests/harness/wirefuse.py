@@ -55,7 +55,7 @@ _INIT_EXT, _ALLOW_IDMAP = 1 << 30, 1 << (40 - 32)  # flags, flags2; Linux 6.12 m
 
 
 class WireFuse:
-    """The server as a file system of the demonstration (`csi_fluid.demo.filesystems`)."""
+    """The server as a file system of the demonstration (`csi_fluid.testbed.filesystems`)."""
 
     name = "wirefuse"
     fs_type = "fuse"

@@ -96,8 +96,8 @@ TABLE = (
     Mutation(
         "unpublish wins",
         "recover/anchors/execute.py",
-        "        return self._store.publication(step.target) is not None",
-        "        return True",
+        "            if step.target and self._store.publication(step.target) is None:",
+        "            if False:",
         f"{_PRIVILEGED}heal_unpublish.py::"
         "test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted",
     ),

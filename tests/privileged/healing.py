@@ -17,6 +17,7 @@ from csi_fluid.mountroot import MountRoot
 from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
 from recover.layout import Layout
+from recover.linux import facilities
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
@@ -30,6 +31,9 @@ E = TypeVar("E")
 
 # The tick is out of reach: a test that passes was woken up by an event.
 NEVER_S = 600.0
+
+# Nothing but a tick tells that a daemon ended on a kernel without pidfd_open.
+PERIOD_S = NEVER_S if facilities.has("pidfd_open") else 0.1
 
 
 class Ear:
@@ -75,7 +79,7 @@ class Healing:
         strategy: str = "namespace",
         probe_timeout_s: float = 1.0,
         prober: Prober | None = None,
-        period_s: float = NEVER_S,
+        period_s: float = PERIOD_S,
         recover_writable: bool = False,
         warning_threshold: int = 50,
         hung_abort_after_s: float | None = None,

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from csi_fluid.demo.pods import PYTHON
+from csi_fluid.testbed.pods import PYTHON
 from recover import observer as told
 from recover.linux import mountinfo
 from recover.visits.plan import MOST

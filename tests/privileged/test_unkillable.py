@@ -14,7 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from csi_fluid.demo.plugin import Plugin
+from csi_fluid.testbed.plugin import Plugin
 from tests.harness import Dataset, Node, Propagation, until
 from tests.harness.wirefuse import WireFuse
 

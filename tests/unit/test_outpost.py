@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover.errors import Hung, Unstarted
 from recover.linux import outpost, probe, resolve, syscalls
 from recover.linux.message import Descriptor
