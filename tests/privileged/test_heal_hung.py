@@ -1,6 +1,7 @@
 """A daemon that hangs delays nobody else's heal, and is not mistaken for a dead one."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -172,6 +173,31 @@ def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dat
         assert whole(node, node.sees, target, third)
         heal.unpublish(heal.publish(node.pod(), third))
         hung.daemon.kill(signal.SIGCONT)
+
+
+def test_beside_fifty_hung_datasets_a_healthy_one_is_served(node: Node):
+    with healing(node, probe_timeout_s=PATIENCE_S, period_s=0.5) as heal:
+        before = threading.active_count()
+        pod = node.pod()
+        hung = [node.dataset(f"hung-{number}") for number in range(50)]
+        for each in hung:
+            heal.publish(pod, each)
+        data = node.dataset("demo")
+        target = heal.publish(pod, data)
+
+        for each in hung:
+            each.daemon.kill(signal.SIGSTOP)
+        until(lambda: len(heal.ear.of(told.Hung)) == len(hung), "all hangs are told", timeout_s=30)
+        for _ in range(3):
+            assert heal.crash(data).latency_s < PATIENCE_S
+            heal.unpublish(heal.publish(node.pod(), data))
+
+        assert whole(node, node.sees, target, data)
+        assert heal.prober.abandoned <= 2 * len(hung)
+        for each in hung:
+            each.daemon.kill(signal.SIGCONT)
+        until(lambda: heal.prober.abandoned == 0, "the calls end")
+    until(lambda: threading.active_count() <= before, "the threads end")
 
 
 def test_abandoned_threads_stay_bounded_while_everything_hangs(
