@@ -3,7 +3,8 @@
 A thread whose request a FUSE daemon has read and does not answer sleeps where no signal reaches it.
 As long as it does, its process cannot end: it stays a zombie with all its descriptors, sockets and
 locks, whoever kills it.  So such requests are made by a process that has none of these.  It is a
-small Python without the rest of the program (`sentry`), started before it is needed.
+small Python without the rest of the program (`sentry`), started before it is needed.  Where a call
+in it hangs it leaves the control groups of our container, which could not be ended with it.
 
 A *line* is a channel to a thread of that process, on which one call after the other is made; the
 caller itself waits for the answer, so a call costs one message each way.
@@ -34,6 +35,7 @@ _SPARE = 4  # lines that are kept when their call has ended
 # nothing but `recover` and the standard library, which take memory enough
 _COMMAND = (sys.executable, "-E", "-s", "-S", "-m", "recover.linux.sentry")
 _ROOT = Path(__file__).parents[2]  # where `recover` is found
+_CONTROL_GROUPS = Path("/proc/1/root/sys/fs/cgroup")  # of the node, if we see its processes
 
 _left_behind: list[subprocess.Popen[bytes]] = []  # until they can be reaped
 _bound = threading.local()  # .outpost: where the requests of this thread are made
@@ -161,6 +163,7 @@ class Outpost:
             try:
                 value = line.call(func, arguments, timeout_s)
             except Late as error:
+                self.set_apart()
                 raise Unanswered(line) from error
             except Closed:
                 self._lose(line)
@@ -171,6 +174,11 @@ class Outpost:
                 self._keep(line)
                 return value
         raise Unstarted(" ".join(_COMMAND))
+
+    def set_apart(self) -> None:
+        """Take the process, in which a call hangs, out of what is ended with our container."""
+        if self._process is not None:
+            _set_apart(self._process.pid)
 
     def close(self) -> None:
         """Let the process end for good; one in which calls hang is left behind."""
@@ -247,5 +255,18 @@ class Outpost:
             try:
                 self._process.wait(_END_S)
             except subprocess.TimeoutExpired:
+                _set_apart(self._process.pid)
                 _left_behind.append(self._process)
         self._process, self._control, self._is_ready = None, None, False
+
+
+def _set_apart(pid: int) -> None:
+    """Move a process to the root of each hierarchy of control groups: cgroups(7).
+
+    A container runtime freezes and removes the groups of a container that ends, and neither can be
+    done while such a process is in them.
+    """
+    whole = _CONTROL_GROUPS / "cgroup.procs"  # of version 2
+    for place in [whole] if whole.exists() else _CONTROL_GROUPS.glob("*/cgroup.procs"):
+        with contextlib.suppress(OSError):  # read-only, or not to be had
+            place.write_text(str(pid))

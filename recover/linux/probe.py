@@ -210,6 +210,8 @@ class Prober:
         call = _Call(self._outpost, func, release, discard)
         threading.Thread(target=call.run, name=f"probe {_now(key)}", daemon=True).start()
         if not call.done.wait(limit_s) and call.give_up():
+            if self._outpost is not None:
+                self._outpost.set_apart()
             with self._lock:
                 self._abandoned.append(_Sleeper(_now(key), payer, call.done.is_set))
             raise Hung(_now(key), limit_s)

@@ -104,6 +104,36 @@ def test_when_the_one_that_asks_is_killed_while_it_sleeps_another_one_asks(
     assert before in sleepers()
 
 
+@pytest.fixture
+def group(workdir: Path) -> Iterator[Path]:
+    """Make a control group, as a container has one."""
+    top = Path("/sys/fs/cgroup")
+    made = (top if (top / "cgroup.procs").exists() else top / "pids") / workdir.name
+    try:
+        made.mkdir()
+    except OSError as error:
+        pytest.skip(f"needs to make control groups: {error}")
+    yield made
+    made.rmdir()
+
+
+def test_who_was_left_behind_does_not_keep_the_containers_control_group(
+    node: Node, hung: Dataset, group: Path
+):
+    plugin = node.plugin(options=[PATIENCE])
+    node.pod().publish(hung)
+    procs = group / "cgroup.procs"
+    for pid in (plugin.pid, child(plugin.pid)):
+        procs.write_text(str(pid))
+    hang(hung)
+    until(lambda: says(plugin, "does not answer"), "the hang is told")
+
+    plugin.kill()
+
+    assert sleepers()
+    until(lambda: not procs.read_text(), "the group is empty")
+
+
 def test_a_walk_to_a_sub_path_that_never_ends_keeps_no_plugin(node: Node, hung: Dataset):
     plugin = node.plugin(options=[PATIENCE])
     hang(hung, "LOOKUP")
