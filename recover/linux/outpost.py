@@ -35,7 +35,8 @@ _SPARE = 4  # lines that are kept when their call has ended
 # nothing but `recover` and the standard library, which take memory enough
 _COMMAND = (sys.executable, "-E", "-s", "-S", "-m", "recover.linux.sentry")
 _ROOT = Path(__file__).parents[2]  # where `recover` is found
-_CONTROL_GROUPS = Path("/proc/1/root/sys/fs/cgroup")  # of the node, if we see its processes
+# of the node, if we see its processes
+_CONTROL_GROUPS = Path("/proc/1", "root", "sys/fs/cgroup")
 
 _left_behind: list[subprocess.Popen[bytes]] = []  # until they can be reaped
 _bound = threading.local()  # .outpost: where the requests of this thread are made
@@ -266,7 +267,14 @@ def _set_apart(pid: int) -> None:
     A container runtime freezes and removes the groups of a container that ends, and neither can be
     done while such a process is in them.
     """
-    whole = _CONTROL_GROUPS / "cgroup.procs"  # of version 2
-    for place in [whole] if whole.exists() else _CONTROL_GROUPS.glob("*/cgroup.procs"):
-        with contextlib.suppress(OSError):  # read-only, or not to be had
+    for place in _roots() if procself.is_home() else ():  # in a visit /proc is a container's
+        with contextlib.suppress(OSError):
             place.write_text(str(pid))
+
+
+def _roots() -> Iterator[Path]:
+    with contextlib.suppress(OSError):  # the node's are not to be had
+        if (of_all := _CONTROL_GROUPS / "cgroup.procs").exists():
+            yield of_all  # version 2
+        else:
+            yield from _CONTROL_GROUPS.glob("*/cgroup.procs")
