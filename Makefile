@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench coverage runtime unit rpc privileged debug sanity
+.PHONY: help demo test check bench coverage runtime unit rpc privileged soak mutations debug sanity
 .PHONY: cluster-up cluster-down test-cluster test-kernels kubectl image backoff pictures fmt proto install clean _python _tools _kernels _cluster
 
 DAEMON ?= bindfs
@@ -51,6 +51,12 @@ rpc: _python ## Run the tests of the real server on a unix socket
 
 privileged: _python _tools $(if $(KERNEL),_kernels) ## Run the tests on the real kernel with real FUSE daemons (KERNEL=5.10: on that one)
 	@$(if $(KERNEL),$(py) -m tests.kernels test --kernel=$(KERNEL) -- $(ARGS),$(pytest)) tests/privileged
+
+soak: _python _tools ## Let everything crash at random for MINUTES (5), and see that nothing grows (SEED=N: again)
+	@MINUTES=$(or $(MINUTES),5) $(pytest) -rP tests/privileged/test_soak.py
+
+mutations: _python _tools ## Take away each line that keeps a promise, and see its test fail (ARGS="WORD ...")
+	@$(py) -m tests.mutations $(ARGS)
 
 test-kernels: _python _tools _kernels ## Run them on each of the other kernels, and write docs/kernels.md
 	@.ci/setup csi-sanity
