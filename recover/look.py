@@ -24,14 +24,14 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.rows import Generation, Publication
+from recover.rows import Generation, Method, Publication
 from recover.store import Store
 from recover.visits import plan as visits
 from recover.visits.plan import Kin
 
 _LAYERS = 2  # the dead mount and the live one
 
-Parted = Mapping[tuple[int, int], Mount]  # by namespace and mount id: as it was before
+MadePrivate = Mapping[tuple[int, int], Mount]  # by namespace and mount id: as it was before
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class View:
     @property
     def is_sidecar(self) -> bool:
         """Tell whether the source is the mount of a serverless pod's own FUSE sidecar."""
-        return any(p.method == "sidecar" for p in self.publications)
+        return any(p.method is Method.SIDECAR for p in self.publications)
 
     @property
     def is_broken(self) -> bool:
@@ -126,10 +126,12 @@ class Looker:
         """Return where the anchors of a source are."""
         return Shelf(self._anchors, source)
 
-    def look(self, source: str, *, inside: bool = True, parted: Parted | None = None) -> View:
+    def look(
+        self, source: str, *, inside: bool = True, made_private: MadePrivate | None = None
+    ) -> View:
         """Return what is true of a source; inside=False leaves other namespaces out.
 
-        parted are copies in other namespaces that were made private, as they were before.
+        made_private are copies in other namespaces that were made private, as they were before.
         """
         reply = self._prober.ask(source)
         answered_at = time.monotonic()
@@ -162,7 +164,7 @@ class Looker:
             verdicts=self._verdicts(source, reply, generations, found, tables, seen),
             bare=_bare(publications, table),
         )
-        return with_copies(self._node(view), view, tables, parted or {})
+        return with_copies(self._node(view), view, tables, made_private or {})
 
     def refresh(self, view: View) -> View | None:
         """Return the view with the source's present answer, without reading any mount table.
@@ -178,7 +180,7 @@ class Looker:
             found = syscalls.statmount(reply.mnt_id)
         except OSError:
             return None
-        if found.mount_point != view.source or "fuse" not in found.fs_type:
+        if found.mount_point != view.source or not mountinfo.is_fuse(found.fs_type):
             return None
         return replace(
             view,
@@ -330,7 +332,10 @@ def tables_with(
 
 
 def with_copies(
-    case: node.Case, view: View, tables: list[tuple[Namespace, MountTable]], parted: Parted
+    case: node.Case,
+    view: View,
+    tables: list[tuple[Namespace, MountTable]],
+    made_private: MadePrivate,
 ) -> View:
     """Return the view with the copies that these tables show, ours first."""
     home, own = tables[0]
@@ -354,7 +359,7 @@ def with_copies(
     fates: dict[_Fate, list[Copy]] = {fate: [] for fate in _Fate}
     for namespace, table in tables[1:]:
         for copy in found(namespace, table, is_spared=anchors.is_anchor):
-            if was := parted.get((namespace.inode, copy.stack[0].mnt_id)):
+            if was := made_private.get((namespace.inode, copy.stack[0].mnt_id)):
                 before = replace(copy, stack=(was, *copy.stack[1:]))
                 fates[_Fate.MISSED].append(before)
             else:
@@ -450,7 +455,7 @@ def _bare(publications: Iterable[Publication], table: MountTable) -> tuple[Publi
 
 def is_bare(publication: Publication) -> bool:
     """Tell whether a bind target is a directory without a mount: what was published is gone."""
-    if publication.method != "bind":
+    if publication.method is not Method.BIND:
         return False
     shown = mounts.shown(publication.target)
     return shown is not None and not shown.is_mount

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recover.anchors import plan as anchors
-from recover.anchors.plan import Leave, words
+from recover.anchors.plan import Skip, words
 from recover.anchors.shelf import Variant
 from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
@@ -87,7 +87,7 @@ class Peel(_AtCopy):
 
 
 @dataclass(frozen=True, slots=True)
-class Part(_AtCopy):
+class MakePrivate(_AtCopy):
     """Make a dead copy private, so that what is mounted on the node does not cover it.
 
     Done while the source is away; the copy gets its propagation again by the swap.
@@ -101,8 +101,8 @@ class Part(_AtCopy):
         )
 
 
-Act = Swap | Peel | Part
-Step = Act | Leave
+Act = Swap | Peel | MakePrivate
+Step = Act | Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,12 +141,12 @@ def steps(case: Case, origins: anchors.Origins) -> tuple[Step, ...]:
         copies = tuple(group)
         if namespace in case.foreign:
             more = f" (and {len(copies) - 1} more there)" if len(copies) > 1 else ""
-            found.append(Leave(namespace, copies[0].path, _FOREIGN + more))
+            found.append(Skip(namespace, copies[0].path, _FOREIGN + more))
             continue
         if len(copies) > MOST:
             surplus[namespace] = copies[MOST].path
         found += [_for_copy(case, copy, origins) for copy in copies[:MOST]]
-    return (*found, *(Leave(namespace, path, _SURPLUS) for namespace, path in surplus.items()))
+    return (*found, *(Skip(namespace, path, _SURPLUS) for namespace, path in surplus.items()))
 
 
 def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
@@ -156,9 +156,9 @@ def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
         return Peel(replace(copy, stack=copy.stack[lives[-1] :]))
     variant = anchors.variant_of(node, copy, None)
     if isinstance(variant, str):
-        return Leave(copy.namespace, copy.path, variant)
+        return Skip(copy.namespace, copy.path, variant)
     if stuck := _stuck(case, copy):
-        return Leave(copy.namespace, copy.path, stuck)
+        return Skip(copy.namespace, copy.path, stuck)
     return Swap(copy, *_renewed(case, copy, variant, origins), _kept(case, copy))
 
 

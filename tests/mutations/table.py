@@ -157,7 +157,7 @@ TABLE = (
     Mutation(
         "a pod sees what was published",
         "csi_fluid/volumes/publish.py",
-        '        self._pods.check(target, is_mount=wanted.method == "bind")',
+        "        self._pods.check(target, is_mount=wanted.method is Method.BIND)",
         "        pass",
         f"{_PRIVILEGED}unseen.py::"
         "test_a_publish_that_no_pod_would_see_is_refused_and_makes_nothing",

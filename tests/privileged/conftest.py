@@ -7,8 +7,9 @@ import pytest
 
 from csi_fluid.testbed import programs
 from tests import sandbox
-from tests.harness import Node
+from tests.harness import Dataset, Node
 from tests.privileged.healing import Healing, healing
+from tests.privileged.publishing import FILES, Publishing, publishing
 
 
 @pytest.fixture
@@ -25,6 +26,23 @@ def heal(node: Node, request: pytest.FixtureRequest) -> Iterator[Healing]:
         request.getfixturevalue("visits")
     with healing(node, strategy=strategy or "namespace") as made:
         yield made
+
+
+@pytest.fixture
+def on(node: Node) -> Iterator[Publishing]:
+    """Publish without recovery beside it."""
+    with publishing(node) as made:
+        yield made
+
+
+@pytest.fixture
+def data(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES)
+
+
+@pytest.fixture
+def writable(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES, read_only=False)
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from recover.anchors import plan as anchors
-from recover.anchors.plan import Leave
+from recover.anchors.plan import Skip
 from recover.anchors.shelf import Variant
 from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.rows import Publication
 from recover.visits import plan
-from recover.visits.plan import Case, Kin, Part, Peel, Step, Swap
+from recover.visits.plan import Case, Kin, MakePrivate, Peel, Step, Swap
 from tests.unit.handmade import (
     DEAD,
     FOREIGN,
@@ -84,7 +84,7 @@ def test_a_copy_of_what_lies_outside_of_the_source_is_left():
     outside = case(inside(mount(root="/other")))
     node = replace(outside.node, generations=(generation(root="/bucket"),))
 
-    assert "/other" in only(Leave, replace(outside, node=node)).reason
+    assert "/other" in only(Skip, replace(outside, node=node)).reason
 
 
 def test_the_dead_layers_above_a_live_mount_are_removed():
@@ -97,7 +97,7 @@ def test_the_dead_layers_above_a_live_mount_are_removed():
 def test_a_copy_with_something_inside_that_cannot_be_rebuilt_is_left_with_the_reason():
     lost = mount(9, "/data/cache", FOREIGN)
 
-    reason = only(Leave, case(inside(within=(lost,)))).reason
+    reason = only(Skip, case(inside(within=(lost,)))).reason
 
     assert "/data/cache" in reason
     assert "restart the container" in reason
@@ -119,12 +119,12 @@ def test_a_copy_keeps_what_stands_inside_and_can_be_rebuilt():
 def test_nothing_is_attached_in_the_namespace_of_another_user_namespace():
     here = inside()
 
-    assert "user namespace" in only(Leave, case(here, foreign=frozenset({POD}))).reason
+    assert "user namespace" in only(Skip, case(here, foreign=frozenset({POD}))).reason
     assert only(Swap, case(here, foreign=frozenset({HOME}))).path == here.path
 
 
 def test_an_id_mapped_copy_is_left():
-    assert "id-mapped" in only(Leave, case(inside(mount(options="ro,idmapped")))).reason
+    assert "id-mapped" in only(Skip, case(inside(mount(options="ro,idmapped")))).reason
 
 
 def test_of_very_many_copies_in_one_namespace_the_first_are_healed_and_the_rest_told_once():
@@ -133,16 +133,16 @@ def test_of_very_many_copies_in_one_namespace_the_first_are_healed_and_the_rest_
 
     assert [step.path for step in swaps][:2] == ["/data", "/0"]
     assert len(swaps) == plan.MOST + 1
-    assert isinstance(rest, Leave)
+    assert isinstance(rest, Skip)
     assert f"more than {plan.MOST}" in rest.reason
 
 
 def test_a_table_that_was_not_read_to_its_end_is_told():
-    assert "more than" in only(Leave, case(cut=(POD,))).reason
+    assert "more than" in only(Skip, case(cut=(POD,))).reason
 
 
 def test_of_another_user_namespace_one_word_is_said():
-    step = only(Leave, case(inside(), inside(), inside(), foreign=frozenset({POD})))
+    step = only(Skip, case(inside(), inside(), inside(), foreign=frozenset({POD})))
 
     assert "and 2 more there" in step.reason
 
@@ -156,7 +156,7 @@ WRITABLE_COPY = inside(mount(options="rw,relatime"))
 def test_a_writable_copy_may_belong_to_any_publication_of_its_source():
     owners = publication("/u"), OPTED_IN, replace(WRITABLE, target="/v")
 
-    assert "--recover-writable" in only(Leave, case(WRITABLE_COPY, published=owners)).reason
+    assert "--recover-writable" in only(Skip, case(WRITABLE_COPY, published=owners)).reason
 
 
 def test_a_read_only_copy_of_a_writable_volume_is_healed():
@@ -421,7 +421,7 @@ IN_POD = "the mount namespace of process 22"
             f"remove 2 dead layer(s) on top of /t in {IN_POD}",
         ),
         (
-            Part(copy(at=POD)),
+            MakePrivate(copy(at=POD)),
             (
                 f"keep /t in {IN_POD} apart: a mount from outside would cover "
                 "what is mounted inside it, or have fewer restrictions"
