@@ -180,7 +180,7 @@ def _published(pod: Pod, data: Dataset) -> Path:
         try:
             return pod.publish(data, read_only=True)
         except grpc.RpcError as error:
-            if error.code() is not grpc.StatusCode.UNAVAILABLE:  # type: ignore[attr-defined]
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
     raise AssertionError(f"{data.volume.volume_id} cannot be published")
 
