@@ -308,7 +308,7 @@ def ask(fd: int) -> Reply:
 def _ask(fd: int) -> Reply:
     try:
         if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE is not to be forced
-            ask_once(fd)
+            _ask_once(fd)
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
         return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
     except OSError as error:
@@ -317,14 +317,21 @@ def _ask(fd: int) -> Reply:
     if first in DEAD_ERRNOS:
         return Reply(Answer.DEAD, dev, first)
     try:
-        ask_once(fd)
+        _ask_once(fd)
     except OSError as error:
         return Reply(Answer.DEAD, dev, error.errno or 0)
     return Reply(Answer.FAILING, dev, first)
 
 
 def ask_once(fd: int) -> None:
-    """Send one request, which the daemon answers about itself, unbounded; OSError if it is dead."""
+    """Send one request, which the daemon answers about itself; OSError if it is dead.
+
+    Unbounded: call it through a Prober.
+    """
+    outpost.there(_ask_once, Descriptor(fd))
+
+
+def _ask_once(fd: int) -> None:
     try:
         os.fstatvfs(fd)
     except OSError as error:
