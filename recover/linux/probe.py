@@ -248,9 +248,9 @@ class Prober:
         """
         dev = ""
         try:
-            with procself.closing(
-                _open_in_memory(path) or self.open(("open", path), _open, path)
-            ) as fd:
+            at_once = _open_in_memory(path)
+            found = self.open(("open", path), _open, path) if at_once is None else at_once
+            with procself.closing(found) as fd:
                 dev = syscalls.statx(fd, "", _UNASKED, 0).dev
                 return self.call((path, dev), _ask, Descriptor(fd), timeout_s=timeout_s)
         except (Hung, Crowded, Unstarted):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import grpc
+
 from csi_fluid.testbed.pods import PAUSE
 from recover.linux import mountinfo
 from tests.harness import Dataset, Node, Pod, Propagation, pause, until
@@ -26,6 +28,7 @@ OWN_USERS = (
     *PAUSE,
 )
 _HEAL_S = 20.0
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class Soak:
         if len(self.residents) >= self._most:
             self.leave()
         pod, data = self.node.pod(), self.chance.choice(self.datasets)
-        target = pod.publish(data, read_only=True)
+        target = _published(pod, data)
         volumes = {"/data": target, "/part": pod.subpath(target, "sub")}
         kind = self.chance.choice([Propagation.NONE, Propagation.HOST_TO_CONTAINER])
         is_apart = kind is Propagation.HOST_TO_CONTAINER and self.chance.random() < 0.3
@@ -169,6 +172,17 @@ class Soak:
         """Let all leave."""
         while self.residents:
             self.residents.pop().pod.close()
+
+
+def _published(pod: Pod, data: Dataset) -> Path:
+    """Publish as kubelet does, which tries again: on a busy machine a daemon may be slow."""
+    for _ in range(_TRIES):
+        try:
+            return pod.publish(data, read_only=True)
+        except grpc.RpcError as error:
+            if error.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+    raise AssertionError(f"{data.volume.volume_id} cannot be published")
 
 
 def surprises(watched: list[tuple[Watch, set[str]]]) -> list[set[str]]:

@@ -153,6 +153,7 @@ def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
     programs.run("umount", "-l", place)
 
 
+@pytest.mark.usefixtures("visits")
 def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dataset):
     """A dataset within another one that is stopped: each visit to these pods sleeps there."""
     data, third = node.dataset("demo"), node.dataset("third")

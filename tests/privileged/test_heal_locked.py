@@ -57,6 +57,7 @@ def test_what_arrives_is_locked_and_two_layers_at_the_most(
         assert not made_writable(main, "/data")
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_private_copy_that_would_not_be_locked_is_left_and_told(
     node: Node, heal: Healing, data: Dataset
 ):
@@ -76,6 +77,7 @@ def test_a_private_copy_that_would_not_be_locked_is_left_and_told(
     assert whole(node, node.sees, target, data)
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_read_only_volume_inside_of_one_stays_so(node: Node, heal: Healing, data: Dataset):
     """An emptyDir or configMap: what is mounted around it is not to be had without it."""
     inner = node.machine.folder("config-map")
@@ -94,6 +96,7 @@ def test_a_read_only_volume_inside_of_one_stays_so(node: Node, heal: Healing, da
     subprocess.run(["umount", inner], check=True)
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize("propagation", [Propagation.NONE, Propagation.HOST_TO_CONTAINER])
 def test_a_copy_that_shows_other_owners_never_shows_the_real_ones(
     node: Node, heal: Healing, propagation: Propagation

@@ -24,6 +24,7 @@ time.sleep(1_000_000)
 OWN_USERS = ("unshare", "--user", "--map-root-user", "--mount", "--propagation", "private")
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize(
     ("prefix", "times", "words"),
     [((), MOST + 20, f"more than {MOST}"), (OWN_USERS, mountinfo.MOST + 20, "user namespace")],

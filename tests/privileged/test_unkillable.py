@@ -147,6 +147,7 @@ def test_a_walk_to_a_sub_path_that_never_ends_keeps_no_plugin(node: Node, hung: 
     plugin.start()
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_way_to_a_container_that_leads_over_a_silent_daemon_keeps_no_plugin(
     node: Node, hung: Dataset
 ):
