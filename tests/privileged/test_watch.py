@@ -41,7 +41,7 @@ def test_status_on_a_terminal_follows_a_crash(node: Node):
 
 
 def draw(screens: list[Text], picture: Path, root: str) -> None:
-    """Write screens one below the other as a picture, in which the node's root is that of a node."""
+    """Write screens one below the other as a picture, without the sandbox's root."""
     console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True)
     for title, screen in zip(("before", "the daemon died", "it is back"), screens, strict=True):
         console.rule(title, style="dim")
