@@ -149,6 +149,8 @@ class LogObserver:
                 _log.info("healed", extra=_numbers(event))
             case observer.Answering(source=source):
                 _log.info("Fuse mount %s answers again", source)
+            case observer.NotHeld(source=source, problem=problem):
+                _log.warning("a crash of %s will be seen by applications: %s", source, problem)
             case observer.Adopted(publications=publications):
                 _list("adopted a mount that was here", publications)
             case observer.Dropped(publications=publications):

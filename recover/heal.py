@@ -24,6 +24,7 @@ from recover.anchors.plan import Leave
 from recover.anchors.witness import Witness
 from recover.errors import Busy, Error
 from recover.generations import Generations
+from recover.holds import Holding, NoHolds
 from recover.lease import Lease
 from recover.linux import mounts, namespaces
 from recover.linux.mountinfo import Mount
@@ -84,9 +85,17 @@ class Context:
     lease: Lease
     warning_threshold: int = 50
     hung_abort_after_s: float | None = None
+    holds: Holding = NoHolds()  # noqa: RUF009  without a state
 
     @classmethod
-    def of(cls, parts: Parts, observer: Observer, own: OwnTable, options: Options) -> "Context":
+    def of(
+        cls,
+        parts: Parts,
+        observer: Observer,
+        own: OwnTable,
+        options: Options,
+        holds: Holding = NoHolds(),  # noqa: B008  without a state
+    ) -> "Context":
         """Build it around what publishing and healing share."""
         looker = Looker(
             parts.store,
@@ -109,6 +118,7 @@ class Context:
             lease=Lease(options.lease),
             warning_threshold=options.warning_threshold,
             hung_abort_after_s=options.hung_abort_after_s,
+            holds=holds,
         )
 
 
@@ -149,17 +159,22 @@ class Healer:
         self._waiting: View | None = None  # what is broken, indexed while the source is away
         self._parted: dict[tuple[int, int], Mount] = {}  # copies made private, as they were before
         self._version = 0  # of our mount table, when it was last looked at
+        self._unheld = ""  # why the live daemon is not held, as told
+        self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
 
     def run(self) -> float | None:
         """Do what is to be done now; return in how many seconds to try again, None if done."""
+        holds = self._context.holds
+        self._held = holds.begin(self.source)
         if self._unchanged():
             return None
         view = self._view()
         if not view.publications:
             self.close()
+            holds.release(self.source)
             return None
         self.serving = view.serving
         self._tell_state(view)
@@ -173,8 +188,10 @@ class Healer:
         if view.live != self.live:
             self._backoff.reset()
         self.live = view.live
+        self._keep(view)
         with self._alone():
             view, tally = self._heal(view)
+        holds.swapped(self.source, view.live)
         return _sooner(self._conclude(view, tally), self._aborter.consider(view))
 
     @property
@@ -217,6 +234,7 @@ class Healer:
             not self.is_whole
             or self._version != own.version
             or self._may_come_to_light()
+            or not self._context.holds.is_kept(self.source, self.live)
             or self.serving - {self.live}  # at a target, of no row: replaced before the first look
         ):
             return False
@@ -235,7 +253,9 @@ class Healer:
 
     def _look(self, *, everywhere: bool = True) -> View:
         self._version = self._context.own.version  # reads the table if it changed
-        return self._context.looker.look(self.source, inside=everywhere, parted=self._parted)
+        return self._context.looker.look(
+            self.source, inside=everywhere, parted=self._parted, held=self._held
+        )
 
     def _may_come_to_light(self) -> bool:
         inside = self._context.strategy is Strategy.NAMESPACE
@@ -402,6 +422,13 @@ class Healer:
             concerned = _concerned(publications, left.target)
             complaints[where] = told.Skipped(self.source, concerned, where, left.reason)
         self._outage.complain(complaints)
+
+    def _keep(self, view: View) -> None:
+        """Have the next crash of the live daemon bridged; tell once why it cannot be."""
+        problem = self._context.holds.keep(self.source, view.live, view.publications)
+        if problem and problem != self._unheld:
+            self._context.observer.tell(told.NotHeld(self.source, view.publications, problem))
+        self._unheld = problem
 
     def _tell_state(self, view: View) -> None:
         outage, publications = self._outage, view.publications

@@ -3,7 +3,7 @@
 The socket's file is for root alone, and who connects is asked for by SO_PEERCRED as well.
 """
 
-import contextlib
+import fcntl
 import json
 import os
 import socket
@@ -118,8 +118,12 @@ class Listener:
     """The holder's socket."""
 
     def __init__(self, path: Path) -> None:
-        """Take the place of an earlier one, whose process is gone; raises OSError."""
+        """Take the place of an earlier one; raises OSError, BlockingIOError while that lives."""
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = os.open(
+            path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600
+        )
+        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink(missing_ok=True)
         self._path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -128,7 +132,6 @@ class Listener:
             self._socket.bind(str(path))
         finally:
             os.umask(before)
-        self._inode = path.stat().st_ino
         self._socket.listen(8)
         self._socket.settimeout(0)
 
@@ -147,8 +150,7 @@ class Listener:
         return Channel(sock)
 
     def close(self) -> None:
-        """Close it, and remove its file if it is still ours."""
+        """Close it, and remove its file."""
+        self._path.unlink(missing_ok=True)
         self._socket.close()
-        with contextlib.suppress(FileNotFoundError):
-            if self._path.stat().st_ino == self._inode:
-                self._path.unlink()
+        os.close(self._lock)

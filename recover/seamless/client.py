@@ -7,23 +7,23 @@ The messages, each answered with {"ok": true} or an errno and an error:
     release  source: let go of everything
     status   what is held
 
-Holder and reader are started here where nobody else does, each in a session of its own and never
-waited for: they outlive the plugin.
+Holder and reader are started here where nobody else does; they outlive the plugin.
 """
 
-import contextlib
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from recover.seamless.channel import Broken, Channel, Json, Message
+from recover.seamless.channel import Channel, Json, Message
 
 _PATIENCE_S = 2.0
 _START_S = 5.0
+_RETRY_S = 2.0  # between two tries to start what is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +71,7 @@ class Client:
         self._starts = starts
         self._lock = threading.Lock()
         self._channel: Channel | None = None
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._again_at = 0.0  # monotonic
 
     def adopt(self, source: str, dev: str, pids: tuple[int, ...], root: int, hold_s: float) -> None:
         """Have a daemon's connection kept from now on; raises OSError where that is refused."""
@@ -119,42 +119,41 @@ class Client:
         if channel is not None:
             channel.close()
 
-    def ensure(self) -> None:
-        """Start what is missing of holder and reader, if that is for us to do; raises OSError."""
-        if not self._starts:
-            return
+    def ensured(self) -> Status:
+        """Return what is held; what is missing of holder and reader is started, if we are to."""
         status = self.status()
-        if status.problem and not self._runs("holder"):
-            self._start("holder")
-            self._await_holder()
-        if not status.has_reader and not self._runs("reader"):
+        if not self._starts or status.has_reader or time.monotonic() < self._again_at:
+            return status
+        self._again_at = time.monotonic() + _RETRY_S
+        try:
+            if status.problem:
+                self._start("holder")
+                self._await(lambda found: not found.problem)
             self._start("reader")
-
-    def _runs(self, name: str) -> bool:
-        child = self._children.get(name)
-        return child is not None and child.poll() is None
+            return self._await(lambda found: found.has_reader)
+        except (OSError, subprocess.SubprocessError) as error:
+            return Status({}, problem=str(error))
 
     def _start(self, name: str) -> None:
         self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self.socket.with_suffix(f".{name}.log").open("ab") as log:
-            self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", f"recover.seamless.{name}", str(self.socket)],
+            subprocess.run(
+                [sys.executable, "-m", "recover.seamless.start", name, str(self.socket)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 cwd="/",
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                start_new_session=True,
+                check=True,
+                timeout=_START_S,
             )
 
-    def _await_holder(self) -> None:
-        pause = threading.Event()
-        for _ in range(int(_START_S / 0.02)):
-            with contextlib.suppress(OSError):
-                Channel.connect(self.socket, "plugin", _PATIENCE_S).close()
-                return
+    def _await(self, is_there: Callable[[Status], bool]) -> Status:
+        """Ask until something is there, for a bounded time; return the last answer."""
+        end, pause = time.monotonic() + _START_S, threading.Event()
+        while not is_there(status := self.status()) and time.monotonic() < end:
             pause.wait(0.02)
-        raise Broken("the holder did not begin to listen in time")
+        return status
 
     def close(self) -> None:
         """Hang up; what is held stays."""

@@ -20,12 +20,12 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from recover.linux import fuse
 from recover.seamless import copies
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
 from recover.seamless.link import Link
 
-NAME = "csi-fluid-hold"  # of the process, by which it is not taken for a daemon
 _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
 
 
@@ -163,6 +163,15 @@ class Holder:
         self._on(connection.fileno(), lambda: self._read(dataset, connection))
         self._link(dataset, connection)
         self._read(dataset, connection)
+
+    def _check(self, dataset: Dataset, connection: Connection) -> None:
+        """Look whether daemons have ended that the kernel has not told of yet, or have cloned."""
+        for pidfd, pid in list(connection.daemons.items()):
+            if select.select([pidfd], [], [], 0)[0]:
+                self._ended(dataset, connection, pidfd)
+            else:
+                with contextlib.suppress(OSError):
+                    connection.adopt(pid)
 
     def _read(self, dataset: Dataset, connection: Connection) -> None:
         try:
@@ -341,6 +350,9 @@ class Holder:
         self._tell_reader({"do": "release", "source": source})
 
     def _status(self) -> dict[str, Json]:
+        for dataset in list(self._datasets.values()):
+            for connection in list(dataset.connections.values()):
+                self._check(dataset, connection)
         now = time.monotonic()
         facts: dict[str, Json] = {s: d.facts(now) for s, d in self._datasets.items()}
         return {"ok": True, "reader": self._reader is not None, "sources": facts}
@@ -350,7 +362,7 @@ def main() -> None:
     """Hold until killed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Path("/proc/self/comm").write_text(NAME, encoding="ascii")
+    Path("/proc/self/comm").write_text(fuse.HOLDER, encoding="ascii")
     Holder(Listener(Path(sys.argv[1]))).run()
 
 

@@ -21,7 +21,7 @@ def read(unique: int, size: int = 4096) -> bytes:
 
 def error_of(reply: bytes | None) -> int:
     assert reply is not None
-    return -struct.unpack_from("=IiQ", reply)[1]
+    return -int(struct.unpack_from("=IiQ", reply)[1])
 
 
 @pytest.fixture
