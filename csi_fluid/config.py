@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from csi_fluid import kubelet
 from csi_fluid.kubelet import Kubelet
+from recover.holds import HoldSettings
 
 Owner = Literal["Fluid", "ours"]
 
@@ -25,10 +26,10 @@ _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _MAX_SOCKET_PATH = 107  # sockaddr_un.sun_path without its final zero: unix(7)
 _STATE_NAME = "state.db"
+_HOLDER_FOLDER = "holder"
 _STATE_FOLDER = Path("/var/lib/csi-fluid")
 
-GATES: Mapping[str, str] = {"FuseRecovery": "Beta"}
-_LATER_GATES = frozenset({"SeamlessRecovery"})
+GATES: Mapping[str, str] = {"FuseRecovery": "Beta", "SeamlessRecovery": "Alpha"}
 
 
 class Invalid(ValueError):
@@ -77,15 +78,12 @@ def parse_gates(text: str) -> Mapping[str, bool]:
 
 
 def _gate_state(name: str, value: str) -> bool:
-    if name not in {*GATES, *_LATER_GATES, "AllAlpha", "AllBeta"}:
+    if name not in {*GATES, "AllAlpha", "AllBeta"}:
         raise ValueError(f"there is no gate {name}; expected {', '.join(GATES)}, AllAlpha, AllBeta")
     try:
-        state = parse_bool(value)
+        return parse_bool(value)
     except ValueError as error:
         raise ValueError(f"{name} is {value!r}; {error}") from error
-    if state and name in _LATER_GATES:
-        raise ValueError(f"{name} is not in this version; leave it out or set {name}=false")
-    return state
 
 
 def parse_endpoint(text: str) -> str:
@@ -246,7 +244,8 @@ class Settings:
     gates: Mapping[str, bool] = _option(
         Kind("NAME=BOOL,...", parse_gates),
         "Fluid",
-        "FuseRecovery=true heals broken volumes; AllAlpha=, AllBeta= switch every gate of a stage",
+        "FuseRecovery=true heals broken volumes, with SeamlessRecovery=true applications wait for "
+        "that and see no error; AllAlpha=, AllBeta= switch every gate of a stage",
         flag="feature-gates",
         default="",
     )
@@ -326,6 +325,21 @@ class Settings:
         "waits for it any more; if not given never",
         flag="hung-abort-after",
         unit="time",
+    )
+    hold_timeout_s: float = _option(
+        _TIME,
+        "ours",
+        "with SeamlessRecovery, keep applications waiting for at most so long after a crash",
+        flag="hold-timeout",
+        default="30s",
+        unit="time",
+    )
+    holder: Path | None = _option(  # noqa: RUF009  a dataclass field
+        Kind("SOCKET", lambda text: Path(parse_socket(text))),
+        "ours",
+        "with SeamlessRecovery, the socket of a holder that runs by itself and outlives the "
+        "plugin; if not given the plugin starts one, with its socket beside the state file",
+        flag="holder",
     )
     period_s: float = _option(
         _TIME,
@@ -432,6 +446,14 @@ class Settings:
         Also those published as symbolic links: a container holds the mount that its link led to.
         """
         return self.gates["FuseRecovery"]
+
+    @property
+    def holds(self) -> HoldSettings | None:
+        """Return how the connections of dead daemons are held, None if they are not."""
+        if not (self.recovery and self.gates["SeamlessRecovery"]):
+            return None
+        socket = self.holder or self.state.with_name(_HOLDER_FOLDER) / "socket"
+        return HoldSettings(socket, self.hold_timeout_s, starts=self.holder is None)
 
 
 _NO_GLOG = "no effect: Go's logging library is not here"

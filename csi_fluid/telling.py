@@ -114,17 +114,22 @@ class EventObserver:
                 self._record(SUCCEEDED, event.publications)
             case observer.HealFailed(where=where, error=error, retry_s=retry_s):
                 self._record(FAILED, event.publications, where=where, error=error, retry_s=retry_s)
-            case observer.Skipped(where=where, reason=reason):
-                self._record(SKIPPED, event.publications, where=where, reason=reason)
-            case observer.Broken():
-                self._record(BROKEN, event.publications)
-            case observer.Hung():
-                self._record(HUNG, event.publications)
+            case observer.Skipped(where=where, reason=why):
+                self._record(SKIPPED, event.publications, where=where, reason=why)
+            case observer.Broken() | observer.Hung():
+                reason = BROKEN if isinstance(event, observer.Broken) else HUNG
+                self._record(reason, event.publications)
             case observer.Aborted() | observer.AbortFailed():
                 self._tell_of_abort(event)
             case observer.Stacked(publication=publication, layers=layers):
                 self._record(STACKED, (publication,), layers=layers)
-            case _:
+            case (
+                observer.Answering()
+                | observer.Adopted()
+                | observer.Dropped()
+                | observer.StateTrouble()
+                | observer.Woken()
+            ):
                 pass
 
     def _tell_of_abort(self, event: observer.Aborted | observer.AbortFailed) -> None:
@@ -149,8 +154,6 @@ class LogObserver:
                 _log.info("healed", extra=_numbers(event))
             case observer.Answering(source=source):
                 _log.info("Fuse mount %s answers again", source)
-            case observer.NotHeld(source=source, problem=problem):
-                _log.warning("a crash of %s will be seen by applications: %s", source, problem)
             case observer.Adopted(publications=publications):
                 _list("adopted a mount that was here", publications)
             case observer.Dropped(publications=publications):
@@ -159,7 +162,16 @@ class LogObserver:
                 _log.info("the state file works again")
             case observer.StateTrouble(problem=problem):
                 _log.warning("%s", problem)
-            case _:
+            case (
+                observer.Broken()
+                | observer.Hung()
+                | observer.Aborted()
+                | observer.AbortFailed()
+                | observer.HealFailed()
+                | observer.Skipped()
+                | observer.Stacked()
+                | observer.Woken()
+            ):
                 pass
 
 

@@ -72,7 +72,7 @@ class Aborter:
             pin = self._pin(mount)
         except (Error, OSError):
             return False
-        ask = functools.partial(probe.ask, pin.fd)
+        ask = functools.partial(probe.ask_once, pin.fd)  # one: of several, each might just be
         try:
             self._prober.run(_waiting(mount.dev), ask, _SEND_S, release=pin.close)
         except Hung:

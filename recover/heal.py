@@ -18,10 +18,11 @@ from pathlib import Path
 from recover import observer as told
 from recover.abort import Aborter
 from recover.anchors import plan as node
-from recover.anchors.execute import Done, Executor, Failed, Result
+from recover.anchors.execute import Executor
 from recover.anchors.keeper import Keeper
 from recover.anchors.plan import Leave
 from recover.anchors.witness import Witness
+from recover.batch import Done, Failed, Result
 from recover.errors import Busy, Error
 from recover.generations import Generations
 from recover.holds import Holding, NoHolds
@@ -41,6 +42,7 @@ from recover.store import Store
 from recover.visits import execute as inside, plan as visits
 
 _ROUNDS = 5  # looks after a heal: containers may start while we heal
+_FRESH_S = 1.0  # between looks at every namespace for containers that may have started
 
 Act = node.Act | visits.Act
 Step = Act | Leave
@@ -159,7 +161,7 @@ class Healer:
         self._waiting: View | None = None  # what is broken, indexed while the source is away
         self._parted: dict[tuple[int, int], Mount] = {}  # copies made private, as they were before
         self._version = 0  # of our mount table, when it was last looked at
-        self._unheld = ""  # why the live daemon is not held, as told
+        self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
         self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
@@ -188,7 +190,7 @@ class Healer:
         if view.live != self.live:
             self._backoff.reset()
         self.live = view.live
-        self._keep(view)
+        holds.keep(self.source, view.live, view.publications)
         with self._alone():
             view, tally = self._heal(view)
         holds.swapped(self.source, view.live)
@@ -253,11 +255,19 @@ class Healer:
 
     def _look(self, *, everywhere: bool = True) -> View:
         self._version = self._context.own.version  # reads the table if it changed
+        if everywhere:
+            self._everywhere_at = time.monotonic()
         return self._context.looker.look(
             self.source, inside=everywhere, parted=self._parted, held=self._held
         )
 
     def _may_come_to_light(self) -> bool:
+        """Tell whether copies may be found now that were not there at the last look.
+
+        Our own mounts wake us after a heal: they are no reason to look at a thousand tables again.
+        """
+        if time.monotonic() - self._everywhere_at < _FRESH_S:
+            return False
         inside = self._context.strategy is Strategy.NAMESPACE
         return self._generations.may_come_to_light(self.live, inside=inside)
 
@@ -300,7 +310,7 @@ class Healer:
     def _part(self, view: View) -> bool:
         """Make copies private that a mount from outside would harm."""
         steps = [visits.Part(copy) for copy in view.exposed]
-        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, inside.Done)]
+        done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, Done)]
         for copy in done:
             self._parted[copy.namespace.inode, copy.stack[0].mnt_id] = copy.stack[0]
         return bool(done)
@@ -348,17 +358,16 @@ class Healer:
         for inner in self._inside(there, view.live):
             _add(tally, inner)
 
-    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result]:
+    def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result[node.Act]]:
         context, steps = self._context, tuple(acts)
         executor = Executor(context.store, context.locks, context.prober, live, self._witness)
         if steps:
             with contextlib.suppress(Busy), context.keeper.turn(self.source):
                 yield from executor.run(steps, self._stopping)
 
-    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[inside.Result]:
-        context = self._context
-        executor = inside.Executor(context.store, context.prober, live)
-        yield from executor.run(tuple(acts), context.own.current, self._stopping)
+    def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[Result[visits.Act]]:
+        executor = inside.Executor(self._context.prober, live)
+        yield from executor.run(tuple(acts), self._stopping)
 
     # -- telling ---------------------------------------------------------------------------------
 
@@ -423,13 +432,6 @@ class Healer:
             complaints[where] = told.Skipped(self.source, concerned, where, left.reason)
         self._outage.complain(complaints)
 
-    def _keep(self, view: View) -> None:
-        """Have the next crash of the live daemon bridged; tell once why it cannot be."""
-        problem = self._context.holds.keep(self.source, view.live, view.publications)
-        if problem and problem != self._unheld:
-            self._context.observer.tell(told.NotHeld(self.source, view.publications, problem))
-        self._unheld = problem
-
     def _tell_state(self, view: View) -> None:
         outage, publications = self._outage, view.publications
         if view.live:
@@ -443,16 +445,16 @@ class Healer:
             outage.breaks(publications)
 
 
-def _add(tally: _Tally, result: Result | inside.Result) -> None:
+def _add(tally: _Tally, result: Result[node.Act] | Result[visits.Act]) -> None:
     where = _where(result.step)
     match result:
-        case Done() | inside.Done():
+        case Done():
             tally.failed.pop(where, None)
             tally.layers = max(tally.layers, result.layers)
             tally.last_at = max(tally.last_at, result.at)
             if isinstance(result.step, node.Cover | node.Attach | visits.Swap | visits.Peel):
                 tally.touched += 1
-        case Failed() | inside.Failed():
+        case Failed():
             if not result.stale:
                 tally.failed[where] = result.step, result.error
 

@@ -6,6 +6,7 @@ show the newest, and keeps our own looks away from mounts that make whoever asks
 """
 
 import functools
+import logging
 import os
 import threading
 from collections.abc import Iterable
@@ -21,6 +22,8 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.rows import Publication
 from recover.seamless.client import Client, Held, Status
+
+_log = logging.getLogger(__name__)
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
@@ -43,8 +46,8 @@ class Holding(Protocol):
     def is_kept(self, source: str, live: str) -> bool:
         """Tell whether nothing is left to do to keep the live daemon's connection."""
 
-    def keep(self, source: str, live: str, publications: Iterable[Publication]) -> str:
-        """Keep the live daemon's connection from now on; return why it cannot be, "" if it is."""
+    def keep(self, source: str, live: str, publications: Iterable[Publication]) -> None:
+        """Have callers wait when the live daemon ends; what keeps us from that is logged."""
 
     def swapped(self, source: str, live: str) -> None:
         """Say that every mount that could be swapped shows the live superblock."""
@@ -67,9 +70,8 @@ class NoHolds:
         """Say that there is nothing to do."""
         return True
 
-    def keep(self, _: str, __: str, ___: Iterable[Publication]) -> str:
+    def keep(self, _: str, __: str, ___: Iterable[Publication]) -> None:
         """Keep nothing."""
-        return ""
 
     def swapped(self, _: str, __: str) -> None:
         """Serve nobody."""
@@ -92,7 +94,7 @@ class Holds:
         self._hold_s = hold_s
         self._lock = threading.Lock()
         self._status = Status({}, problem="not asked yet")
-        self._refused: dict[str, tuple[str, str]] = {}  # source -> superblock, why not
+        self._refused: dict[str, str] = {}  # source -> the superblock that may not be held
 
     def begin(self, source: str) -> frozenset[str]:
         """Clear the way to a source; return the superblocks of dead daemons that are held.
@@ -119,29 +121,27 @@ class Holds:
     def is_kept(self, source: str, live: str) -> bool:
         """Tell whether nothing is left to do to keep the live daemon's connection."""
         held = self._held(source)
-        if self._refused.get(source, ("", ""))[0] == live:
+        if self._refused.get(source) == live:
             return True
         return held.has_root and held.newest == live and held.connections.get(live) == "live"
 
-    def keep(self, source: str, live: str, publications: Iterable[Publication]) -> str:
-        """Keep the live daemon's connection from now on; return why it cannot be, "" if it is."""
+    def keep(self, source: str, live: str, publications: Iterable[Publication]) -> None:
+        """Have callers wait when the live daemon ends; what keeps us from that is logged."""
         if self.is_kept(source, live):
-            return self._refused.get(source, ("", ""))[1]
+            return
         self._refused.pop(source, None)
         try:
             self._adopt(source, live, publications)
         except (Error, OSError) as error:
-            problem = str(error)
-            if not isinstance(error, ProcessLookupError | TimeoutError):  # it may end just now
-                self._refused[source] = live, problem
-            return problem
-        return ""
+            _log.warning("applications will see the next crash of %s: %s", source, error)
+            if isinstance(error, PermissionError):  # of others the next look may find no trace
+                self._refused[source] = live
 
     def _adopt(self, source: str, live: str, publications: Iterable[Publication]) -> None:
         if not all(p.read_only for p in publications):
             raise PermissionError("a writable volume is not held: what is written would be lost")
         if lacking := facilities.lack("fuse_connection"):
-            raise lacking
+            raise PermissionError(f"Linux 6.16 is needed to tell connections apart: {lacking}")
         open_root = functools.partial(_open_root, source, live)
         root = self._prober.run(("root", source), open_root, discard=os.close)
         with mounts.closing(root):

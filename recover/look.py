@@ -201,13 +201,12 @@ class Looker:
 
     def case(self, view: View) -> visits.Case:
         """Return what planning needs to know about a view."""
-        lost: frozenset[Mount] = frozenset()
+        origins: dict[Mount, detect.Origin] = {}
         if nested := [mount for copy in view.copies for mount in copy.nested]:
             table, known = self._own.current(), self._store.generations()  # not read needlessly
-            lost = frozenset(m for m in nested if detect.origin_of(m, table, known) is None)
-        return visits.Case(
-            self._node(view), view.copies, view.kin, unavailable=lost, on_source=view.is_sidecar
-        )
+            found = ((mount, detect.origin_of(mount, table, known)) for mount in nested)
+            origins = {mount: origin for mount, origin in found if origin is not None}
+        return visits.Case(self._node(view), view.copies, view.kin, origins, view.is_sidecar)
 
     def _node(self, view: View) -> node.Case:
         return node.Case(

@@ -47,11 +47,14 @@ class Settings:
 def chosen_strategy(wish: str) -> Strategy:
     """Return the strategy to use: "auto" enters namespaces only where those of others are visible.
 
-    Without the host's processes only what hangs off an anchor is healed.
+    Without the host's processes only what hangs off an anchor is healed; nor can more be healed on
+    a kernel that has no way to mount anything inside a container, whatever is wished for.
     """
-    if wish == "auto":
-        return Strategy.NAMESPACE if namespaces.sees_host() else Strategy.PROPAGATION
-    return Strategy(wish)
+    if wish == Strategy.PROPAGATION or not namespaces.can_mount_inside():
+        return Strategy.PROPAGATION
+    if wish == Strategy.NAMESPACE or namespaces.sees_host():
+        return Strategy.NAMESPACE
+    return Strategy.PROPAGATION
 
 
 class _Worker:
@@ -157,6 +160,11 @@ class Recovery:
         self._workers: dict[str, _Worker] = {}
         strategy = chosen_strategy(settings.strategy)
         self.strategy = strategy.value
+        if settings.strategy == Strategy.NAMESPACE and strategy is not Strategy.NAMESPACE:
+            log.warning(
+                "--strategy=namespace cannot be had: without open_tree(2) and move_mount(2) "
+                "nothing can be mounted inside a container; healing by propagation"
+            )
         options = Options(
             strategy,
             settings.recover_writable,

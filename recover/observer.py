@@ -96,15 +96,6 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class NotHeld:
-    """The next crash of a source's daemon will not be bridged, for the reason given."""
-
-    source: str
-    publications: tuple[Publication, ...]
-    problem: str
-
-
-@dataclass(frozen=True, slots=True)
 class Stacked:
     """So many layers stand at a target that the mount table grows; warned once per threshold."""
 
@@ -151,7 +142,6 @@ Event = (
     | Healed
     | HealFailed
     | Skipped
-    | NotHeld
     | Stacked
     | Adopted
     | Dropped

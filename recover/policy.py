@@ -13,7 +13,7 @@ FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 30.0
 
 
-class Strategy(enum.Enum):
+class Strategy(enum.StrEnum):
     """Which copies are reached beside those that hang off an anchor."""
 
     NAMESPACE = "namespace"  # those inside other mount namespaces too, by a visit

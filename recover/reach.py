@@ -27,11 +27,14 @@ class Reach:
         """Return what anchors reach, and through the copies on the node that hang off them."""
         bases = (a.base for a in anchors if a.base.shared)  # one that was made private has no group
         flags = {(base.shared, base.root): base.options for base in bases}
-        for mount in (mount for copy in copies for mount in copy.stack):
-            # what hangs off an upper layer is handed on to its master when that is detached
-            arriving = flags.get((mount.master, mount.root))
-            if arriving is not None and mount.shared:
-                flags[mount.shared, mount.root] = arriving
+        # what hangs off an upper layer is handed on to its master when that is detached
+        layers = [mount for copy in copies for mount in copy.stack if mount.shared]
+        while new := {
+            (layer.shared, layer.root): flags[layer.master, layer.root]
+            for layer in layers
+            if (layer.master, layer.root) in flags and (layer.shared, layer.root) not in flags
+        }:
+            flags |= new
         return cls(flags)
 
     def and_at(self, copies: Iterable[Copy]) -> "Reach":

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover.linux import procevents
 from recover.linux.wakeups import Wake, WakeUps
 

@@ -13,7 +13,7 @@ import pytest
 
 import csi_fluid
 from csi_fluid import cli, config, driver, kubectl, metrics
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 
 ROOT = Path(__file__).parents[1]
 MADE_HERE = re.compile(

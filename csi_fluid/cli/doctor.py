@@ -14,8 +14,8 @@ from csi_fluid import config
 from csi_fluid.cli import facilities, screen, usage
 from csi_fluid.cli.facilities import Finding
 from csi_fluid.cli.status import absence
-from csi_fluid.demo.plugin import Client
 from csi_fluid.kube import access
+from csi_fluid.rpc.client import Client
 from recover.errors import StateError
 from recover.linux import namespaces
 from recover.linux.probe import Prober

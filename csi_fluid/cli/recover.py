@@ -118,5 +118,17 @@ class _Told:
                 print(screen.plain(f"{text}, layers: {layers}"))
             case observer.HealFailed(where=where, error=error):
                 print(screen.plain(f"failed at {where}: {error}"))
-            case _:
+            case (
+                observer.Broken()
+                | observer.Hung()
+                | observer.Answering()
+                | observer.Aborted()
+                | observer.AbortFailed()
+                | observer.Skipped()
+                | observer.Stacked()
+                | observer.Adopted()
+                | observer.Dropped()
+                | observer.StateTrouble()
+                | observer.Woken()
+            ):
                 pass

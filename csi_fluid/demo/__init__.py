@@ -1,9 +1,8 @@
 """The demonstration: a FUSE daemon dies under a running pod, and the pod's volume heals.
 
-Nothing of Kubernetes or of a container runtime is needed: the pod is a process with namespaces and
-a root of its own (`pods`), the daemons are programs that no one here wrote (`filesystems`,
-`daemons`).  `outside` starts the whole in mount and PID namespaces of its own, where `__main__` and
-`story` tell it; whatever ends them, the kernel removes every mount, process and file in them.
+`outside` starts the whole in mount and PID namespaces of its own, where `__main__` and `story` tell
+it; whatever ends them, the kernel removes every mount, process and file in them.  `trial` is the
+same on a node, with the plugin that runs there.  What they stand on is `csi_fluid.testbed`.
 """
 
 from collections.abc import Sequence

@@ -5,14 +5,14 @@ import subprocess
 import uuid
 
 from csi_fluid.demo import watchers
-from csi_fluid.demo.errors import DemoError
-from csi_fluid.demo.node import Node
 from csi_fluid.demo.options import WORKSPACE, Options
-from csi_fluid.demo.pods import VolumeMount
 from csi_fluid.demo.screen import Screen
-from csi_fluid.demo.serverless import MOUNT_POINT, Agent, Sidecar
-from csi_fluid.demo.waiting import pause, until
 from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
+from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.node import Node
+from csi_fluid.testbed.pods import VolumeMount
+from csi_fluid.testbed.serverless import MOUNT_POINT, Agent, Sidecar
+from csi_fluid.testbed.waiting import pause, until
 
 _BACK_OFF_S = 2.0  # until "kubelet" restarts the sidecar
 _LATENCY = re.compile(r" healed .*latency_ms=([\d.]+)")
@@ -28,7 +28,7 @@ def tell(options: Options, *, read_only: bool = True) -> int:
         _Story(screen, Node(WORKSPACE), read_only=read_only).run()
         if options.svg is not None:
             screen.save(options.svg)
-    except (DemoError, OSError, subprocess.SubprocessError) as error:
+    except (BedError, OSError, subprocess.SubprocessError) as error:
         screen.end(str(error), good=False)
         return 1
     return 0
@@ -87,7 +87,7 @@ class _Story:
             app.await_later()
         except TimeoutError as error:
             words = "\n".join(self._agent.said[-5:])
-            raise DemoError(f"{error}\nthe agent's last words:\n{words}") from error
+            raise BedError(f"{error}\nthe agent's last words:\n{words}") from error
         self._screen.event(
             f"the agent healed the mount: the application lists again, {LATER} too",
             style="bold green",

@@ -7,16 +7,17 @@ from pathlib import Path
 import grpc
 
 from csi_fluid.demo import watchers
-from csi_fluid.demo.daemons import Daemon
-from csi_fluid.demo.errors import DemoError
-from csi_fluid.demo.filesystems import Bindfs, Filesystem, Rclone, S3fs
-from csi_fluid.demo.node import Node
 from csi_fluid.demo.options import WORKSPACE, Options
-from csi_fluid.demo.plugin import Plugin, Volume
-from csi_fluid.demo.pods import Propagation, VolumeMount
 from csi_fluid.demo.screen import Screen
-from csi_fluid.demo.waiting import pause, until
 from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
+from csi_fluid.rpc.client import Volume
+from csi_fluid.testbed.daemons import Daemon
+from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.filesystems import Bindfs, Filesystem, Rclone, S3fs
+from csi_fluid.testbed.node import Node
+from csi_fluid.testbed.plugin import Plugin
+from csi_fluid.testbed.pods import Propagation, VolumeMount
+from csi_fluid.testbed.waiting import pause, until
 from recover.rows import Heal
 from recover.store import Store
 
@@ -37,7 +38,7 @@ def tell(options: Options, *plugin_options: str) -> int:
         _Story(options.daemon, screen, node, Plugin(node, options=plugin_options)).run()
         if options.svg is not None:
             screen.save(options.svg)
-    except (DemoError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
+    except (BedError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
         screen.end(f"{options.daemon}: {error}", good=False)
         return 1
     return 0
@@ -102,7 +103,7 @@ class _Story:
             heal = until(lambda: self._recorded(daemon), "the plugin's record", every_s=0.05)
             pod.await_later()
         except TimeoutError as error:
-            raise DemoError(f"{error}\nthe plugin's last words:\n{self._plugin.words}") from error
+            raise BedError(f"{error}\nthe plugin's last words:\n{self._plugin.words}") from error
         self._screen.event(
             f"csi-fluid healed the volume: the pod lists again, {LATER} too", style="bold green"
         )

@@ -16,11 +16,11 @@ import grpc
 
 from csi_fluid import config
 from csi_fluid.demo import screen
-from csi_fluid.demo.daemons import Daemon
-from csi_fluid.demo.errors import DemoError
-from csi_fluid.demo.filesystems import TinyFs
-from csi_fluid.demo.plugin import Client, Volume
-from csi_fluid.demo.waiting import until
+from csi_fluid.rpc.client import Client, Volume
+from csi_fluid.testbed.daemons import Daemon
+from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.filesystems import TinyFs
+from csi_fluid.testbed.waiting import until
 from recover.errors import Hung
 from recover.linux.probe import Prober
 
@@ -87,7 +87,7 @@ class Trial:
         with self._told.step("NodeUnpublishVolume"):
             self._client.unpublish(self._volume, self._target)
         if self._target.exists():
-            raise DemoError(f"{self._target} is still there after NodeUnpublishVolume")
+            raise BedError(f"{self._target} is still there after NodeUnpublishVolume")
 
     def _reads(self) -> bool:
         path = self._target / _FILE
@@ -105,7 +105,7 @@ def run(settings: config.Settings, *, crash: bool) -> int:
             _try(settings, told, Path(folder), crash=crash)
     except grpc.RpcError as error:
         told.end(f"the plugin answered {error.code().name}: {error.details()}", good=False)
-    except (DemoError, TimeoutError, OSError, subprocess.SubprocessError) as error:
+    except (BedError, TimeoutError, OSError, subprocess.SubprocessError) as error:
         told.end(str(error), good=False)
     else:
         return 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi_fluid.demo import reader
-from csi_fluid.demo.pods import Container
+from csi_fluid.testbed.pods import Container
 
 LISTING = ("sh", "-c", "while true; do ls -l /data; sleep 1; done")
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from csi_fluid.demo import watchers
-from csi_fluid.demo.pods import PYTHON, Container, Image, VolumeMount
 from csi_fluid.demo.screen import Screen, duration
-from csi_fluid.demo.waiting import until
 from csi_fluid.demo.watchers import Listing, Outage, Reader
+from csi_fluid.testbed.pods import PYTHON, Container, Image, VolumeMount
+from csi_fluid.testbed.waiting import until
 from recover.linux import mountinfo
 
 FILES = {

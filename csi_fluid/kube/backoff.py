@@ -76,7 +76,16 @@ class BackoffReset:
                     | observer.HealFailed(source=source)
                 ):
                     self._due.pop(source, None)
-                case _:
+                case (
+                    observer.Hung()
+                    | observer.Aborted()
+                    | observer.AbortFailed()
+                    | observer.Stacked()
+                    | observer.Adopted()
+                    | observer.Dropped()
+                    | observer.StateTrouble()
+                    | observer.Woken()
+                ):
                     return
             self._changed.notify()
 

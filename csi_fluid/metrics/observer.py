@@ -60,12 +60,10 @@ class MetricsObserver:
         match event:
             case observer.Healed():
                 self._healed(event)
-            case observer.HealFailed(publications=publications):
-                self.values.count(metrics.HEALS, "failed", self.strategy)
-                self._become("failing", publications)
-            case observer.Skipped(publications=publications):
-                self.values.count(metrics.HEALS, "skipped", self.strategy)
-                self._become("skipped", publications)
+            case observer.HealFailed() | observer.Skipped():
+                failed = isinstance(event, observer.HealFailed)
+                self.values.count(metrics.HEALS, "failed" if failed else "skipped", self.strategy)
+                self._become("failing" if failed else "skipped", event.publications)
             case observer.Broken() | observer.Hung():
                 state = "broken" if isinstance(event, observer.Broken) else "hung"
                 self._become(state, event.publications, event.since)
@@ -76,7 +74,12 @@ class MetricsObserver:
                 self.values.count(metrics.ABORTS, "aborted" if done else "failed")
             case observer.Woken(by=by):
                 self.values.count(metrics.WAKEUPS, by)
-            case _:
+            case (
+                observer.Stacked()
+                | observer.Adopted()
+                | observer.Dropped()
+                | observer.StateTrouble()
+            ):
                 pass
 
     def gauges(self) -> Gauges:

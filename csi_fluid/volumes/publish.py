@@ -9,7 +9,8 @@
     7. attach the clone, or swap it for what is dead there, or make a symbolic link
     8. look whether it is so, record it, tell recovery
 
-Nothing is made at the target before 7, and what 7 made goes again if it fails.  Killed at any line,
+What stands at the target is seen before 2, 4 and 7, with the record of it, and handed down as one
+value.  Nothing is made there before 7, and what 7 made goes again if it fails.  Killed at any line,
 the next publish, or adoption at the next start, finds what the kernel has and goes on from there.
 """
 
@@ -17,14 +18,14 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from csi_fluid import driver
 from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
-from csi_fluid.volumes.targets import Claim, Claims, Kind
+from csi_fluid.volumes.targets import Claim, Claims, Kind, Seen
 from recover.anchors.shelf import Variant
 from recover.errors import Covered, Unverified
 from recover.linux import mountinfo, mounts, namespaces, syscalls
@@ -37,6 +38,24 @@ from recover.rows import Generation, Publication
 LOCK_WAIT_S = 5.0  # a heal holds a target for milliseconds
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """What stood at a target at one moment, and the record of it (None: there was none)."""
+
+    row: Publication | None
+    seen: Seen
+
+    def records(self, wanted: Publication) -> bool:
+        """Tell whether we made what is wanted there, and wrote it down."""
+        return self.row is not None and not self.row.adopted and _same(self.row, wanted)
+
+    def is_earlier(self, wanted: Publication) -> bool:
+        """Tell whether an adopted record says that the target shows an older life of the source."""
+        if self.row is None:
+            return False
+        return (self.row.source, self.row.sub_path) == (wanted.source, wanted.sub_path)
 
 
 class Publisher:
@@ -70,58 +89,56 @@ class Publisher:
         _refuse_overlap(wanted)
         origin = Origin(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
         with self._claims.hold(wanted.target, wanted.volume_id) as claim:
-            before = self._store.publication(wanted.target)
-            self._refuse_others(wanted)
+            before = self._standing(wanted.target)
+            self._refuse_others(wanted, before)
 
             def check() -> None:
                 claim.check()
                 patience.check()
 
             source = self._sources.wait(origin, replace(patience, check=check))
-            if self._standing(wanted, source) and self._is_recorded(wanted):
+            now = self._standing(wanted.target)
+            if self._method(wanted, source, now) and now.records(wanted):
                 return  # nothing new: kubelet publishes every volume again when it restarts
             self._make(wanted, source, claim)
-        for path in {wanted.source, before.source if before else wanted.source}:
+        for path in {wanted.source, before.row.source if before.row else wanted.source}:
             self._changed(path)
 
-    def _is_recorded(self, wanted: Publication) -> bool:
-        row = self._store.publication(wanted.target)
-        return row is not None and not row.adopted and _same(row, wanted)
+    def _standing(self, target: str) -> _Standing:
+        return _Standing(self._store.publication(target), targets.look(target))
 
-    def _refuse_others(self, wanted: Publication) -> None:
-        row = self._store.publication(wanted.target)
+    def _refuse_others(self, wanted: Publication, now: _Standing) -> None:
+        row = now.row
         if row is None or row.adopted or _same(row, wanted):
             return
-        if self._lives(wanted.target):
+        if self._lives(wanted.target, now.seen):
             raise Conflict(
                 f"{wanted.target} already shows {_described(row)}, not {_described(wanted)}; "
                 "unpublish it first"
             )
 
-    def _lives(self, target: str) -> bool:
-        seen = targets.look(target)
+    def _lives(self, target: str, seen: Seen) -> bool:
         if seen.kind not in {Kind.MOUNT, Kind.LINK}:
             return False
         answer = self._sources.answer_of(target, seen.dev or target)
         return answer in {Answer.ALIVE, Answer.FAILING}
 
-    def _standing(self, wanted: Publication, source: Source) -> str:
+    def _method(self, wanted: Publication, source: Source, now: _Standing) -> str:
         """Return by which method the target shows the source as wanted, "" if it does not.
 
         Raises Conflict if it shows something else that lives.
         """
-        self._refuse_others(wanted)
-        row = self._store.publication(wanted.target)
-        seen = targets.look(wanted.target)
+        self._refuse_others(wanted, now)
+        row, seen = now.row, now.seen
         if seen.kind is Kind.LINK and seen.link == source.shown_path:
             return "symlink"
         if seen.kind is not Kind.MOUNT:
             return ""
         if row is None or row.adopted:
-            return "bind" if self._is_right(wanted, source) else ""
+            return "bind" if self._is_right(wanted, source, now) else ""
         return "bind" if _same(row, wanted) and seen.dev == source.dev else ""
 
-    def _is_right(self, wanted: Publication, source: Source) -> bool:
+    def _is_right(self, wanted: Publication, source: Source, now: _Standing) -> bool:
         """Judge a mount that this plugin has no record of having made; raises Conflict."""
         top = mountinfo.read().at(wanted.target)
         if top is None:
@@ -131,32 +148,26 @@ class Publisher:
             return True
         # Fluid's own plugin leaves a read-only volume writable: that is put right, not refused.
         is_lax = is_same and not top.read_only
-        if not is_lax and not self._is_earlier(wanted) and self._lives(wanted.target):
+        if not is_lax and not now.is_earlier(wanted) and self._lives(wanted.target, now.seen):
             raise Conflict(
                 f"{wanted.target} already shows {top.inner_path} of a {top.fs_type} mount from "
                 f"{top.source}, not {_described(wanted)}; unpublish it first"
             )
         return False
 
-    def _is_earlier(self, wanted: Publication) -> bool:
-        """Tell whether an adopted record says that the target shows an older life of the source."""
-        row = self._store.publication(wanted.target)
-        if row is None:
-            return False
-        return (row.source, row.sub_path) == (wanted.source, wanted.sub_path)
-
     def _make(self, wanted: Publication, source: Source, claim: Claim) -> None:
         """Make and record what is wanted, or record it if a heal or an earlier life made it."""
-        is_mount = targets.look(wanted.target).kind is Kind.MOUNT
         with self._copy(wanted, source) as (clone, number), self._locked(wanted, claim):
             wanted = replace(wanted, generation=number)
-            if method := self._standing(wanted, source):
-                self._record(wanted, method)
-            elif wanted.method == "symlink" and not is_mount:
+            now = self._standing(wanted.target)
+            method = self._method(wanted, source, now)
+            if not method and wanted.method == "symlink" and now.seen.kind is not Kind.MOUNT:
                 self._link(wanted, source.shown_path)
-                self._record(wanted, "symlink")
+                method = "symlink"
+            if method:
+                self._record(wanted, method, now)
             else:
-                self._bind(wanted, source, clone)
+                self._bind(wanted, source, clone, now)
 
     @contextlib.contextmanager
     def _copy(self, wanted: Publication, source: Source) -> Iterator[tuple[Clone, int]]:
@@ -190,19 +201,18 @@ class Publisher:
         with targets.directory(Path(path).parent):
             targets.link(path, to)
 
-    def _bind(self, wanted: Publication, source: Source, clone: Clone) -> None:
+    def _bind(self, wanted: Publication, source: Source, clone: Clone, now: _Standing) -> None:
         path = wanted.target
-        kind = targets.look(path).kind
-        if kind is Kind.MOUNT:
+        if now.seen.kind is Kind.MOUNT:
             self._swap(wanted, source, clone)
-            self._confirm(wanted, source)
+            self._confirm(wanted, source, now)
             return
-        if kind in {Kind.LINK, Kind.FILE}:
+        if now.seen.kind in {Kind.LINK, Kind.FILE}:
             targets.clear(path)
         with targets.directory(Path(path)):
             mounts.attach_bare(clone, path, syscalls.AT_FDCWD)
             try:
-                self._confirm(wanted, source)
+                self._confirm(wanted, source, now)
             except BaseException:
                 mounts.unmount_all(path)
                 raise
@@ -237,23 +247,22 @@ class Publisher:
                 row = (source, m.dev, "/", m.fs_type, m.source, self._keeper.boot_id, time.time())
                 self._store.put_generation(Generation(*row))
 
-    def _confirm(self, wanted: Publication, source: Source) -> None:
+    def _confirm(self, wanted: Publication, source: Source, before: _Standing) -> None:
         seen = targets.look(wanted.target)
         if seen.kind is not Kind.MOUNT or seen.dev != source.dev:
             raise Unverified(
                 f"{wanted.target} shows {seen.kind.value} {seen.dev} after it was mounted, "
                 f"not superblock {source.dev} of {wanted.source}; try again"
             )
-        self._record(wanted, "bind")
+        self._record(wanted, "bind", before)
 
-    def _record(self, wanted: Publication, method: str) -> None:
-        before = self._store.publication(wanted.target)
-        known = before is not None and self._is_recorded(wanted)
-        published_at = before.published_at if before and known else time.time()
+    def _record(self, wanted: Publication, method: str, before: _Standing) -> None:
+        row = before.row
+        published_at = row.published_at if row and before.records(wanted) else time.time()
         # containers may date from the earliest that was published here
-        generation = before.generation if before else wanted.generation
-        row = replace(wanted, method=method, published_at=published_at, generation=generation)
-        self._store.put_publication(row)
+        generation = row.generation if row else wanted.generation
+        made = replace(wanted, method=method, published_at=published_at, generation=generation)
+        self._store.put_publication(made)
 
 
 def _refuse_overlap(wanted: Publication) -> None:

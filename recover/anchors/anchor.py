@@ -109,10 +109,20 @@ def bring(path: str, base: Mount, copy: Clone, root_fd: int) -> None:
 
 
 def remove(anchor: Anchor, root_fd: int) -> None:
-    """Detach an anchor with all that is on it, and remove its directory."""
+    """Detach exactly an anchor as it was seen, with all that is on it, and remove its directory."""
     bare(anchor.path, anchor.stack, root_fd)
     detach(anchor.path, anchor.base, root_fd)
     Path(anchor.path).rmdir()
+
+
+def clear(path: str) -> None:
+    """Take away whatever stands at an anchor's path, and its directory; raises OSError."""
+    mounts.unmount_all(path)
+    place = Path(path)
+    if place.is_dir():
+        place.rmdir()
+    else:
+        place.unlink(missing_ok=True)
 
 
 def detach(path: str, mount: Mount, root_fd: int) -> None:

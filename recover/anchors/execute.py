@@ -6,44 +6,20 @@ a daemon.
 """
 
 import contextlib
-import threading
-import time
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from recover.anchors import anchor as anchors
 from recover.anchors.plan import Act, Attach, Bare, Bring, Cover, Drop, Make
 from recover.anchors.witness import Witness
-from recover.errors import Covered, Error, Hung
+from recover.batch import Batch, Result
+from recover.errors import Covered, Error
 from recover.linux import mounts, namespaces
 from recover.linux.probe import Prober
 from recover.locks import Locks
 from recover.store import Store
 
 _LOCK_WAIT_S = 2.0
-_STALE = (Covered, ProcessLookupError, FileNotFoundError)
-
-
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A step that was done; layers that stand there, monotonic time in s."""
-
-    step: Act
-    layers: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A step that did not succeed; stale if only because the world had changed since detection."""
-
-    step: Act
-    error: Exception
-    stale: bool
-
-
-Result = Done | Failed
 
 
 class Executor:
@@ -59,64 +35,40 @@ class Executor:
         self._live = live
         self._witness = witness
 
-    def run(self, steps: Sequence[Act], stopping: Callable[[], bool]) -> Iterator[Result]:
+    def run(self, steps: Sequence[Act], stopping: Callable[[], bool]) -> Iterator[Result[Act]]:
         """Execute steps in their order, yielding a result for each.
 
         stopping() is asked before each; what was not begun is then left for the next start.
         """
-        stuck = [step for step in steps if self._prober.sleeps(_key(step))]
-        for step in stuck:  # the way there leads over a daemon that hangs
-            yield Failed(step, Hung(step.path, self._prober.timeout_s), stale=False)
-        rest = [step for step in steps if step not in stuck]
+        batch = Batch(namespaces.home(), self._prober, _key)
+        asleep, rest = batch.split(steps)
+        yield from asleep
         while rest and not stopping():
-            results = self._together(rest, stopping)
+            results = batch.run(rest, self._act, stopping=stopping)
             yield from results
             if not results:
                 return
             rest = rest[len(results) :]
 
-    def _together(self, steps: Sequence[Act], stopping: Callable[[], bool]) -> list[Result]:
-        """Do steps on one thread; return their results, up to one that hung if one did."""
-        results: list[Result] = []
-        given_up = threading.Event()
+    def _act(self, step: Act, root_fd: int) -> int:
+        with self._claimed(step):
+            return self._do(step, root_fd)
 
-        def act(root_fd: int) -> None:
-            for step in steps:
-                if given_up.is_set() or stopping():
-                    return
-                results.append(self._try(step, root_fd))
-
-        def key() -> Hashable:
-            return _key(steps[min(len(results), len(steps) - 1)])
-
-        try:
-            namespaces.visit(namespaces.home(), act, self._prober, key=key)
-        except (Error, OSError) as error:
-            given_up.set()
-            finished = results[:]
-            failing = steps[len(finished) :][: 1 if isinstance(error, Hung) else None]
-            return finished + [Failed(s, error, isinstance(error, _STALE)) for s in failing]
-        return results
-
-    def _try(self, step: Act, root_fd: int) -> Result:
-        try:
-            with contextlib.ExitStack() as held:
-                if not self._claim(step, held):
-                    return Failed(step, Covered(f"{step.target} was unpublished"), stale=True)
-                layers = self._do(step, root_fd)
-        except (Error, OSError) as error:
-            return Failed(step, error, isinstance(error, _STALE))
-        return Done(step, layers, time.monotonic())
-
-    def _claim(self, step: Act, held: contextlib.ExitStack) -> bool:
-        """Lock a publication's target; False when it was unpublished meanwhile or is being so."""
+    @contextlib.contextmanager
+    def _claimed(self, step: Act) -> Iterator[None]:
+        """Hold a publication's target for a block; Covered if it was unpublished or is being so."""
         if not step.target:
-            return True
-        try:
-            held.enter_context(self._locks.hold(step.target, wait_s=_LOCK_WAIT_S))
-        except Error:
-            return False
-        return self._store.publication(step.target) is not None
+            yield
+            return
+        unpublished = Covered(f"{step.target} was unpublished")
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._locks.hold(step.target, wait_s=_LOCK_WAIT_S))
+            except Error:
+                raise unpublished from None
+            if self._store.publication(step.target) is None:
+                raise unpublished
+            yield
 
     def _do(self, step: Act, root_fd: int) -> int:
         match step:
@@ -138,7 +90,7 @@ class Executor:
                     mounts.attach_bare(copy, step.target, root_fd)
                 return 1
             case Drop():
-                remove(step.path)
+                anchors.clear(step.path)
                 return 0
 
     def _bring(self, step: Bring, root_fd: int) -> int:
@@ -156,16 +108,6 @@ class Executor:
 def _key(step: Act) -> Hashable:
     """Name a step among the calls that may hang: one at a time for each path."""
     return "anchors", step.path
-
-
-def remove(path: str) -> None:
-    """Take an anchor away with all that stands on it, and its directory; raises OSError."""
-    mounts.unmount_all(path)
-    place = Path(path)
-    if place.is_dir():
-        place.rmdir()
-    else:
-        place.unlink(missing_ok=True)
 
 
 def make(step: Make, live: str, root_fd: int) -> None:

@@ -90,7 +90,7 @@ class Keeper:
                 self.drop(sources[path])
             else:
                 for left in path.iterdir():
-                    execute.remove(str(left))
+                    anchors.clear(str(left))
                 path.rmdir()
 
     def drop(self, source: str) -> None:
@@ -104,7 +104,7 @@ class Keeper:
             there = shelf.places()
             gone, _ = unneeded(there, publications)
             for key in gone:
-                execute.remove(there[key])
+                anchors.clear(there[key])
             if not publications:
                 for row in self._store.generations(source):
                     self._store.remove_generation(source, row.dev)

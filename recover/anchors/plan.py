@@ -308,22 +308,39 @@ def _covers(case: Case, origins: Origins) -> Iterator[Step]:
 def _cover(case: Case, stray: Copy, origins: Origins) -> Step:
     publication = _at(case, stray)
     target = publication.target if publication else ""
-    reason = _refusal_of(case, stray)
+    variant = variant_of(case, stray, publication)
+    if isinstance(variant, str):
+        return Leave(case.home, stray.path, variant, target)
     base = stray.stack[0]
+    flags = Attributes.of(base, read_only=variant.read_only).flags
+    bared = replace(stray, stack=(base,))
+    attributes = Attributes(flags, "slave-shared")
+    return Cover(case.home, bared, origins.of(variant), attributes, target)
+
+
+def variant_of(case: Case, copy: Copy, publication: Publication | None) -> Variant | str:
+    """Return what a dead copy is to show, or the reason why it is left.
+
+    publication is the one at whose target the copy stands; of another copy it is not known.
+    """
+    owners = (publication,) if publication else case.publications
+    base = copy.stack[0]
+    reason = policy.refusal(
+        copy_read_only=copy.read_only,
+        publications=owners,
+        recover_writable=case.recover_writable,
+    )
     inner = publication.sub_path if publication else detect.inner_path(base, case.generations)
     if inner is None:
-        reason = f"it shows {base.inner_path}, which is outside of the source"
-    if reason is not None or inner is None:
-        return Leave(case.home, stray.path, reason or "", target)
+        return reason or f"it shows {base.inner_path}, which is outside of the source"
+    if reason is not None:
+        return reason
     # What every publication declares read-only must not stay writable because an earlier plugin
     # set the flag too late for it to propagate.
-    read_only = stray.read_only or all(p.read_only for p in _owners(case, stray))
-    flags = Attributes.of(base, read_only=read_only).flags
-    bared = replace(stray, stack=(base,))
+    read_only = copy.read_only or all(p.read_only for p in owners)
     # Its own variant: what may be mounted at one target need not be allowed at others.
     opted_in = publication is not None and publication.recover_writable and not read_only
-    origin = origins.of(Variant(read_only, inner, opted_in))
-    return Cover(case.home, bared, origin, Attributes(flags, "slave-shared"), target)
+    return Variant(read_only, inner, opted_in)
 
 
 def _owners(case: Case, stray: Copy) -> tuple[Publication, ...]:

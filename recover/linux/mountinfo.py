@@ -10,7 +10,7 @@ by unique id, and MOVE_MOUNT_BENEATH puts a younger mount below an older one).
 import os
 import re
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from recover.linux import facilities, procself, syscalls
@@ -132,8 +132,7 @@ def _prefixes(path: str) -> Iterator[str]:
 
 def parse(data: bytes) -> MountTable:
     """Parse the text of a mountinfo file; a line that is not of its form raises ValueError."""
-    known: dict[str, frozenset[str]] = {}  # there are few sets of options, however many mounts
-    return MountTable(_parse_line(line, known) for line in os.fsdecode(data).split("\n") if line)
+    return MountTable(_parse_line(line) for line in os.fsdecode(data).split("\n") if line)
 
 
 def excerpt(data: bytes, devs: frozenset[str]) -> MountTable:
@@ -150,7 +149,12 @@ def excerpt(data: bytes, devs: frozenset[str]) -> MountTable:
     return parse(b"\n".join(b" ".join(fields) for fields in lines if fields[0] in chosen))
 
 
-def _parse_line(line: str, known: dict[str, frozenset[str]]) -> Mount:
+@lru_cache(maxsize=256)  # there are few sets of options, however many mounts and tables
+def _options(text: str) -> frozenset[str]:
+    return frozenset(text.split(","))
+
+
+def _parse_line(line: str) -> Mount:
     fields = line.split(" ")
     try:
         end = fields.index("-", 6)  # the optional fields end here
@@ -160,16 +164,13 @@ def _parse_line(line: str, known: dict[str, frozenset[str]]) -> Mount:
                 shared = int(tag[7:])
             elif tag.startswith("master:"):
                 master = int(tag[7:])
-        options = known.get(fields[5])
-        if options is None:
-            options = known[fields[5]] = frozenset(fields[5].split(","))
         return Mount(
             int(fields[0]),
             int(fields[1]),
             fields[2],
             _unescape(fields[3]),
             _unescape(fields[4]),
-            options,
+            _options(fields[5]),
             shared,
             master,
             _unescape(fields[end + 1]),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import syscalls
+from recover.linux import facilities, syscalls
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -61,6 +61,11 @@ def sees_host() -> bool:
     """
     pid_ns = int(os.readlink("/proc/self/ns/pid")[5:-1])
     return pid_ns == _INITIAL_PID_NS or _inode(1) not in {None, _inode("self")}
+
+
+def can_mount_inside() -> bool:
+    """Tell whether the kernel lets a visit take a mount along and attach it (Linux 5.2)."""
+    return facilities.has("open_tree") and facilities.has("move_mount")
 
 
 def visit(

@@ -216,7 +216,7 @@ def ask(fd: int) -> Reply:
     """
     try:
         if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE is not to be forced
-            _ask_about_itself(fd)
+            ask_once(fd)
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
         return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
     except OSError as error:
@@ -225,14 +225,14 @@ def ask(fd: int) -> Reply:
     if first in DEAD_ERRNOS:
         return Reply(Answer.DEAD, dev, first)
     try:
-        _ask_about_itself(fd)
+        ask_once(fd)
     except OSError as error:
         return Reply(Answer.DEAD, dev, error.errno or 0)
     return Reply(Answer.FAILING, dev, first)
 
 
-def _ask_about_itself(fd: int) -> None:
-    """Raise OSError if the daemon is dead."""
+def ask_once(fd: int) -> None:
+    """Send one request, which the daemon answers about itself, unbounded; OSError if it is dead."""
     try:
         os.fstatvfs(fd)
     except OSError as error:

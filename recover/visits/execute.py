@@ -8,20 +8,18 @@ look at the end, both with a time limit.
 import itertools
 import os
 import queue
-import threading
-import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from recover import detect
-from recover.errors import Covered, Error, Hung, Unverified
-from recover.linux import mountinfo, mounts, namespaces, probe
-from recover.linux.mountinfo import Mount, MountTable
+from recover.batch import Batch, Failed, Result
+from recover.detect import Origin
+from recover.errors import Covered, Error, Unverified
+from recover.linux import mountinfo, mounts, probe
+from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Clone
 from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
-from recover.store import Store
 from recover.visits.plan import Act, Part, Peel, Swap
 
 _VISITORS = 2  # namespaces visited at a time
@@ -30,125 +28,76 @@ _HURRY_S = 0.1  # after so long without an end of a visit another one begins bes
 _MANY = 8  # steps in one namespace that make it likely to be that of the host
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """A step whose new mount was seen to answer; layers that stand there, monotonic time in s."""
-
-    step: Act
-    layers: int
-    at: float
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A step that did not succeed; stale if only because the world had changed since detection."""
-
-    step: Act
-    error: Exception
-    stale: bool
-
-
-Result = Done | Failed
-
-_STALE = (Covered, ProcessLookupError, FileNotFoundError)
+_Ended = list[Result[Act]] | Exception  # of one visit
 
 
 class Executor:
     """Executes steps for one source whose live superblock is known."""
 
-    def __init__(self, store: Store, prober: Prober, live: str) -> None:
-        self._store = store
+    def __init__(self, prober: Prober, live: str) -> None:
         self._prober = prober
         self._live = live
 
-    def run(
-        self, steps: Sequence[Act], table: Callable[[], MountTable], stopping: Callable[[], bool]
-    ) -> Iterator[Result]:
+    def run(self, steps: Sequence[Act], stopping: Callable[[], bool]) -> Iterator[Result[Act]]:
         """Execute steps, those of one namespace in one visit, yielding a result for each.
 
-        table gives our own mount table, asked for only when nested mounts have to be rebuilt.
         Between namespaces, stopping() is asked; what was not begun is then left for the next start.
         """
         groups = [list(g) for _, g in itertools.groupby(steps, key=lambda s: s.namespace.inode)]
 
-        def inside(group: list[Act]) -> list[Result]:
+        def inside(group: list[Act]) -> list[Result[Act]]:
             if stopping():
                 return []
             namespace = group[0].namespace
             if len(group) > _MANY:
                 group = _still_there(group)
-            return list(self._inside(namespace, group, table))
+            return list(self._inside(namespace, group))
 
         for results in _by_visitors(inside, groups) if len(groups) > 1 else map(inside, groups):
             yield from results
 
-    def _inside(
-        self,
-        namespace: Namespace,
-        batch: Sequence[Act],
-        table: Callable[[], MountTable],
-    ) -> Iterator[Result]:
-        stuck = [step for step in batch if self._prober.sleeps(_key(step))]
-        yield from (Failed(s, Hung(s.path, self._prober.timeout_s), stale=False) for s in stuck)
-        rest = [step for step in batch if step not in stuck]
+    def _inside(self, namespace: Namespace, batch: Sequence[Act]) -> Iterator[Result[Act]]:
+        visit = Batch(namespace, self._prober, _key)
+        asleep, rest = visit.split(batch)
+        yield from asleep
         while rest:
-            ready, failed = self._prepare(rest, table)
+            ready, failed = self._prepare(rest)
             yield from failed
-            results = self._act(namespace, ready) if ready else []
+            results = self._act(visit, ready) if ready else []
             yield from results
-            rest = [prepared.step for prepared in ready[len(results) :]]
+            rest = list(ready)[len(results) :]
 
-    def _act(self, namespace: Namespace, ready: Sequence["_Prepared"]) -> list[Result]:
-        """Do steps in one visit; return their results, up to one that hung if one did.
-
-        A path may lead over the mount of another daemon, which hangs; the steps behind it are then
-        for another visit.
-        """
-        results: list[Result] = []
-        given_up = threading.Event()
-
-        def act(root_fd: int) -> None:
-            for prepared in ready:
-                if given_up.is_set():
-                    return
-                results.append(self._try(prepared, root_fd))
-
+    def _act(self, visit: Batch[Act], ready: Mapping[Act, "_Prepared"]) -> list[Result[Act]]:
         def release() -> None:
-            for prepared in ready:
+            for prepared in ready.values():
                 prepared.close()
 
-        def key() -> Hashable:
-            return _key(ready[min(len(results), len(ready) - 1)].step)
+        def act(step: Act, root_fd: int) -> int:
+            layers = _do(ready[step], root_fd)
+            if isinstance(step, Swap | Peel):
+                look(step.path, root_fd, self._live)
+            return layers
 
-        try:
-            namespaces.visit(namespace, act, self._prober, key=key, release=release)
-        except (Error, OSError) as error:
-            given_up.set()
-            finished = results[:]
-            failing = ready[len(finished) :][: 1 if isinstance(error, Hung) else None]
-            return finished + [Failed(p.step, error, isinstance(error, _STALE)) for p in failing]
-        return results
+        return visit.run(tuple(ready), act, release=release)
 
-    def _prepare(
-        self, batch: Sequence[Act], table: Callable[[], MountTable]
-    ) -> tuple[list["_Prepared"], list[Result]]:
+    def _prepare(self, batch: Sequence[Act]) -> tuple[dict[Act, "_Prepared"], list[Failed[Act]]]:
         """Take the clones that the steps need, in our own namespace, where the source is."""
-        ready: list[_Prepared] = []
-        failed: list[Result] = []
+        ready: dict[Act, _Prepared] = {}
+        failed: list[Failed[Act]] = []
         for step in batch:
             try:
-                ready.append(self._take(step, table))
+                ready[step] = self._take(step)
             except (Error, OSError) as error:
                 failed.append(Failed(step, error, isinstance(error, Covered)))
         return ready, failed
 
-    def _take(self, step: Act, table: Callable[[], MountTable]) -> "_Prepared":
+    def _take(self, step: Act) -> "_Prepared":
         if not isinstance(step, Swap):
             return _Prepared(step)
         prepared = _Prepared(step, self._clone(step))
         try:
-            for mount in step.copy.nested:
-                prepared.nested.append(self._rebuild(mount, prepared, table()))
+            for mount, origin in step.nested:
+                prepared.nested.append(self._rebuild(mount, origin, prepared))
             prepared.is_nested = mounts.nest(prepared.nested)
         except BaseException:
             prepared.close()
@@ -163,11 +112,8 @@ class Executor:
             return clone()
         return self._prober.run(("clone", step.origin, step.inner), clone, discard=Clone.close)
 
-    def _rebuild(self, mount: Mount, prepared: "_Prepared", table: MountTable) -> mounts.Nested:
+    def _rebuild(self, mount: Mount, origin: Origin, prepared: "_Prepared") -> mounts.Nested:
         """Copy a mount that stands inside a dead one, and find its place in the new one."""
-        origin = detect.origin_of(mount, table, self._store.generations())
-        if origin is None:
-            raise Covered(f"{mount.mount_point} can no longer be rebuilt")
         inner = mount.mount_point[len(prepared.step.path.rstrip("/")) :]
         around = [n for n in prepared.nested if f"{inner}/".startswith(f"{n.inner}/")]
         below = max(around, key=lambda n: len(n.inner), default=None)
@@ -185,15 +131,6 @@ class Executor:
 
         key = ("nest", prepared.step.namespace.inode, mount.mount_point)
         return self._prober.run(key, build, discard=mounts.Nested.close)
-
-    def _try(self, prepared: "_Prepared", root_fd: int) -> Result:
-        try:
-            layers = _do(prepared, root_fd)
-            if isinstance(prepared.step, Swap | Peel):
-                look(prepared.step.path, root_fd, self._live)
-        except (Error, OSError) as error:
-            return Failed(prepared.step, error, isinstance(error, _STALE))
-        return Done(prepared.step, layers, time.monotonic())
 
 
 @dataclass(slots=True)
@@ -250,11 +187,11 @@ def look(path: str, root_fd: int, live: str) -> None:
 
 
 def _by_visitors(
-    visit: Callable[[list[Act]], list[Result]], groups: list[list[Act]]
-) -> Iterator[list[Result]]:
+    visit: Callable[[list[Act]], list[Result[Act]]], groups: list[list[Act]]
+) -> Iterator[list[Result[Act]]]:
     """Yield what each visit returns, in any order; those that hang do not hold up the others."""
     waiting = iter(groups)  # its next() is atomic
-    ended: queue.SimpleQueue[list[Result] | Exception] = queue.SimpleQueue()
+    ended: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
 
     def work() -> None:
         for group in waiting:
@@ -274,7 +211,7 @@ def _by_visitors(
             yield results
 
 
-def _soon(ended: "queue.SimpleQueue[list[Result] | Exception]") -> list[Result] | Exception | None:
+def _soon(ended: "queue.SimpleQueue[_Ended]") -> "_Ended | None":
     try:
         return ended.get(timeout=_HURRY_S)
     except queue.Empty:

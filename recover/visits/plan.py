@@ -8,11 +8,10 @@ which something else is mounted, which a mount from outside would cover.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from recover import detect, policy
 from recover.anchors import plan as anchors
 from recover.anchors.plan import Leave, words
 from recover.anchors.shelf import Variant
-from recover.detect import Copy
+from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
@@ -46,12 +45,13 @@ class Swap(_AtCopy):
 
     origin is the path of our own namespace to clone, inner the sub-path of it: a live anchor, or
     the host copy whose peer or slave the dead copy was, so that mounts go on propagating between
-    them as they did.
+    them as they did.  nested are the mounts to keep inside, with what each is taken from again.
     """
 
     origin: str
     inner: str
     attributes: Attributes
+    nested: tuple[tuple[Mount, Origin], ...] = ()
 
     def describe(self) -> str:
         """Say it in words."""
@@ -107,13 +107,14 @@ class Kin:
 class Case:
     """All that planning in other namespaces needs to know about one source.
 
-    node is the case of the node, which is healed first; kin are by peer group.
+    node is the case of the node, which is healed first; kin are by peer group; nested mounts that
+    can be rebuilt have an origin.
     """
 
     node: anchors.Case
     copies: tuple[Copy, ...] = ()
     kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
-    unavailable: frozenset[Mount] = frozenset()  # nested, with nothing to rebuild them from
+    origins: Mapping[Mount, Origin] = field(default_factory=dict)
     on_source: bool = False  # copies belong to the source itself: it is the sidecar of their pod
 
 
@@ -127,31 +128,33 @@ def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
     lives = [index for index, mount in enumerate(copy.stack) if mount.dev == node.live]
     if lives:
         return Peel(replace(copy, stack=copy.stack[lives[-1] :]))
-    reason = policy.refusal(
-        copy_read_only=copy.read_only,
-        publications=node.publications,
-        recover_writable=node.recover_writable,
-    ) or _stuck(case, copy)
-    inner = detect.inner_path(copy.stack[0], node.generations)
-    if reason is None and inner is None:
-        reason = f"it shows {copy.stack[0].inner_path}, which is outside of the source"
-    if reason is not None or inner is None:
-        return Leave(copy.namespace, copy.path, reason or "")
-    # What every publication of a source declares read-only must not stay writable in a container
-    # because an earlier plugin set the flag too late for it to propagate.
-    read_only = copy.read_only or all(p.read_only for p in node.publications)
-    attributes = Attributes.of(copy.stack[0], read_only=read_only)
+    variant = anchors.variant_of(node, copy, None)
+    if isinstance(variant, str):
+        return Leave(copy.namespace, copy.path, variant)
+    if stuck := _stuck(case, copy):
+        return Leave(copy.namespace, copy.path, stuck)
+    return Swap(copy, *_renewed(case, copy, variant, origins), _kept(case, copy))
+
+
+def _renewed(
+    case: Case, copy: Copy, variant: Variant, origins: anchors.Origins
+) -> tuple[str, str, Attributes]:
+    """Return from where a copy is taken again, which part of that, and with which attributes."""
+    attributes = Attributes.of(copy.stack[0], read_only=variant.read_only)
     if case.on_source:
-        return Swap(copy, node.shelf.source, inner, attributes)
+        return case.node.shelf.source, variant.inner, attributes
     kin = _kin(case.kin, copy)
     if kin is None and attributes.propagation == "slave":
-        return Swap(copy, origins.of(Variant(read_only, inner)), "", attributes)
+        return origins.of(variant), "", attributes
     if kin is None:
-        origin, rest = origins.around(inner, read_only=read_only)
-        return Swap(copy, origin, rest, attributes)
+        return *origins.around(variant.inner, read_only=variant.read_only), attributes
     # a slave with a group of its own must not become a peer: its mounts would appear on the host
     is_peer = copy.stack[0].shared in case.kin
-    return Swap(copy, *kin, replace(attributes, propagation="peer" if is_peer else "slave"))
+    return *kin, replace(attributes, propagation="peer" if is_peer else "slave")
+
+
+def _kept(case: Case, copy: Copy) -> tuple[tuple[Mount, Origin], ...]:
+    return tuple((mount, case.origins[mount]) for mount in copy.nested)
 
 
 def _kin(groups: Mapping[int, tuple[Kin, ...]], copy: Copy) -> tuple[str, str] | None:
@@ -171,7 +174,7 @@ def _kin(groups: Mapping[int, tuple[Kin, ...]], copy: Copy) -> tuple[str, str] |
 
 
 def _stuck(case: Case, copy: Copy) -> str | None:
-    listed = ", ".join(m.mount_point for m in copy.nested if m in case.unavailable)
+    listed = ", ".join(m.mount_point for m in copy.nested if m not in case.origins)
     if not listed:
         return None
     return (

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover.linux import syscalls
 from tests.bench import wire
 from tests.bench.machine import PLACE

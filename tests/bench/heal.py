@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from csi_fluid.demo.pods import Propagation
-from csi_fluid.demo.waiting import pause
+from csi_fluid.testbed.pods import Propagation
+from csi_fluid.testbed.waiting import pause
 from tests.bench import processes, wire
 from tests.bench.machine import Fuse, Machine, start_containers
 from tests.bench.subjects import Subject

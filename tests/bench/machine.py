@@ -6,12 +6,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from csi_fluid.demo import node, pods, programs
-from csi_fluid.demo.filesystems import Bindfs
-from csi_fluid.demo.plugin import Volume
-from csi_fluid.demo.pods import Container, Image, Propagation, VolumeMount
-from csi_fluid.demo.waiting import until
 from csi_fluid.kubelet import Kubelet
+from csi_fluid.rpc.client import Volume
+from csi_fluid.testbed import node, pods, programs
+from csi_fluid.testbed.filesystems import Bindfs
+from csi_fluid.testbed.pods import Container, Image, Propagation, VolumeMount
+from csi_fluid.testbed.waiting import until
 from recover.linux import syscalls
 
 _ROOM = Path(__file__).parent / "room.sh"

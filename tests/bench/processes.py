@@ -5,7 +5,7 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from csi_fluid.demo.waiting import pause
+from csi_fluid.testbed.waiting import pause
 
 # A process that takes no more than 1 % of a core rests.
 _REST_S = 0.2

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from csi_fluid.demo.waiting import pause
+from csi_fluid.testbed.waiting import pause
 from tests.bench import processes
 from tests.bench.machine import Fuse, Machine
 from tests.bench.subjects import Plugin

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo import programs
-from csi_fluid.demo.plugin import Client, Volume
-from csi_fluid.demo.waiting import pause
+from csi_fluid.rpc.client import Client, Volume
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.waiting import pause
 from tests.bench import processes, wire
 from tests.bench.machine import Machine, make_room
 

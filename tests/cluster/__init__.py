@@ -24,7 +24,7 @@ used and left up: that saves 8 s a run while a test is written. See the class Cl
   upgrade(TAG), deploy(OVERLAY), status(), metrics(NAME), log(), calls() to the API server. The
   fixture ``dataset`` makes datasets of directories on the node, and ends their pods afterwards.
 - ``fluid.Fluid`` does what Fluid's controllers would do with a Dataset and its runtime;
-  ``csi_fluid.demo.objectstore`` is an S3 server that pods reach.
+  ``csi_fluid.testbed.objectstore`` is an S3 server that pods reach.
 - ``plugin.Plugin(cluster).install()`` brings the plugin of this checkout, by image and manifests.
 
     spec = Fluid(cluster).dataset(Spec(namespace, "demo", source="/var/lib/data"))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from csi_fluid.demo.objectstore import ObjectStore
+from csi_fluid.testbed.objectstore import ObjectStore
 from tests import sandbox
 from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster, scratch

@@ -20,8 +20,6 @@ import yaml
 
 from csi_fluid import telling
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
-from csi_fluid.demo.waiting import until
 from csi_fluid.errors import Unavailable
 from csi_fluid.kube import Volume, calls
 from csi_fluid.kube.access import Access
@@ -30,6 +28,8 @@ from csi_fluid.kube.cluster import Cluster as Api
 from csi_fluid.kube.events import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
+from csi_fluid.rpc.client import Client
+from csi_fluid.testbed.waiting import until
 from recover import observer
 from recover.rows import Publication
 from recover.store import Store

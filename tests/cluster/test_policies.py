@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 import grpc
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
+from csi_fluid.rpc.client import Client
 
 node = Client(Path("/var/lib/kubelet/csi-plugins/fuse.csi.fluid.io/csi.sock")).node
 asked = csi_pb2.NodeUnstageVolumeRequest(volume_id=sys.argv[1], staging_target_path="/unused")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from csi_fluid.demo.objectstore import ObjectStore
+from csi_fluid.testbed.objectstore import ObjectStore
 from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 
 T = TypeVar("T")
 

@@ -29,23 +29,24 @@ Many containers start faster, 4 ms each, if several are begun before the first i
 What was not closed by the test is closed by the node, in reverse order.
 """
 
-from csi_fluid.demo.daemons import Daemon
-from csi_fluid.demo.errors import DemoError
-from csi_fluid.demo.filesystems import Bindfs, Filesystem, Rclone, S3fs
-from csi_fluid.demo.plugin import Client, Plugin, Volume
-from csi_fluid.demo.pods import Container, Propagation, VolumeMount
-from csi_fluid.demo.waiting import pause, until
+from csi_fluid.rpc.client import Client, Volume
+from csi_fluid.testbed.daemons import Daemon
+from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.filesystems import Bindfs, Filesystem, Rclone, S3fs
+from csi_fluid.testbed.plugin import Plugin
+from csi_fluid.testbed.pods import Container, Propagation, VolumeMount
+from csi_fluid.testbed.waiting import pause, until
 from tests.harness.gocryptfs import Gocryptfs
 from tests.harness.node import Dataset, Node, Pod
 from tests.harness.views import View
 
 __all__ = [
+    "BedError",
     "Bindfs",
     "Client",
     "Container",
     "Daemon",
     "Dataset",
-    "DemoError",
     "Filesystem",
     "Gocryptfs",
     "Node",

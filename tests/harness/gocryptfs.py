@@ -3,7 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 
 _PUT = """
 gocryptfs -q -nosyslog -sharedstorage -passfile "$1" "$2" "$3"

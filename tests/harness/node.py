@@ -1,4 +1,4 @@
-"""The node that tests use: kubelet's part, datasets and pods around `csi_fluid.demo`."""
+"""The node that tests use: kubelet's part, datasets and pods around `csi_fluid.testbed`."""
 
 import contextlib
 import dataclasses
@@ -9,11 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-from csi_fluid.demo import node as machines, plugin as plugins, pods, programs
-from csi_fluid.demo.daemons import Daemon
-from csi_fluid.demo.filesystems import Bindfs, Filesystem
-from csi_fluid.demo.plugin import Plugin, Volume
-from csi_fluid.demo.pods import Propagation, VolumeMount
+from csi_fluid.rpc.client import Client, Volume
+from csi_fluid.testbed import node as machines, plugin as plugins, pods, programs
+from csi_fluid.testbed.daemons import Daemon
+from csi_fluid.testbed.filesystems import Bindfs, Filesystem
+from csi_fluid.testbed.plugin import Plugin
+from csi_fluid.testbed.pods import Propagation, VolumeMount
 from tests.harness.views import View
 
 MakeFilesystem = Callable[..., Filesystem]
@@ -147,7 +148,7 @@ class Node:
         return View(os.getpid())
 
     @property
-    def client(self) -> plugins.Client:
+    def client(self) -> Client:
         """Return the client of the running plugin."""
         assert self.running is not None, "no plugin was started"
         return self.running.client

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from tests.kernels import initramfs
 
 PROJECT = Path(__file__).parents[2]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from csi_fluid.demo import waiting
+from csi_fluid.testbed import waiting
 from recover.linux import probe
 from tests import sandbox
 from tests.privileged import healing

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from tests.harness import Node
 from tests.privileged.healing import Healing, healing
 

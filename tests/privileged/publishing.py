@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from csi_fluid.demo.plugin import Client
+from csi_fluid.rpc.client import Client
 from recover.linux.mountinfo import Mount
 from recover.rows import Publication
 from tests.harness import Dataset, Node, Pod, View

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from csi_fluid.demo import pods, programs
-from csi_fluid.demo.serverless import Agent, Client, Sidecar
+from csi_fluid.testbed import pods, programs
+from csi_fluid.testbed.serverless import Agent, Client, Sidecar
 from recover.anchors.anchor import FOLDER
 from recover.linux import fuse, mountinfo
 from tests.harness import Node, Propagation, View, VolumeMount, until

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover import observer as told
 from recover.linux import fuse
 from tests.harness import Daemon, Dataset, Node, until

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.serverless import LEAF, Client
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.serverless import LEAF, Client
 from recover.anchors.anchor import FOLDER
 from tests.harness import Node, until
 from tests.privileged.serverless import serverless

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from csi_fluid.demo.serverless import Client, Sidecar
+from csi_fluid.testbed.serverless import Client, Sidecar
 from tests.harness import Node, pause, until
 from tests.harness.node import Container
 from tests.privileged.serverless import ServerlessPod, serverless

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.serverless import Client
+from csi_fluid.testbed.serverless import Client
 from tests.harness import Node, pause
 from tests.privileged.serverless import serverless
 

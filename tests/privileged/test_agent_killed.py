@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from csi_fluid.demo.serverless import Agent, Client
+from csi_fluid.testbed.serverless import Agent, Client
 from tests.harness import Node, until
 from tests.privileged.serverless import ServerlessPod, serverless
 

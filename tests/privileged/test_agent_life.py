@@ -8,8 +8,8 @@ import urllib.request
 
 import pytest
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.serverless import LEAF, MOUNT_POINT, Client
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.serverless import LEAF, MOUNT_POINT, Client
 from recover.anchors.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
 from tests.privileged.serverless import serverless

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from csi_fluid.demo.serverless import Client
+from csi_fluid.testbed.serverless import Client
 from recover import observer as told
 from tests.harness import Node, pause, until
 from tests.privileged.healing import healing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover.anchors.anchor import FOLDER, is_anchor
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
@@ -300,6 +300,25 @@ def test_kubelets_directory_may_be_mounted_in_any_way(odd_node: Node, strategy: 
             heal.await_whole(data, main.sees, "/data")
         heal.unpublish(target)
         assert anchors(odd_node) == {}
+
+
+@BOTH
+def test_kubelets_directory_may_be_reached_by_a_link(node: Node, heal: Healing, data: Dataset):
+    link = node.machine.root / "link"
+    link.symlink_to(node.machine.kubelet)
+    pod = node.pod()
+    target = pod.target(data.volume.volume_id)
+    linked = link / target.relative_to(node.machine.kubelet)
+    heal.put(heal.publication(pod, data, target=str(linked)))
+    main = pod.container("main", {"/data": target})
+
+    for _ in range(2):
+        heal.crash(data)
+        heal.await_whole(data, main.sees, "/data")
+    heal.unpublish(linked)
+
+    assert not node.sees.layers(target)
+    assert anchors(node) == {}
 
 
 def test_a_private_copy_is_one_layer_after_any_number_of_crashes(

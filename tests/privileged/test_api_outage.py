@@ -12,9 +12,9 @@ import pytest
 import yaml
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo import programs
-from csi_fluid.demo.plugin import Plugin
 from csi_fluid.kubelet import Kubelet
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.plugin import Plugin
 from csi_fluid.volumes.users import Users
 from recover.store import Store
 from tests.harness import Node, until

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from csi_fluid.demo.plugin import Plugin
+from csi_fluid.testbed.plugin import Plugin
 from tests.harness import Dataset, Node, Propagation, until
 
 

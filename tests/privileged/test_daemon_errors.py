@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from csi_fluid.demo.plugin import Volume
+from csi_fluid.rpc.client import Volume
 from tests.harness import Node
 from tests.harness.rawfuse import GETATTR, STATFS, RawFuse
 from tests.privileged.publishing import Publishing, publishing

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
 from recover.rows import Generation

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover import observer as told
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover.linux.mountinfo import Mount
 from tests.harness import Dataset, Node, Pod, Propagation, View
 from tests.privileged.healing import Healing, only_layer, shown

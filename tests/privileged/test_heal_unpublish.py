@@ -3,7 +3,7 @@
 import random
 import threading
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover import observer as told
 from tests.harness import Node, until
 from tests.privileged.healing import Healing, Trap, healing

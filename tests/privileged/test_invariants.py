@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover import observer as told
 from recover.linux import mountinfo
 from recover.rows import Generation
-from tests.harness import Daemon, Dataset, DemoError, Node, Propagation, until
+from tests.harness import BedError, Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, Trap, healing, shown, whole
 from tests.privileged.watching import GONE, Watch
 
@@ -112,7 +112,7 @@ def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
         data.daemon.kill()
         until(lambda: heal.ear.of(told.Broken), "the break is told")
         trap.spring = data.daemon.kill  # the new one, after it answered and before the swap
-        with contextlib.suppress(DemoError):  # it may be gone before anybody sees it answer
+        with contextlib.suppress(BedError):  # it may be gone before anybody sees it answer
             data.daemon.restart()
         until(lambda: trap.spring is None, "the heal has begun")
         until(lambda: not data.daemon.alive, "the new one is dead")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover.errors import Covered
 from recover.linux import mountinfo, mounts, probe, syscalls
 from recover.linux.mountinfo import Mount

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover.errors import Hung
 from recover.linux import mountinfo, mounts, namespaces
 from recover.linux.namespaces import Namespace

@@ -15,7 +15,7 @@ from typing import Any
 import grpc
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover.linux import mountinfo
 from recover.rows import Publication
 from recover.store import Store

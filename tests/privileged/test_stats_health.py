@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from tests.harness import Dataset, Node, Rclone
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal

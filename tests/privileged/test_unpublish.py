@@ -9,7 +9,7 @@ from pathlib import Path
 import grpc
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from tests.harness import Dataset, Node, pause
 from tests.privileged.publishing import Publishing, publishing
 from tests.rpc.serving import refusal

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import programs
 from csi_fluid.errors import Unseen
+from csi_fluid.testbed import programs
 from csi_fluid.volumes.targets import Pods
 from tests.harness import Node
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from csi_fluid.demo import programs
+from csi_fluid.testbed import programs
 from recover import observer as told
 from recover.linux import facilities, fanotify, fuse, mounts, procevents, refusal
 from recover.linux.owntable import OwnTable

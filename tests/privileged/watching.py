@@ -5,7 +5,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from csi_fluid.demo.pods import PYTHON
+from csi_fluid.testbed.pods import PYTHON
 
 _SCRIPT = """
 import errno, os, sys, threading

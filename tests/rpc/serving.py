@@ -11,11 +11,11 @@ import grpc.aio
 import pytest
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
 from csi_fluid.kube import Kube
 from csi_fluid.kube.none import NoKube
 from csi_fluid.kubelet import Kubelet
 from csi_fluid.rpc import controller, identity, node, server
+from csi_fluid.rpc.client import Client
 from csi_fluid.rpc.loop import Loop
 from csi_fluid.volumes import (
     health,

@@ -21,8 +21,8 @@ import pytest
 import csi_fluid
 from csi_fluid._pb import csi_pb2
 from csi_fluid.cli import VERBS
-from csi_fluid.demo.plugin import Client, Volume
-from csi_fluid.demo.waiting import pause, until
+from csi_fluid.rpc.client import Client, Volume
+from csi_fluid.testbed.waiting import pause, until
 from recover.rows import Publication
 from recover.store import Store
 from tests.bench.processes import wakeups

@@ -10,9 +10,9 @@ import grpc
 import pytest
 
 from csi_fluid._pb import registration_pb2 as pb, registration_pb2_grpc
-from csi_fluid.demo.waiting import until
 from csi_fluid.rpc.loop import Loop
 from csi_fluid.rpc.registration import SOCKET, Registrar
+from csi_fluid.testbed.waiting import until
 from tests.rpc import serving  # noqa: F401  keeps gRPC's own machinery up
 from tests.rpc.serving import rpc_loop
 

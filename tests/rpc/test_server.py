@@ -12,8 +12,8 @@ import pytest
 
 import csi_fluid
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
-from csi_fluid.demo.plugin import Client
 from csi_fluid.errors import EndpointInUse
+from csi_fluid.rpc.client import Client
 from tests.rpc.serving import Serving, capability, refusal, serving
 
 METHODS = [

@@ -10,11 +10,11 @@ import grpc
 import pytest
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
-from csi_fluid.demo.waiting import until
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.cluster import Cluster
 from csi_fluid.kube.helper import Helper
+from csi_fluid.rpc.client import Client
+from csi_fluid.testbed.waiting import until
 from csi_fluid.volumes import targets
 from recover.errors import Busy
 from recover.rows import Publication

@@ -25,8 +25,8 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from csi_fluid import webhook
-from csi_fluid.demo.waiting import until
 from csi_fluid.kube import calls
+from csi_fluid.testbed.waiting import until
 from csi_fluid.webhook import review, rules
 from csi_fluid.webhook.certificates import Material, Terms, renew
 from csi_fluid.webhook.keeper import Identity, Keeper

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
-from csi_fluid.demo.waiting import until
+from csi_fluid.rpc.client import Client
+from csi_fluid.testbed.waiting import until
 from tests.rpc.serving import Serving, refusal, serving
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # RFC 9113, 3.4

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover import observer as told
 from recover.abort import Aborter
 from recover.linux import fuse, mounts, probe
@@ -50,6 +50,7 @@ class Scene:
         self.told: list[told.Event] = []
         monkeypatch.setattr(mounts, "pin", lambda *_: mounts.Clone(os.open("/", os.O_PATH)))
         monkeypatch.setattr(probe, "ask", self.daemon.ask)
+        monkeypatch.setattr(probe, "ask_once", self.daemon.ask)
         monkeypatch.setattr(fuse, "abort", self.ended.append)
         self.prober = Prober(timeout_s=0.2)
         own: object = Own()

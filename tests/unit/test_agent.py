@@ -10,7 +10,7 @@ import pytest
 from csi_fluid import agent, cli
 from csi_fluid.cli import agent as command
 from csi_fluid.cli.usage import Misuse
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover.errors import Covered
 from recover.linux.probe import Prober
 from recover.observer import Event

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from csi_fluid.connections import Connections, Listener
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 
 LIMIT = 3
 

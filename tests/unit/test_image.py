@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from tests.cluster.settings import ROOT
 from tests.images import oci, product
 

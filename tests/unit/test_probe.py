@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from recover.errors import Crowded, Hung
 from recover.linux import probe
 from recover.linux.probe import Answer, Prober

@@ -55,6 +55,13 @@ def test_a_container_is_reached_through_its_target():
     assert not reach().has(inside(master=12))
 
 
+def test_a_chain_of_slaves_is_reached_in_whatever_order_the_table_has_it():
+    chain = [copy(mount(master=m, shared=m + 1)) for m in (9, 10, 11)]
+
+    assert reach(*chain).has(inside(master=12))
+    assert reach(*reversed(chain)).has(inside(master=12))
+
+
 def test_a_target_with_another_root_hands_nothing_on():
     sub_path = copy(mount(master=9, shared=12, root="/sub"))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.objectstore import ACCESS_KEY, SECRET_KEY, ObjectStore
+from csi_fluid.testbed.objectstore import ACCESS_KEY, SECRET_KEY, ObjectStore
 from tests import sandbox
 from tests.cluster import objects
 from tests.cluster.cluster import Cluster

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo import pods, programs
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed import pods, programs
+from csi_fluid.testbed.waiting import until
 from tests import sandbox
 from tests.harness import (
+    BedError,
     Bindfs,
     Container,
     Daemon,
-    DemoError,
     Filesystem,
     Gocryptfs,
     Node,
@@ -98,7 +98,7 @@ def test_a_daemon_that_cannot_start_is_an_error_with_its_last_words(node: Node):
     (node.machine.folder("data-demo") / "data" / "a.txt").unlink()
     (node.machine.folder("data-demo") / "data").rmdir()
 
-    with pytest.raises(DemoError, match=r"(?s)bindfs ended with status 1: .*No such file"):
+    with pytest.raises(BedError, match=r"(?s)bindfs ended with status 1: .*No such file"):
         data.daemon.start()
 
 
@@ -161,7 +161,7 @@ def test_a_subpath_is_bound_where_kubelet_binds_it(node: Node):
 
 
 def test_a_volume_without_its_source_is_an_error_that_names_it(node: Node):
-    with pytest.raises(DemoError, match=r"container main did not start: .*/absent"):
+    with pytest.raises(BedError, match=r"container main did not start: .*/absent"):
         node.pod().container("main", {"/data": Path("/absent")})
 
 
@@ -214,7 +214,7 @@ def test_the_plugin_starts_and_stops_twice(node: Node, *, host_pid: bool):
 
 
 def test_a_plugin_that_cannot_start_is_an_error_with_its_last_words(node: Node):
-    with pytest.raises(DemoError, match=r"the plugin ended with 2: .*--strategy"):
+    with pytest.raises(BedError, match=r"the plugin ended with 2: .*--strategy"):
         node.plugin(strategy="magic")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from tests import nested
 
 VICTIMS = "tests/privileged/tools/victims.py"

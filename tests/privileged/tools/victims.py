@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.waiting import until
 from tests import sandbox
 
 KEPT: list[object] = []  # what a test must leak stays referenced here

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 
 from csi_fluid import telling
-from csi_fluid.demo.waiting import until
 from csi_fluid.kube import calls
+from csi_fluid.testbed.waiting import until
 from recover import observer
 from recover.rows import Publication
 from recover.store import Store

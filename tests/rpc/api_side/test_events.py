@@ -9,8 +9,8 @@ from functools import partial
 import pytest
 
 from csi_fluid import telling
-from csi_fluid.demo.waiting import until
 from csi_fluid.kube.subjects import Subjects
+from csi_fluid.testbed.waiting import until
 from recover.rows import Publication
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, KUBELET, NODE

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.demo.waiting import until
 from csi_fluid.errors import Unavailable
 from csi_fluid.kube import helper
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.cluster import Cluster
 from csi_fluid.kube.helper import Helper
+from csi_fluid.testbed.waiting import until
 from tests.harness.apiserver import NODE
 from tests.rpc.api_side.world import World, soon
 

@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
 from csi_fluid.kube import Fuse, Volume
+from csi_fluid.rpc.client import Client
 from tests.rpc.node.world import World
 from tests.rpc.serving import capability, refusal, serving
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from csi_fluid.demo.waiting import pause, until
+from csi_fluid.testbed.waiting import pause, until
 from tests.rpc.node.world import SKIP_CHECK, World
 from tests.rpc.serving import refusal
 

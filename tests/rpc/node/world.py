@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from csi_fluid._pb import csi_pb2
-from csi_fluid.demo.plugin import Client
-from csi_fluid.demo.waiting import until
+from csi_fluid.rpc.client import Client
+from csi_fluid.testbed.waiting import until
 from tests.rpc.serving import Serving, capability
 
 Mode = csi_pb2.VolumeCapability.AccessMode

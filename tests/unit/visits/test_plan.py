@@ -9,7 +9,7 @@ from hypothesis import given, strategies as st
 from recover.anchors import plan as anchors
 from recover.anchors.plan import Leave
 from recover.anchors.shelf import Variant
-from recover.detect import Copy
+from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.rows import Publication
@@ -96,17 +96,20 @@ def test_the_dead_layers_above_a_live_mount_are_removed():
 def test_a_copy_with_something_inside_that_cannot_be_rebuilt_is_left_with_the_reason():
     lost = mount(9, "/data/cache", FOREIGN)
 
-    reason = only(Leave, case(inside(within=(lost,)), unavailable=frozenset({lost}))).reason
+    reason = only(Leave, case(inside(within=(lost,)))).reason
 
     assert "/data/cache" in reason
     assert "restart the container" in reason
 
 
 def test_a_copy_keeps_what_stands_inside_and_can_be_rebuilt():
-    kept, lost = mount(9, "/data/cache", FOREIGN), mount(10, "/elsewhere", FOREIGN)
+    kept = mount(9, "/data/cache", FOREIGN)
 
-    step = only(Swap, case(inside(within=(kept,)), unavailable=frozenset({lost})))
+    origin = Origin("/volumes/cache", "", FOREIGN)
+
+    step = only(Swap, case(inside(within=(kept,)), origins={kept: origin}))
     assert step.copy.nested == (kept,)
+    assert step.nested == ((kept, origin),)
 
 
 # Writable volumes
@@ -269,7 +272,7 @@ def cases(draw: st.DrawFn) -> Case:
         ),
         tuple(copies),
         kin={group: draw(KIN) for group in draw(st.sets(st.integers(1, 2)))},
-        unavailable=frozenset(nested if draw(st.booleans()) else ()),
+        origins={m: Origin("/x", "", FOREIGN) for m in nested if draw(st.booleans())},
         on_source=draw(st.booleans()),
     )
 
@@ -340,7 +343,7 @@ def test_flags_and_atime_are_kept(given_case):
 @given(cases())
 def test_nothing_that_is_nested_and_cannot_be_rebuilt_is_touched(given_case):
     for step in swaps(given_case):
-        assert not given_case.unavailable & {*step.copy.nested}
+        assert given_case.origins.keys() >= {*step.copy.nested}
 
 
 @given(cases())

@@ -6,9 +6,9 @@ mount namespace that asked for it.  Everything is gone with the namespace that t
 
 from pathlib import Path
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.pods import Image
 from csi_fluid.kubelet import Kubelet
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.pods import Image
 
 
 class Node:

@@ -1,8 +1,8 @@
-"""Run a program and know its last words: what every child of the demonstration has in common.
+"""Run a program and know its last words: what every child of the test bed has in common.
 
 Children get a small environment of their own, so that proxies, credentials and locale of the
-caller change nothing, and a session of their own, so that Ctrl-C in a terminal reaches only the
-demonstration.
+caller change nothing, and a session of their own, so that Ctrl-C in a terminal reaches only their
+parent.
 """
 
 import os
@@ -11,7 +11,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from csi_fluid.demo.errors import DemoError
+from csi_fluid.testbed.errors import BedError
 
 _STOP_S = 10.0
 
@@ -22,19 +22,19 @@ def environment(home: Path) -> dict[str, str]:
 
 
 def need(name: str) -> None:
-    """Raise DemoError unless a program is installed."""
+    """Raise BedError unless a program is installed."""
     if shutil.which(name) is None:
-        raise DemoError(f"{name} is not installed: run 'apt-get install {name}'")
+        raise BedError(f"{name} is not installed: run 'apt-get install {name}'")
 
 
 def run(*command: str | Path) -> str:
-    """Run a short command and return its output; DemoError tells what it said when it fails."""
+    """Run a short command and return its output; BedError tells what it said when it fails."""
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False, timeout=_STOP_S
     )
     text = done.stdout.decode(errors="replace")
     if done.returncode:
-        raise DemoError(f"'{' '.join(map(str, command))}' failed: {text.strip()}")
+        raise BedError(f"'{' '.join(map(str, command))}' failed: {text.strip()}")
     return text
 
 

@@ -1,4 +1,4 @@
-"""The FUSE file systems of the demonstration: what to run, where data goes.
+"""The FUSE file systems of the test bed: what to run, where data goes.
 
 None of them is ours but tinyfs, for `csi-fluid trial`.  bindfs shows a folder; s3fs and rclone show
 a bucket, as the daemons of an object store do.
@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Protocol
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.objectstore import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStore
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.objectstore import ACCESS_KEY, BUCKET, SECRET_KEY, ObjectStore
 
 
 class Filesystem(Protocol):
@@ -74,7 +74,7 @@ class TinyFs:
 
     def command(self, mount_point: Path) -> list[str]:
         """Return the command."""
-        module = (sys.executable, "-m", "csi_fluid.demo.tinyfs")
+        module = (sys.executable, "-m", "csi_fluid.testbed.tinyfs")
         return [*module, str(self._data), str(mount_point)]
 
     def put(self, name: str, data: bytes) -> None:

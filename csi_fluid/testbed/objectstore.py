@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 from urllib.parse import quote
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.errors import DemoError
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.errors import BedError
 
 BUCKET = "fluid-demo"
 ACCESS_KEY = "demo-access-key"
@@ -23,7 +23,7 @@ _START_TIMEOUT_S = 30.0
 class ObjectStore:
     """A bucket that lives as long as this object, served at an address of this machine.
 
-    Raises DemoError when moto is missing or does not start.
+    Raises BedError when moto is missing or does not start.
     """
 
     def __init__(self, folder: Path, bucket: str = BUCKET, address: str = "127.0.0.1") -> None:
@@ -31,7 +31,7 @@ class ObjectStore:
         self._bucket = bucket
         self._address = address
         if importlib.util.find_spec("moto") is None:
-            raise DemoError(
+            raise BedError(
                 "the local S3 server (moto) is not installed: run "
                 "\"pip install 'csi-fluid[dev]'\", or use --daemon bindfs, which needs no server"
             )
@@ -47,7 +47,7 @@ class ObjectStore:
         line = programs.first_line(self._server, _START_TIMEOUT_S)
         if not line:
             self.close()
-            raise DemoError(f"the local S3 server did not start: {programs.last_words(log)}")
+            raise BedError(f"the local S3 server did not start: {programs.last_words(log)}")
         self._port = int(line)
         self._put(f"/{bucket}")
 
@@ -57,7 +57,7 @@ class ObjectStore:
         return f"http://{self._address}:{self._port}"
 
     def put(self, name: str, data: bytes) -> None:
-        """Write an object; raises DemoError when the server refuses it.
+        """Write an object; raises BedError when the server refuses it.
 
         s3fs wants a directory below which it mounts to be there: an object with "/" at its end.
         """
@@ -71,7 +71,7 @@ class ObjectStore:
         finally:
             connection.close()
         if status != http.client.OK:
-            raise DemoError(f"the local S3 server answered {status} to PUT {path}")
+            raise BedError(f"the local S3 server answered {status} to PUT {path}")
 
     def close(self) -> None:
         """End the server."""

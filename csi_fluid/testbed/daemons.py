@@ -13,10 +13,10 @@ import subprocess
 import time
 from pathlib import Path
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.errors import DemoError
-from csi_fluid.demo.filesystems import Filesystem
-from csi_fluid.demo.waiting import pause
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.filesystems import Filesystem
+from csi_fluid.testbed.waiting import pause
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
 
@@ -51,7 +51,7 @@ class Daemon:
         return self._process.pid
 
     def start(self, *, stack: bool = False, timeout_s: float = 20.0) -> None:
-        """Mount and return when the mount answers; raises DemoError with the daemon's last words.
+        """Mount and return when the mount answers; raises BedError with the daemon's last words.
 
         What stands at the mount point is unmounted first, or with stack kept below the new mount.
         """
@@ -102,7 +102,7 @@ class Daemon:
         try:
             self._await_mount(str(place), before, end)
             self._await_answer(str(place), end)
-        except DemoError:
+        except BedError:
             programs.stop(self._process)
             raise
 
@@ -130,9 +130,9 @@ class Daemon:
     def _check(self, end: float, state: str) -> None:
         name, words = self.filesystem.name, programs.last_words(self._log)
         if not self.alive:
-            raise DemoError(f"{name} ended with status {self._status}: {words}")
+            raise BedError(f"{name} ended with status {self._status}: {words}")
         if time.monotonic() > end:
-            raise DemoError(f"{name} {state} in time: {words}")
+            raise BedError(f"{name} {state} in time: {words}")
 
     @property
     def _status(self) -> int | None:
@@ -142,6 +142,6 @@ class Daemon:
         while (top := mountinfo.read().at(str(self.mount_point))) is not None:
             try:
                 programs.run("umount", "-l", self.mount_point)
-            except DemoError:
+            except BedError:
                 if mountinfo.read().at(str(self.mount_point)) == top:
                     raise  # else the plugin, which clears a held mount away, was quicker

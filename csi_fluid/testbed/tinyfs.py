@@ -4,7 +4,7 @@ For where none of the daemons that people use is installed, as in the plugin's o
 the wire of /dev/fuse (include/uapi/linux/fuse.h, 7.31) itself, answers one request after the other,
 and knows no more than it takes to list the folder and to read a file.
 
-    python -m csi_fluid.demo.tinyfs FOLDER MOUNT_POINT
+    python -m csi_fluid.testbed.tinyfs FOLDER MOUNT_POINT
 """
 
 import enum

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import csi_fluid
-from csi_fluid.demo.pods import PYTHON, Container, Image, Propagation, VolumeMount
-from csi_fluid.demo.waiting import until
+from csi_fluid.testbed.pods import PYTHON, Container, Image, Propagation, VolumeMount
+from csi_fluid.testbed.waiting import until
 from recover.errors import Covered
 from recover.linux import mountinfo, mounts
 from recover.linux.probe import Prober

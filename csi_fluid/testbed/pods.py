@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from csi_fluid.demo import programs
-from csi_fluid.demo.errors import DemoError
+from csi_fluid.testbed import programs
+from csi_fluid.testbed.errors import BedError
 
 _START_TIMEOUT_S = 20.0
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr on most systems
@@ -136,11 +136,11 @@ class Container:
         )
 
     def ready(self) -> Self:
-        """Return when the command runs; raises DemoError with what went wrong."""
+        """Return when the command runs; raises BedError with what went wrong."""
         line = programs.first_line(self._process, _START_TIMEOUT_S)
         if not line.strip().isdigit():
             self.close()
-            raise DemoError(f"container {self.name} did not start: {line.decode().strip()}")
+            raise BedError(f"container {self.name} did not start: {line.decode().strip()}")
         self.pid = int(line)
         return self
 
