@@ -335,7 +335,7 @@ class Settings:
         unit="time",
     )
     holder: Path | None = _option(  # noqa: RUF009  a dataclass field
-        Kind("SOCKET", lambda text: Path(parse_socket(text))),
+        Kind("PATH", lambda text: Path(parse_socket(text))),
         "ours",
         "with SeamlessRecovery, the socket of a holder that runs by itself and outlives the "
         "plugin; if not given the plugin starts one, with its socket beside the state file",

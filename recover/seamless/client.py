@@ -130,9 +130,12 @@ class Client:
                 self._start("holder")
                 self._await(lambda found: not found.problem)
             self._start("reader")
-            return self._await(lambda found: found.has_reader)
+            status = self._await(lambda found: found.has_reader)
         except (OSError, subprocess.SubprocessError) as error:
             return Status({}, problem=str(error))
+        if status.has_reader:
+            self._again_at = 0.0
+        return status
 
     def _start(self, name: str) -> None:
         self.socket.parent.mkdir(mode=0o700, parents=True, exist_ok=True)

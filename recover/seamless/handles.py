@@ -5,13 +5,16 @@ number in the kernel's cache: its path in the volume, and its attributes as last
 """
 
 import contextlib
+import errno
 import os
 import struct
 from collections.abc import Iterator
 
 from recover.linux import procself, syscalls
 from recover.linux.syscalls import Handle
+from recover.seamless.files import Owned
 from recover.seamless.names import Node, version_of
+from recover.seamless.wire import ROOT
 
 _KIND = 0x81  # FILEID_INO64_GEN, fs/fuse/inode.c
 _ID = struct.Struct("=III")
@@ -26,20 +29,28 @@ def number_of(fd: int) -> tuple[int, int]:
     return high << 32 | low, generation
 
 
-def find(anchor: int, number: int, generation: int) -> Node:
-    """Return what a number means; anchor is a descriptor of the volume's root, not an O_PATH one.
+class Anchor:
+    """A descriptor in a volume, not an O_PATH one, by whose mount numbers are found.
 
-    Raises OSError where the kernel does not know it.
+    place is where that mount shows the volume's root, as the kernel prints it: "" in a mount that
+    stands nowhere.
     """
-    data = _ID.pack(number >> 32, number & 0xFFFFFFFF, generation)
-    fd = syscalls.open_by_handle_at(anchor, Handle(_KIND, data), os.O_PATH)
-    try:
-        path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(_DELETED).strip("/")
-        found = syscalls.statx(fd, "", _UNASKED, syscalls.STATX_BASIC_STATS)
-    finally:
-        os.close(fd)
-    version = version_of(found.mode, found.size, found.mtime_ns)
-    return Node(path, generation, found.ino, version)
+
+    def __init__(self, owned: Owned, place: str = "") -> None:
+        self._owned = owned
+        self._place = place
+
+    def find(self, number: int, generation: int) -> Node:
+        """Return what a number means; raises OSError where the kernel does not know it."""
+        data = _ID.pack(number >> 32, number & 0xFFFFFFFF, generation)
+        fd = syscalls.open_by_handle_at(self._owned.fd, Handle(_KIND, data), os.O_PATH)
+        with procself.closing(fd):
+            path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(_DELETED).rstrip("/")
+            found = syscalls.statx(fd, "", _UNASKED, syscalls.STATX_BASIC_STATS)
+        if not f"{path}/".startswith(f"{self._place}/"):
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+        version = version_of(found.mode, found.size, found.mtime_ns)
+        return Node(path[len(self._place) :].strip("/"), generation, found.ino, version)
 
 
 def held(devs: frozenset[str]) -> Iterator[tuple[str, int]]:
@@ -79,16 +90,28 @@ def _upwards(dev: str, fd: int) -> Iterator[tuple[str, int]]:
         finally:
             os.close(fd)
         fd = above
-        if syscalls.statx(fd, "", _UNASKED, 0).dev != dev or number_of(fd)[0] == 1:
+        if syscalls.statx(fd, "", _UNASKED, 0).dev != dev or number_of(fd)[0] == ROOT:
             os.close(fd)
             return
 
 
-def borrow(dev: str) -> int | None:
-    """Return a copy of a descriptor that another process has of a superblock, to find by handle."""
+def borrow(dev: str) -> Anchor | None:
+    """Return an anchor by a descriptor that another process has of a superblock, None without one.
+
+    It has to be in a mount of the whole volume, or paths would come out wrong.
+    """
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        if int(pid) != os.getpid() and (fd := _borrow_from(pid, dev)) is not None:
-            return fd
+        fd = None if int(pid) == os.getpid() else _borrow_from(pid, dev)
+        anchor = None if fd is None else _anchored(Owned(fd))
+        if anchor is not None:
+            return anchor
+    return None
+
+
+def _anchored(owned: Owned) -> Anchor | None:
+    with contextlib.suppress(OSError):
+        root = Anchor(owned).find(ROOT, 0).path
+        return Anchor(owned, f"/{root}") if root else None
     return None
 
 

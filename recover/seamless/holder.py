@@ -53,10 +53,10 @@ class Dataset:
         return [each for each in self.connections.values() if each.died_at is not None]
 
     def interrupt(self, now: float) -> None:
-        """Take note that the newest daemon is dead: everybody waits."""
+        """Take note that nobody can be served, until the next `serve`: everybody waits."""
         self.serving = False
         self.has_root = False
-        if self.waits_since is None:
+        if self.waits_since is None and self.held():
             self.waits_since = now
             self.holds += 1
 
@@ -157,7 +157,7 @@ class Holder:
                 self._watch(dataset, connection, heir)
         if connection.daemons:
             return
-        connection.hold()
+        connection.hold()  # from now on one of those held
         if dataset.newest == connection.dev:
             dataset.interrupt(time.monotonic())
         self._on(connection.fileno(), lambda: self._read(dataset, connection))
@@ -247,7 +247,7 @@ class Holder:
             self._off(reader.fileno())
             reader.close()
         for dataset in self._datasets.values():
-            dataset.has_root = False
+            dataset.interrupt(time.monotonic())
             for connection in dataset.connections.values():
                 self._unlink(connection)
 

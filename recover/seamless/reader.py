@@ -20,6 +20,7 @@ from pathlib import Path
 from recover.seamless import handles
 from recover.seamless.channel import Channel, Message
 from recover.seamless.files import Owned, Root
+from recover.seamless.handles import Anchor
 from recover.seamless.line import SLOTS
 from recover.seamless.link import Link
 from recover.seamless.standin import Dataset, StandIn
@@ -128,7 +129,8 @@ class Reader:
         standin = self._standins.get((source, dev))
         if standin is None:
             standin = StandIn(dev, dataset, ids_are_ours=ours)
-            standin.anchor = self._roots.pop((source, dev), None)
+            root = self._roots.pop((source, dev), None)
+            standin.anchor = None if root is None else Anchor(root)
             self._standins[source, dev] = standin
         sock = socket.socket(fileno=message.fds[0])
         sock.settimeout(None)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 
 from recover.seamless import callers, files, handles, wire
 from recover.seamless.files import Backings, Caller, Changed, Owned, Root
+from recover.seamless.handles import Anchor
 from recover.seamless.line import NO_SLOT
 from recover.seamless.link import LISTING_BYTES, Answer
 from recover.seamless.names import Names, Node, join
@@ -53,7 +54,7 @@ class StandIn:
         self.names = Names()
         self.backings = Backings()
         self.learned = threading.Event()
-        self.anchor: Owned | None = None
+        self.anchor: Anchor | None = None
         self._dataset = dataset
         self._ids_are_ours = ids_are_ours
         self._lock = threading.Lock()
@@ -139,22 +140,23 @@ class StandIn:
         anchor = self._anchor()
         for generation in self.names.generations if anchor is not None else ():
             try:
-                found = handles.find(anchor.fd, number, generation)  # type: ignore[union-attr]
+                found = anchor.find(number, generation)  # type: ignore[union-attr]
             except OSError:
                 continue
             return self.names.learn(number, found)
         raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
-    def _anchor(self) -> Owned | None:
-        if self.anchor is None and (fd := handles.borrow(self.dev)) is not None:
-            self.anchor = Owned(fd)
+    def _anchor(self) -> Anchor | None:
+        if self.anchor is None:
+            self.anchor = handles.borrow(self.dev)
         return self.anchor
 
     def learn(self, fd: int) -> None:
         """Take note of the number behind a descriptor that somebody holds; raises OSError."""
         number, generation = handles.number_of(fd)
-        if self.names.get(number) is None and self.anchor is not None:
-            self.names.learn(number, handles.find(self.anchor.fd, number, generation))
+        anchor = self.anchor
+        if self.names.get(number) is None and anchor is not None:
+            self.names.learn(number, anchor.find(number, generation))
 
     def _forget(self, request: Request) -> None:
         for number, count in wire.forgotten(request):

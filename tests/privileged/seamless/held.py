@@ -8,6 +8,7 @@ from pathlib import Path
 
 from recover.seamless.client import Client, Held
 from tests.harness import Dataset, Node, until
+from tests.harness.node import Container
 from tests.privileged.healing import Healing
 
 
@@ -21,6 +22,35 @@ class HeldHealing(Healing):
     def held(self, data: Dataset) -> Held:
         """Return what the holder says of a dataset."""
         return self.client.status().sources.get(str(data.volume.source), Held())
+
+    def container(self, node: Node, data: Dataset) -> Container:
+        """Start a container that has a dataset at /data, and whose reads would outlive a crash."""
+        pod = node.pod()
+        main = pod.container("main", {"/data": self.publish(pod, data)})
+        self.await_kept(data)
+        return main
+
+    def look(self, data: Dataset) -> None:
+        """Have a source looked at, as a tick does."""
+        assert self.recovery is not None
+        self.recovery.changed(str(data.volume.source))
+
+    def await_kept(self, data: Dataset) -> None:
+        """Wait until the live daemon's connection is kept."""
+        until(lambda: self._is_newest(data) and self.held(data).has_root, "the connection kept")
+
+    def await_held(self, data: Dataset) -> None:
+        """Wait until callers are kept waiting, and the dead mount is out of the daemon's way."""
+        until(lambda: self.held(data).waits_s is not None, "the connection held")
+        until(lambda: not self._node.sees.layers(data.volume.source), "the dead mount cleared")
+
+    def await_served(self, data: Dataset) -> None:
+        """Wait until the dead daemons' connections are served from the live one."""
+        until(lambda: self._is_newest(data) and self.held(data).serving, "old connections served")
+
+    def _is_newest(self, data: Dataset) -> bool:
+        layers = self._node.sees.layers(data.volume.source)
+        return bool(layers) and layers[-1].dev == self.held(data).newest
 
 
 @contextlib.contextmanager
