@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -19,13 +20,24 @@ from tests.privileged.seamless.held import HeldHealing, end, pid_of
 
 # Opens a file, says so, and reads it again and again with the page cache dropped.
 _KEEPS_READING = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: None)
 fd = os.open(sys.argv[1], os.O_RDONLY)
 print("ready", flush=True)
 while True:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.pread(fd, 4096, 0)
 """
+
+
+class Apart(Bindfs):
+    """bindfs in a PID namespace of its own."""
+
+    def command(self, mount_point: Path) -> list[str]:
+        """Return the command."""
+        return ["unshare", "--pid", "--fork", "--kill-child", *super().command(mount_point)]
+
+
 FAST_S = 3.0  # what must not wait for a hold of 20 s
 
 
@@ -37,7 +49,8 @@ def data(node: Node) -> Dataset:
 @contextlib.contextmanager
 def reading(main: Container, path: str) -> Iterator[subprocess.Popen[bytes]]:
     """Keep a file of a volume open and read it for a block."""
-    enter = ["nsenter", f"--target={main.pid}", "--mount", "--pid", "--root", "--wd"]
+    # Not in its PID namespace: nsenter would fork for that, and we would kill nsenter.
+    enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
     python = os.path.realpath(sys.executable)
     command = [*enter, python, "-c", _KEEPS_READING, path]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
@@ -67,6 +80,33 @@ def test_a_killed_reader_ends_while_held(node: Node, heal: HeldHealing, filesyst
         until(lambda: waits(heal, data), "the reader waits")
         process.kill()
         ends(process)
+
+
+def test_a_killed_reader_ends_also_where_the_daemon_cannot_see_it(node: Node, heal: HeldHealing):
+    """A daemon in a PID namespace of its own, as in a container: its requests name no thread."""
+    data = node.dataset("demo", Apart, files={"big": b"x" * 100_000})
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as killed, reading(main, "/data/big") as other:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the readers wait")
+        killed.kill()
+        ends(killed)
+        data.daemon.restart()
+        heal.await_served(data)
+        assert other.poll() is None
+
+
+def test_a_signal_that_is_handled_ends_no_wait(node: Node, heal: HeldHealing, data: Dataset):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        process.send_signal(signal.SIGUSR1)
+        pause(0.5)  # the interrupt is there by then; nothing tells of it
+        data.daemon.restart()
+        heal.await_served(data)
+        until(lambda: not waits(heal, data), "the reader goes on")
+        assert process.poll() is None
 
 
 @pytest.mark.parametrize("victim", ["holder", "reader", "both"])
