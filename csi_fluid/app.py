@@ -158,6 +158,7 @@ class Plugin:
         )
         recovery = loop.Recovery(self._parts, self._observer, chosen)
         self._meter.observer.strategy = recovery.strategy
+        self._meter.observer.held = recovery.held
         return recovery
 
     def _build_server(self) -> Server:

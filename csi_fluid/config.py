@@ -452,8 +452,13 @@ class Settings:
         """Return how the connections of dead daemons are held, None if they are not."""
         if not (self.recovery and self.gates["SeamlessRecovery"]):
             return None
-        socket = self.holder or self.state.with_name(_HOLDER_FOLDER) / "socket"
-        return HoldSettings(socket, self.hold_timeout_s, starts=self.holder is None)
+        starts = self.holder is None
+        return HoldSettings(self.holder_socket, self.hold_timeout_s, starts=starts)
+
+    @property
+    def holder_socket(self) -> Path:
+        """Return where a holder listens, if there is one."""
+        return self.holder or self.state.with_name(_HOLDER_FOLDER) / "socket"
 
 
 _NO_GLOG = "no effect: Go's logging library is not here"

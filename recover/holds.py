@@ -115,8 +115,12 @@ class Holds:
                 break  # somebody else was quicker, or the look that follows tells
         return dead
 
+    def status(self) -> Status:
+        """Return what is held now."""
+        return self._client.status()
+
     def _held(self, source: str) -> Held:
-        return self._status.sources.get(source, Held())
+        return self._status.of(source)
 
     def is_kept(self, source: str, live: str) -> bool:
         """Tell whether nothing is left to do to keep the live daemon's connection."""

@@ -22,7 +22,7 @@ from recover.linux.wakeups import Wake, WakeUps
 from recover.observer import Observer
 from recover.parts import Parts
 from recover.policy import Strategy
-from recover.seamless.client import Client
+from recover.seamless.client import Client, Status
 from recover.serverless.sidecars import Sidecars
 
 log = logging.getLogger(__name__)
@@ -183,6 +183,12 @@ class Recovery:
         self._wakeups = wake_ups()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
         self.reconciled = threading.Event()
+
+    @property
+    def held(self) -> Callable[[], Status] | None:
+        """Return what tells what is held now; None if nothing ever is."""
+        holding = self._context.holds
+        return holding.status if isinstance(holding, Holds) else None
 
     def _holding(self, parts: Parts) -> Holding:
         chosen = self._settings.holds

@@ -149,7 +149,7 @@ class _Story:
         self._screen.event(text, style="bold green")
 
     def _held(self, daemon: Daemon) -> Held:
-        return self._client.status().sources.get(str(daemon.mount_point), Held())
+        return self._client.status().of(str(daemon.mount_point))
 
     def _is_served(self, daemon: Daemon) -> bool:
         held = self._held(daemon)

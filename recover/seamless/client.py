@@ -10,7 +10,6 @@ The messages, each answered with {"ok": true} or an errno and an error:
 Holder and reader are started here where nobody else does; they outlive the plugin.
 """
 
-import os
 import subprocess
 import sys
 import threading
@@ -50,6 +49,10 @@ class Status:
     sources: Mapping[str, Held]
     has_reader: bool = False
     problem: str = ""
+
+    def of(self, source: str) -> Held:
+        """Return what is held of a source."""
+        return self.sources.get(source, Held())
 
     @property
     def dead(self) -> frozenset[str]:
@@ -146,7 +149,6 @@ class Client:
                 stdout=log,
                 stderr=log,
                 cwd="/",
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 check=True,
                 timeout=_START_S,
             )

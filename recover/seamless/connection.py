@@ -126,8 +126,12 @@ class Connection:
         try:
             for message in self.line.forgotten():
                 self.link.ask(message)
+            for waiting, slot, start, length in self.line.at_hand(time.monotonic()):
+                data = self.link.slot(slot, length, start)
+                self._write(wire.reply(waiting.request.unique, 0, length), data)
+                self._count(waiting, length)
             for waiting in self.line.due():
-                self.link.ask(waiting.message, waiting.slot)
+                self.link.ask(waiting.message, waiting.slot, waiting.want)
         except OSError:
             self.cut()
 
@@ -143,18 +147,21 @@ class Connection:
 
     def _pass_on(self, link: Link, answer: Answer) -> None:
         waiting, slot = self.line.served(answer.unique)
-        if waiting is not None:
-            data = link.slot(slot, answer.shared) if answer.shared else memoryview(b"")
-            head = wire.reply(answer.unique, answer.error, len(answer.body) + len(data))
-            self._write(head, answer.body, data)
-            self._count(waiting, answer)
-        self.line.release(slot)
+        if waiting is None:
+            self.line.release(slot)
+            return
+        length = min(answer.shared, waiting.span.size) if waiting.span is not None else 0
+        data = link.slot(slot, length) if length else memoryview(b"")
+        head = wire.reply(answer.unique, answer.error, len(answer.body) + length)
+        self._write(head, answer.body, data)
+        self._count(waiting, length, answer.error)
+        self.line.keep(waiting, answer.shared, time.monotonic())
 
-    def _count(self, waiting: Waiting, answer: Answer) -> None:
+    def _count(self, waiting: Waiting, length: int, error: int = 0) -> None:
         self.tally.served += 1
-        self.tally.read_bytes += answer.shared
-        self.tally.walked_again += answer.error == errno.ESTALE
-        self.tally.refused += answer.error == errno.EIO
+        self.tally.read_bytes += length
+        self.tally.walked_again += error == errno.ESTALE
+        self.tally.refused += error == errno.EIO
         self.tally.longest_s = max(self.tally.longest_s, time.monotonic() - waiting.since)
 
     def cut(self) -> None:

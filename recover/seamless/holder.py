@@ -33,14 +33,17 @@ _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
 class Dataset:
     """The connections of one source.
 
-    newest is the superblock of the daemon that came last; serving says that callers of the older
-    ones may be answered from it: every mount was swapped, and the newest lives.
+    newest is the superblock of the daemon that came last; has_root says that the reader was given
+    its root, is_rooted that it has taken it.  serving says that callers of the older ones may be
+    answered from it: every mount was swapped (is_swapped), and the newest lives.
     """
 
     source: str
     hold_s: float
     newest: str = ""
     has_root: bool = False
+    is_rooted: bool = False
+    is_swapped: bool = False
     serving: bool = False
     waits_since: float | None = None  # monotonic
     failing: bool = False
@@ -54,8 +57,8 @@ class Dataset:
 
     def interrupt(self, now: float) -> None:
         """Take note that nobody can be served, until the next `serve`: everybody waits."""
-        self.serving = False
-        self.has_root = False
+        self.serving = self.is_swapped = False
+        self.has_root = self.is_rooted = False
         if self.waits_since is None and self.held():
             self.waits_since = now
             self.holds += 1
@@ -260,6 +263,13 @@ class Holder:
 
     # -- what we are told ------------------------------------------------------------------------
 
+    def _rooted(self, message: Message) -> None:
+        """Take note that the reader has taken a root."""
+        dataset = self._datasets.get(message.text("source"))
+        if dataset is not None and message.text("dev") == dataset.newest and dataset.has_root:
+            dataset.is_rooted = True
+            self._begin(dataset)
+
     def _accept(self) -> None:
         with contextlib.suppress(OSError):
             channel = self._listener.accept()
@@ -275,6 +285,9 @@ class Holder:
             self._hang_up(channel)
             return
         try:
+            if channel is self._reader:
+                self._rooted(message)
+                return
             if message.text("do") == "hello":
                 if message.text("role") == "reader":
                     self._welcome_reader(channel)
@@ -316,8 +329,9 @@ class Holder:
         dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
         dataset.hold_s = message.seconds("hold_s")
         if dev != dataset.newest:
-            dataset.newest, dataset.has_root, dataset.serving = dev, False, False
-        if message.fds:
+            dataset.newest, dataset.serving, dataset.is_swapped = dev, False, False
+            dataset.has_root = dataset.is_rooted = False
+        if message.fds and not dataset.has_root:
             words: dict[str, Json] = {"do": "root", "source": source, "dev": dev}
             dataset.has_root = self._tell_reader(words, message.fds[:1])
         connection = dataset.connections.get(dev) or Connection(source, dev)
@@ -335,9 +349,17 @@ class Holder:
         connection = dataset.connections.get(dev)
         if connection is not None and connection.died_at is not None:
             raise ProcessLookupError(f"the daemon of {dev} has ended")
+        dataset.is_swapped = True
+        self._begin(dataset)
+
+    def _begin(self, dataset: Dataset) -> None:
+        """Serve, if the reader has the root: before, it would read in the dead mount itself."""
+        if not (dataset.is_swapped and dataset.is_rooted):
+            return
         dataset.serving, dataset.failing, dataset.waits_since = True, False, None
-        self._tell_reader({"do": "swapped", "source": source})
+        self._tell_reader({"do": "swapped", "source": dataset.source})
         for each in dataset.held():
+            each.line.close_windows()
             self._link(dataset, each)
             each.pump()
 

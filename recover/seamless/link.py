@@ -13,8 +13,8 @@ from typing import Self
 
 from recover.seamless.line import NO_SLOT, SLOT_BYTES, SLOTS
 
-_SLOT = struct.Struct("=i")
-_ANSWER = struct.Struct("=QiiI")
+_SLOT = struct.Struct("=ii")
+_ANSWER = struct.Struct("=QiI")
 _ROOM = 256 * 1024
 LISTING_BYTES = 64 * 1024  # of what goes over the socket; a shorter listing is asked on
 
@@ -26,7 +26,6 @@ class Answer:
     unique: int
     error: int = 0
     body: bytes = b""
-    slot: int = NO_SLOT
     shared: int = 0
 
 
@@ -61,34 +60,36 @@ class Link:
         """Return the socket's descriptor, to be polled."""
         return self._socket.fileno()
 
-    def slot(self, number: int, length: int) -> memoryview:
-        """Return the beginning of a slot."""
-        return self._memory[number * SLOT_BYTES : number * SLOT_BYTES + length]
+    def slot(self, number: int, length: int, start: int = 0) -> memoryview:
+        """Return a part of a slot."""
+        begin = number * SLOT_BYTES + start
+        return self._memory[begin : begin + length]
 
-    def ask(self, message: bytes, slot: int = NO_SLOT) -> None:
-        """Hand a request over; raises OSError."""
-        self._socket.sendmsg([_SLOT.pack(slot), message])
+    def ask(self, message: bytes, slot: int = NO_SLOT, want: int = 0) -> None:
+        """Hand a request over, and into which slot how much is wanted; raises OSError."""
+        self._socket.sendmsg([_SLOT.pack(slot, want), message])
 
     def answered(self) -> Answer:
         """Return the next answer; raises OSError, EOFError at the reader's end."""
         data = self._socket.recv(_ROOM)
         if len(data) < _ANSWER.size:
             raise EOFError
-        unique, error, slot, shared = _ANSWER.unpack_from(data)
-        if not 0 <= shared <= SLOT_BYTES or not NO_SLOT <= slot < SLOTS:
+        unique, error, shared = _ANSWER.unpack_from(data)
+        if shared > SLOT_BYTES:
             raise EOFError
-        return Answer(unique, error, data[_ANSWER.size :], slot, shared)
+        return Answer(unique, error, data[_ANSWER.size :], shared)
 
-    def next_request(self) -> tuple[int, bytes]:
-        """Return a slot and a request; raises OSError, EOFError at the holder's end."""
+    def next_request(self) -> tuple[bytes, int, int]:
+        """Return a request, its slot and what is wanted in it; raises OSError, EOFError."""
         data = self._socket.recv(_ROOM)
         if len(data) < _SLOT.size:
             raise EOFError
-        return int(_SLOT.unpack_from(data)[0]), data[_SLOT.size :]
+        slot, want = _SLOT.unpack_from(data)
+        return data[_SLOT.size :], slot, want
 
     def answer(self, answer: Answer) -> None:
         """Hand an answer over; raises OSError."""
-        head = _ANSWER.pack(answer.unique, answer.error, answer.slot, answer.shared)
+        head = _ANSWER.pack(answer.unique, answer.error, answer.shared)
         pieces: Sequence[bytes] = (head, answer.body)
         self._socket.sendmsg(pieces)
 

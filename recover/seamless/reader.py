@@ -21,7 +21,7 @@ from recover.seamless import handles
 from recover.seamless.channel import Channel, Message
 from recover.seamless.files import Owned, Root
 from recover.seamless.handles import Anchor
-from recover.seamless.line import SLOTS
+from recover.seamless.line import NO_SLOT, SLOTS
 from recover.seamless.link import Link
 from recover.seamless.standin import Dataset, StandIn
 
@@ -70,16 +70,19 @@ class Workers:
         with self._lock:
             self._idle += 1
         try:
-            slot, message = self._link.next_request()
+            message, slot, want = self._link.next_request()
         finally:
             with self._lock:
                 self._idle -= 1
                 is_alone = not self._idle
         if is_alone:
             self._spawn()
-        answer = self._standin.answer(message, slot, self._link.slot)
+        answer = self._standin.answer(message, self._room(slot, want))
         if answer is not None:
             self._link.answer(answer)
+
+    def _room(self, slot: int, want: int) -> memoryview | None:
+        return None if slot == NO_SLOT else self._link.slot(slot, want)
 
     def stop(self) -> None:
         """Let the threads end that wait for a request."""
@@ -112,6 +115,7 @@ class Reader:
                 root = Root(dev, message.fds[0])
                 self._datasets.setdefault(source, Dataset()).root = root
                 self._roots[source, dev] = root.owned
+                self._channel.send({"do": "rooted", "source": source, "dev": dev})
             case "serve":
                 self._serve(source, dev, message)
             case "swapped":

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from recover.seamless import callers, files, handles, wire
 from recover.seamless.files import Backings, Caller, Changed, Owned, Root
 from recover.seamless.handles import Anchor
-from recover.seamless.line import NO_SLOT
 from recover.seamless.link import LISTING_BYTES, Answer
 from recover.seamless.names import Names, Node, join
 from recover.seamless.wire import Entry, Malformed, Op, Request
@@ -28,8 +27,6 @@ _TRIES = 3  # when the newest mount is replaced while it is read
 _LISTINGS = 64
 _FIRST_HANDLE = 1 << 62
 
-Memory = Callable[[int, int], memoryview]
-
 
 class Dataset:
     """What the stand-ins of one source share: the newest root, and when all was swapped to it."""
@@ -38,11 +35,15 @@ class Dataset:
         self.root: Root | None = None
         self.swapped_at = 0.0  # monotonic
 
-    def newest(self) -> Root:
-        """Return the newest root; raises OSError before there is one."""
-        if self.root is None:
+    def newest(self, besides: str) -> Root:
+        """Return the newest root, which is of another superblock; raises OSError without one.
+
+        Who reads in the mount that he serves waits for himself.
+        """
+        root = self.root
+        if root is None or root.dev == besides:
             raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
-        return self.root
+        return root
 
 
 class StandIn:
@@ -77,20 +78,20 @@ class StandIn:
             Op.LSEEK: self._seek,
         }
 
-    def answer(self, message: bytes, slot: int, memory: Memory) -> Answer | None:
+    def answer(self, message: bytes, room: memoryview | None = None) -> Answer | None:
         """Return the answer to a request, None where none is wanted; never raises for a request.
 
-        memory gives the beginning of a slot, for the data of a READ.
+        room is memory to be filled by a READ, beyond what that asks for if there is more of it.
         """
         unique = wire.unique_of(message)
         try:
-            return self._answer(wire.parse(message), slot, memory)
+            return self._answer(wire.parse(message), room)
         except (Changed, Malformed, KeyError, OverflowError):
             return Answer(unique, errno.EIO)
         except OSError as error:
             return Answer(unique, error.errno or errno.EIO)
 
-    def _answer(self, request: Request, slot: int, memory: Memory) -> Answer | None:
+    def _answer(self, request: Request, room: memoryview | None) -> Answer | None:
         if request.op in {Op.FORGET, Op.BATCH_FORGET}:
             self._forget(request)
             return None
@@ -101,7 +102,7 @@ class StandIn:
             return Answer(request.unique, errno.ESTALE)
         node = self._resolve(request.node)
         if request.op == Op.READ:
-            return self._read(request, node, slot, memory)
+            return self._read(request, node, room)
         return Answer(request.unique, body=self._ops[request.op](request, node))
 
     # -- walking again ---------------------------------------------------------------------------
@@ -168,41 +169,44 @@ class StandIn:
     def _look_up(self, request: Request, node: Node) -> bytes:
         self.learned.wait(_LEARN_S)  # a directory that somebody holds must keep its number
         path = join(node.path, os.fsdecode(wire.name(request.body)))
-        found = self._dataset.newest().stat(path, _caller(request))
+        found = self._newest().stat(path, _caller(request))
         number, child = self.names.look_up(path, files.version(found))
         attributes = wire.attributes(found, child.ino)
         return wire.entry(number, child.generation, _VALID_S, attributes)
 
     def _get_attributes(self, _: Request, node: Node) -> bytes:
-        found = self._dataset.newest().stat(node.path)
+        found = self._newest().stat(node.path)
         if files.version(found) != node.version:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return wire.attr_out(_VALID_S, wire.attributes(found, node.ino))
 
     def _read_link(self, request: Request, node: Node) -> bytes:
-        place = self._dataset.newest().place(node.path, _caller(request))
+        place = self._newest().place(node.path, _caller(request))
         return os.fsencode(os.readlink("", dir_fd=place.fd))
 
     def _statistics(self, _: Request, __: Node) -> bytes:
-        root = self._dataset.newest().owned  # kept until the call has ended
+        root = self._newest().owned  # kept until the call has ended
         return wire.statistics(os.fstatvfs(root.fd))
 
     def _get_xattr(self, request: Request, node: Node) -> bytes:
         room, name = wire.xattr(request.body)
-        place = self._dataset.newest().place(node.path)
+        place = self._newest().place(node.path)
         with callers.acting_as(request.uid, request.gid):
             return wire.sized(room, os.getxattr(f"/proc/self/fd/{place.fd}", name))
 
     def _list_xattrs(self, request: Request, node: Node) -> bytes:
         room = wire.xattr_room(request.body)
-        place = self._dataset.newest().place(node.path)
+        place = self._newest().place(node.path)
         with callers.acting_as(request.uid, request.gid):
             names = os.listxattr(f"/proc/self/fd/{place.fd}")
         return wire.sized(room, b"".join(os.fsencode(name) + b"\0" for name in names))
 
+    def _newest(self) -> Root:
+        return self._dataset.newest(self.dev)
+
     def _access(self, request: Request, node: Node) -> bytes:
         mask = wire.access_mask(request.body) & 7
-        place = self._dataset.newest().place(node.path)
+        place = self._newest().place(node.path)
         with callers.acting_as(request.uid, request.gid):
             if not os.access(f"/proc/self/fd/{place.fd}", mask, effective_ids=True):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
@@ -211,7 +215,7 @@ class StandIn:
     def _open(self, request: Request, node: Node) -> bytes:
         if wire.open_flags(request.body) & os.O_ACCMODE != os.O_RDONLY:
             raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-        root, flags = self._dataset.newest(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
+        root, flags = self._newest(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
         Owned(root.open(node.path, flags, _caller(request)))  # may the caller?
         self._file(request.node, node)
         return wire.opened(self._new_handle(), wire.FOPEN_KEEP_CACHE)
@@ -222,24 +226,23 @@ class StandIn:
             return self._next_handle
 
     def _file(self, number: int, node: Node) -> Owned:
-        return self.backings.of(number, node, self._dataset.newest())
+        return self.backings.of(number, node, self._newest())
 
-    def _read(self, request: Request, node: Node, slot: int, memory: Memory) -> Answer:
+    def _read(self, request: Request, node: Node, room: memoryview | None) -> Answer:
         asked = wire.span(request.body)
-        if slot == NO_SLOT:
-            raise Malformed("a READ without a slot")
-        into = memory(slot, asked.size)
+        if room is None or len(room) < asked.size:
+            raise Malformed("a READ without room")
         for last in (False,) * _TRIES + (True,):
             root = self._dataset.root
             file = self._file(request.node, node)
             try:
-                length = os.preadv(file.fd, [into], asked.offset)
+                length = os.preadv(file.fd, [room], asked.offset)
             except OSError:
                 self.backings.drop(request.node)
                 if last or root is self._dataset.root:
                     raise
             else:
-                return Answer(request.unique, slot=slot, shared=length)
+                return Answer(request.unique, shared=length)
         raise AssertionError("the last try returns or raises")
 
     def _seek(self, request: Request, node: Node) -> bytes:
@@ -252,7 +255,7 @@ class StandIn:
     # -- listings --------------------------------------------------------------------------------
 
     def _open_folder(self, request: Request, node: Node) -> bytes:
-        entries = self._dataset.newest().listing(node.path, _caller(request))
+        entries = self._newest().listing(node.path, _caller(request))
         handle = self._new_handle()
         self._keep(request.node, handle, entries)
         return wire.opened(handle)
@@ -273,7 +276,7 @@ class StandIn:
         known = self._listings.get((number, handle))
         if known is not None and offset:
             return known
-        root = self._dataset.newest()
+        root = self._newest()
         entries = root.listing(node.path)
         if offset and (
             entries != root.listing(node.path) or all(each.cookie != offset for each in entries)

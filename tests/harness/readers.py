@@ -4,6 +4,7 @@
 with nothing but the standard library, that reads until its standard input ends.
 """
 
+import contextlib
 import hashlib
 import json
 import mmap
@@ -34,7 +35,8 @@ class Readers:
     """One process of each kind in the namespaces of a process; use it as a context manager."""
 
     def __init__(self, pid: int, volume: str, kinds: tuple[str, ...] = KINDS) -> None:
-        enter = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root", "--wd"]
+        # Not in the PID namespace: nsenter would fork for that, and we would kill nsenter.
+        enter = ["nsenter", f"--target={pid}", "--mount", "--root", "--wd"]
         python = os.path.realpath(sys.executable)
         code = Path(__file__).read_text(encoding="utf-8")
         self._processes = {
@@ -52,11 +54,20 @@ class Readers:
 
     def results(self, timeout_s: float = 20.0) -> dict[str, dict[str, object]]:
         """Stop them; return passes, errors and the longest pass in seconds of each."""
-        found = {}
-        for kind, process in self._processes.items():
+        for process in self._processes.values():
+            assert process.stdin is not None
+            process.stdin.close()
+            process.stdin = None
+        return {kind: self._result(kind, timeout_s) for kind in self._processes}
+
+    def _result(self, kind: str, timeout_s: float) -> dict[str, object]:
+        process = self._processes[kind]
+        try:
             out, _ = process.communicate(timeout=timeout_s)
-            found[kind] = json.loads(out)
-        return found
+        except subprocess.TimeoutExpired as error:
+            raise AssertionError(f"{kind} does not end; {_sleepers()}") from error
+        result: dict[str, object] = json.loads(out)
+        return result
 
     def close(self) -> None:
         """Kill those that still run."""
@@ -69,6 +80,19 @@ class Readers:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _sleepers() -> str:
+    """Return which threads wait in a FUSE mount, and where."""
+    found = []
+    for stack in Path("/proc").glob("[0-9]*/task/*/stack"):
+        with contextlib.suppress(OSError):
+            text = stack.read_text("ascii")
+            if "fuse" in text or "folio" in text:
+                name = stack.with_name("comm").read_text("utf-8").strip()
+                call = stack.with_name("syscall").read_text("ascii").strip()
+                found.append(f"{stack.parent} {name} in {call}:\n{text}")
+    return "\n".join(found)
 
 
 # ---- what runs in the container

@@ -21,7 +21,7 @@ class HeldHealing(Healing):
 
     def held(self, data: Dataset) -> Held:
         """Return what the holder says of a dataset."""
-        return self.client.status().sources.get(str(data.volume.source), Held())
+        return self.client.status().of(str(data.volume.source))
 
     def container(self, node: Node, data: Dataset) -> Container:
         """Start a container that has a dataset at /data, and whose reads would outlive a crash."""

@@ -6,7 +6,17 @@ import struct
 import pytest
 
 from recover.seamless import line as lines, wire
-from recover.seamless.line import NO_SLOT, PARKED, SENT, SLOT_BYTES, SLOTS, Line
+from recover.seamless.line import (
+    NO_SLOT,
+    PARKED,
+    SENT,
+    SLOT_BYTES,
+    SLOTS,
+    WINDOW_BYTES,
+    WINDOW_S,
+    Line,
+    Window,
+)
 from recover.seamless.wire import Op
 
 
@@ -15,8 +25,10 @@ def message(op: int, unique: int = 7, body: bytes = b"") -> bytes:
     return head + body
 
 
-def read(unique: int, size: int = 4096) -> bytes:
-    return message(Op.READ, unique, struct.pack("=QQIIQII", 1, 0, size, 0, 0, 0, 0))
+def read(unique: int, size: int = 4096, *, at: int | None = None) -> bytes:
+    """Return a READ, of a place that no other one is about unless said."""
+    offset = unique * 100_000 if at is None else at
+    return message(Op.READ, unique, struct.pack("=QQIIQII", 1, offset, size, 0, 0, 0, 0))
 
 
 def error_of(reply: bytes | None) -> int:
@@ -125,3 +137,48 @@ def test_the_reader_has_no_more_at_once_than_its_socket_holds(line: Line):
 def test_what_is_malformed_is_answered_and_ends_nothing(line: Line):
     assert error_of(line.take(message(Op.READ, 7, b"short"), 0.0)) == errno.EIO
     assert error_of(line.take(b"\1" * 60, 0.0)) == errno.EIO
+
+
+def test_who_reads_on_gets_more_than_he_asked_for_and_the_rest_from_memory(line: Line):
+    line.take(read(1, at=0), 0.0)
+    (first,) = line.due()
+    assert first.want == 4096
+    line.served(1)
+    line.keep(first, 4096, 0.0)
+    line.take(read(2, at=4096), 0.0)
+    line.take(read(3, at=8192), 0.0)
+    (second,) = line.due()  # it brings the third one's data, too
+
+    assert second.want == WINDOW_BYTES
+    line.served(2)
+    line.keep(second, 10_000, 0.0)
+    ((third, slot, start, length),) = line.at_hand(0.5)
+    assert (third.request.unique, slot) == (3, second.slot)
+    assert (start, length) == (4096, 4096)
+    line.take(read(4, at=12288), 0.0)
+    ((_, _, start, length),) = line.at_hand(0.5)
+    assert (start, length) == (8192, 10_000 - 8192)  # the file ends there
+
+
+def test_what_was_brought_is_not_kept_for_long(line: Line):
+    line.windows[line.free.pop()] = Window(1, 0, 8192, is_end=False, at=0.0)
+    line.take(read(1, at=0), 0.0)
+
+    assert not list(line.at_hand(WINDOW_S + 0.1))
+    assert len(line.free) == SLOTS
+
+
+def test_a_window_is_given_up_for_a_read_elsewhere(line: Line):
+    for number in range(SLOTS):
+        line.windows[line.free.pop()] = Window(9, number, 8192, is_end=False, at=0.0)
+    line.take(read(1), 0.0)
+
+    assert len(list(line.due())) == 1
+    assert len(line.windows) == SLOTS - 1
+
+
+def test_another_files_window_is_no_answer(line: Line):
+    line.windows[line.free.pop()] = Window(2, 0, 8192, is_end=True, at=0.0)
+    line.take(read(1, at=0), 0.0)
+
+    assert not list(line.at_hand(0.0))
