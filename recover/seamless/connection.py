@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from recover.linux import syscalls
@@ -119,7 +120,7 @@ class Connection:
 
     # -- with the reader -------------------------------------------------------------------------
 
-    def pump(self) -> None:
+    def pump(self, may: Callable[[Waiting], bool] = lambda _: True) -> None:
         """Hand the reader what it may be given now."""
         if self.link is None:
             return
@@ -130,7 +131,7 @@ class Connection:
                 data = self.link.slot(slot, length, start)
                 self._write(wire.reply(waiting.request.unique, 0, length), data)
                 self._count(waiting, length)
-            for waiting in self.line.due():
+            for waiting in self.line.due(may):
                 self.link.ask(waiting.message, waiting.slot, waiting.want)
         except OSError:
             self.cut()

@@ -53,17 +53,19 @@ class Anchor:
         return Node(path[len(self._place) :].strip("/"), generation, found.ino, version)
 
 
-def held(devs: frozenset[str]) -> Iterator[tuple[str, int]]:
+def held(devs: frozenset[str], *, above: bool) -> Iterator[tuple[str, int]]:
     """Yield superblock and O_PATH descriptor of all that other processes have of superblocks.
 
-    Open files, directories, mappings, working and root directories; and the directories above
-    each.  A descriptor is closed when the next one is asked for.
+    Open files, directories, mappings, working and root directories; with `above` the directories
+    above each, too, for which the kernel may ask whether we may walk there.
+    A descriptor is closed when the next one is asked for.
     """
     for link in _links():
         with contextlib.suppress(OSError):  # closed meanwhile
             dev = syscalls.statx(syscalls.AT_FDCWD, link, _LINK, 0).dev
             if dev in devs:
-                yield from _upwards(dev, os.open(link, os.O_PATH | os.O_CLOEXEC))
+                fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
+                yield from _upwards(dev, fd) if above else _itself(dev, fd)
 
 
 def _links() -> Iterator[str]:
@@ -78,6 +80,11 @@ def _links_of(process: str) -> Iterator[str]:
     for folder in ("fd", "map_files"):
         with contextlib.suppress(OSError):  # the process ended
             yield from (f"{process}/{folder}/{name}" for name in os.listdir(f"{process}/{folder}"))
+
+
+def _itself(dev: str, fd: int) -> Iterator[tuple[str, int]]:
+    with procself.closing(fd):
+        yield dev, fd
 
 
 def _upwards(dev: str, fd: int) -> Iterator[tuple[str, int]]:

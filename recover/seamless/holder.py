@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recover.linux import fuse
-from recover.seamless import copies
+from recover.seamless import copies, wire
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
 from recover.seamless.link import Link
@@ -35,7 +35,8 @@ class Dataset:
 
     newest is the superblock of the daemon that came last; has_root says that the reader was given
     its root, is_rooted that it has taken it.  serving says that callers of the older ones may be
-    answered from it: every mount was swapped (is_swapped), and the newest lives.
+    answered from it: every mount was swapped (is_swapped), and the newest lives.  Between the two
+    the mounts are swapped, which needs the locks that waiting lookups keep: those go first.
     """
 
     source: str
@@ -62,6 +63,23 @@ class Dataset:
         if self.waits_since is None and self.held():
             self.waits_since = now
             self.holds += 1
+
+    @property
+    def swaps(self) -> bool:
+        """Tell whether mounts are being swapped."""
+        return self.is_rooted and not self.is_swapped and not self.failing
+
+    def pump_all(self) -> None:
+        """Hand the reader what it may be given now of all requests to dead daemons."""
+        for connection in self.held():
+            self.pump(connection)
+
+    def pump(self, connection: Connection) -> None:
+        """Hand the reader what it may be given now of a connection's requests."""
+        if self.serving:
+            connection.pump()
+        elif self.swaps:
+            connection.pump(lambda waiting: waiting.request.op in wire.UNDER_LOCK)
 
     def facts(self, now: float) -> dict[str, Json]:
         """Return what people and metrics want to know."""
@@ -184,8 +202,8 @@ class Holder:
             return
         if dataset.failing:
             connection.fail_all()
-        elif dataset.serving:
-            connection.pump()
+        else:
+            dataset.pump(connection)
 
     def _drop(self, dataset: Dataset, connection: Connection) -> None:
         """Let go of a connection."""
@@ -228,8 +246,8 @@ class Holder:
         connection.answered()
         if connection.link is None:
             self._forget(fd)  # closed: the kernel has unregistered it
-        elif dataset.serving:
-            connection.pump()
+        else:
+            dataset.pump(connection)
 
     def _forget(self, fd: int) -> None:
         self._handlers.pop(fd, None)
@@ -268,6 +286,7 @@ class Holder:
         dataset = self._datasets.get(message.text("source"))
         if dataset is not None and message.text("dev") == dataset.newest and dataset.has_root:
             dataset.is_rooted = True
+            dataset.pump_all()
             self._begin(dataset)
 
     def _accept(self) -> None:

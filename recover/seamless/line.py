@@ -6,7 +6,7 @@ it, and then until it has.
 """
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from recover.seamless import wire
@@ -153,9 +153,14 @@ class Line:
         if len(self.ends) > 8 * SLOTS:
             del self.ends[next(iter(self.ends))]
 
-    def due(self) -> Iterator[Waiting]:
-        """Yield what the reader may be given now, with a slot for each READ."""
+    def due(self, may: Callable[[Waiting], bool] = lambda _: True) -> Iterator[Waiting]:
+        """Yield what the reader may be given now, with a slot for each READ.
+
+        Of what waits only that which `may` allows.
+        """
         for unique, waiting in list(self.parked.items()):
+            if not may(waiting):
+                continue
             if len(self.sent) + len(self.given_up) >= SENT:
                 return
             if waiting.span is not None and not self._prepare(waiting, waiting.span):

@@ -113,7 +113,11 @@ class Reader:
         match message.text("do"):
             case "root":
                 root = Root(dev, message.fds[0])
-                self._datasets.setdefault(source, Dataset()).root = root
+                dataset = self._datasets.setdefault(source, Dataset())
+                dataset.root, dataset.is_swapped = root, False
+                dataset.swapped_at = time.monotonic()
+                for standin in self._of(source):
+                    standin.begin()
                 self._roots[source, dev] = root.owned
                 self._channel.send({"do": "rooted", "source": source, "dev": dev})
             case "serve":
@@ -136,25 +140,33 @@ class Reader:
             root = self._roots.pop((source, dev), None)
             standin.anchor = None if root is None else Anchor(root)
             self._standins[source, dev] = standin
+            threading.Thread(target=self._note, args=([standin],), daemon=True).start()
         sock = socket.socket(fileno=message.fds[0])
         sock.settimeout(None)
         self._workers[source, dev] = Workers(Link(sock, message.fds[1]), standin)
 
     def _swapped(self, source: str) -> None:
         dataset = self._datasets.setdefault(source, Dataset())
-        dataset.swapped_at = time.monotonic()
-        standins = [s for (of, _), s in self._standins.items() if of == source]
-        threading.Thread(target=self._take_note, args=(standins,), daemon=True).start()
+        dataset.swapped_at, dataset.is_swapped = time.monotonic(), True
+        threading.Thread(target=self._settle, args=(self._of(source),), daemon=True).start()
 
-    def _take_note(self, standins: list[StandIn]) -> None:
-        """Learn what processes hold of each connection, and close what is open in older mounts."""
+    def _of(self, source: str) -> list[StandIn]:
+        return [standin for (of, _), standin in self._standins.items() if of == source]
+
+    def _note(self, standins: list[StandIn], *, above: bool = False) -> None:
+        """Learn what processes hold of connections."""
         new = {s.dev: s for s in standins if not s.learned.is_set()}
-        for dev, fd in handles.held(frozenset(new)) if new else ():
+        for dev, fd in handles.held(frozenset(new), above=above) if new else ():
             with contextlib.suppress(OSError):
                 new[dev].learn(fd)
         for standin in standins:
-            standin.learned.set()
-            standin.swapped()
+            (standin.learned if above else standin.noted).set()
+
+    def _settle(self, standins: list[StandIn]) -> None:
+        """Learn also what lies above that, and close what is open in older mounts."""
+        self._note(standins, above=True)
+        for standin in standins:
+            standin.settle()
 
     def _over(self, source: str, dev: str) -> None:
         self._roots.pop((source, dev), None)
@@ -175,7 +187,7 @@ class Reader:
         while not pause.wait(_ANCHORED_S):
             anchored = {s.dev: s for s in list(self._standins.values()) if s.anchor is not None}
             if anchored:
-                used = {dev for dev, _ in handles.held(frozenset(anchored))}
+                used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
                 for dev in anchored.keys() - used:
                     anchored[dev].anchor = None
 

@@ -6,6 +6,7 @@ inode numbers that programs saw, and from no other version of a file than theirs
 """
 
 import collections
+import contextlib
 import errno
 import os
 import threading
@@ -29,11 +30,15 @@ _FIRST_HANDLE = 1 << 62
 
 
 class Dataset:
-    """What the stand-ins of one source share: the newest root, and when all was swapped to it."""
+    """What the stand-ins of one source share: the newest root, and whether all was swapped to it.
+
+    swapped_at is when that was, or began.
+    """
 
     def __init__(self) -> None:
         self.root: Root | None = None
         self.swapped_at = 0.0  # monotonic
+        self.is_swapped = False
 
     def newest(self, besides: str) -> Root:
         """Return the newest root, which is of another superblock; raises OSError without one.
@@ -54,12 +59,13 @@ class StandIn:
         self.dev = dev
         self.names = Names()
         self.backings = Backings()
-        self.learned = threading.Event()
+        self.noted = threading.Event()  # what processes hold is known
+        self.learned = threading.Event()  # and the directories above it, too
         self.anchor: Anchor | None = None
         self._dataset = dataset
         self._ids_are_ours = ids_are_ours
         self._lock = threading.Lock()
-        self._told: set[tuple[int, int, int, bytes]] = set()
+        self._told: set[int] = set()  # threads that were sent to walk again
         self._listings: collections.OrderedDict[tuple[int, int], list[Entry]]
         self._listings = collections.OrderedDict()
         self._next_handle = _FIRST_HANDLE
@@ -107,10 +113,13 @@ class StandIn:
 
     # -- walking again ---------------------------------------------------------------------------
 
-    def swapped(self) -> None:
-        """Take note that every mount shows the newest root now."""
+    def begin(self) -> None:
+        """Take note that there is a new root, to which mounts are being swapped."""
         with self._lock:
             self._told.clear()
+
+    def settle(self) -> None:
+        """Close what is open in older mounts than the newest."""
         self.backings.keep_only(self._dataset.root)
 
     def _may_walk_again(self, request: Request) -> bool:
@@ -118,14 +127,12 @@ class StandIn:
             return False
         if time.monotonic() - self._dataset.swapped_at > _FRESH_S:
             return False
-        name = request.body[:256] if request.op == Op.LOOKUP else b""
-        key = request.pid, request.op, request.node, name
-        if key in self._told or len(self._told) >= _TOLD:
-            return False
+        if request.pid in self._told or len(self._told) >= _TOLD:
+            return False  # the kernel walks again once: the second ESTALE would reach the program
         if not callers.began_outside(request.pid, self.dev):
             return False
         with self._lock:
-            self._told.add(key)
+            self._told.add(request.pid)
         return True
 
     # -- numbers ---------------------------------------------------------------------------------
@@ -135,17 +142,22 @@ class StandIn:
 
         The waiting request keeps its inode in the kernel's cache, where it is found.
         """
-        node = self.names.get(number)
-        if node is not None:
-            return node
+        node = self.names.get(number) or self._find(number)
+        if node is None:  # a generation that only who holds it can tell
+            self.noted.wait(_LEARN_S)
+            node = self.names.get(number) or self._find(number)
+        if node is None:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return node
+
+    def _find(self, number: int) -> Node | None:
         anchor = self._anchor()
-        for generation in self.names.generations if anchor is not None else ():
-            try:
-                found = anchor.find(number, generation)  # type: ignore[union-attr]
-            except OSError:
-                continue
-            return self.names.learn(number, found)
-        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if anchor is None:
+            return None
+        for generation in self.names.generations:
+            with contextlib.suppress(OSError):
+                return self.names.learn(number, anchor.find(number, generation))
+        return None
 
     def _anchor(self) -> Anchor | None:
         if self.anchor is None:
@@ -167,7 +179,9 @@ class StandIn:
     # -- the operations --------------------------------------------------------------------------
 
     def _look_up(self, request: Request, node: Node) -> bytes:
-        self.learned.wait(_LEARN_S)  # a directory that somebody holds must keep its number
+        # A directory that somebody holds must keep its number.
+        is_swapped = self._dataset.is_swapped
+        (self.learned if is_swapped else self.noted).wait(_LEARN_S)
         path = join(node.path, os.fsdecode(wire.name(request.body)))
         found = self._newest().stat(path, _caller(request))
         number, child = self.names.look_up(path, files.version(found))

@@ -92,6 +92,8 @@ SERVED = frozenset(
         *(Op.OPEN, Op.READ, Op.LSEEK, Op.OPENDIR, Op.READDIR, Op.READDIRPLUS),
     }
 )
+UNDER_LOCK = frozenset({Op.LOOKUP, Op.READDIR, Op.READDIRPLUS})
+"""What keeps a directory's lock while it waits: move_mount(2) onto that directory waits with it."""
 STAT_LIKE = frozenset(
     {
         *(Op.LOOKUP, Op.GETATTR, Op.READLINK, Op.STATFS, Op.GETXATTR, Op.LISTXATTR, Op.ACCESS),

@@ -145,7 +145,6 @@ OPERATIONS: dict[str, Operation] = {
     "chdir": by_path(os.chdir, "folder"),
     "create": by_path(lambda path: os.open(path, RIGHTS), "new"),
     "open to write": by_path(lambda path: os.open(path, os.O_WRONLY)),
-    "rename": by_path(lambda path: os.rename(path, f"{path}.x")),
     "unlink": by_path(os.unlink),
     "mkdir": by_path(os.mkdir, "newfolder"),
     "pread, old descriptor": old_file(lambda fd: os.pread(fd, 1 << 20, 0)),
