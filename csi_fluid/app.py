@@ -39,6 +39,7 @@ from recover.layout import Layout
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
 from recover.parts import Parts
+from recover.rows import Method
 from recover.store import Store
 
 _STOP_SIGNALS = frozenset({signal.SIGTERM, signal.SIGINT})
@@ -177,7 +178,7 @@ class Plugin:
         return Server(
             settings.endpoint,
             Identity(self._is_ready),
-            Node(settings.node_id, volumes, settings.publish_method),
+            Node(settings.node_id, volumes, Method(settings.publish_method)),
             Controller(StaticVolumes(store)),
             self._meter.observe,
             self._loop,

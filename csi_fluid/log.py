@@ -60,7 +60,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def is_secret(key: str) -> bool:
-    """Tell whether a key sounds as if its value were a secret."""
+    """Return whether a key sounds as if its value were a secret."""
     return _SECRET.search(key) is not None
 
 

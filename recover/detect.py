@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.namespaces import Namespace
-from recover.rows import Generation, Publication
+from recover.rows import Generation, Method, Publication
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Copy:
 
     @property
     def read_only(self) -> bool:
-        """Tell whether the copy, or one that it covers, is read-only."""
+        """Return whether the copy, or one that it covers, is read-only."""
         return any(mount.read_only for mount in self.stack)
 
 
@@ -62,7 +62,7 @@ def copies(
 
 
 def _stands_on(table: MountTable, mount: Mount, ours: frozenset[str]) -> bool:
-    """Tell whether a mount covers another one of ours at the same place."""
+    """Return whether a mount covers another one of ours at the same place."""
     below = table.by_id.get(mount.parent_id)
     return below is not None and below.mount_point == mount.mount_point and below.dev in ours
 
@@ -80,7 +80,7 @@ def _pile(table: MountTable, mount: Mount) -> tuple[Mount, ...]:
 
 
 def is_visible(table: MountTable, copy: Copy) -> bool:
-    """Tell whether a walk to a copy's path ends there, and not in what hides it."""
+    """Return whether a walk to a copy's path ends there, and not in what hides it."""
     return table.stack(copy.path)[-len(copy.stack) :] == copy.stack
 
 
@@ -97,7 +97,7 @@ def _nested(table: MountTable, stack: Iterable[Mount], ours: frozenset[str]) -> 
 
 
 def _repeats(child: Mount, around: Mount, ours: frozenset[str]) -> bool:
-    """Tell whether a mount shows what its place would show without it.
+    """Return whether a mount shows what its place would show without it.
 
     A subPath of a mount that Fluid's plugin bound is its peer: what that plugin laid over the
     subPath the kernel laid into the mount too, once for each crash.
@@ -143,7 +143,7 @@ def superblocks_at_targets(
     publications: Iterable[Publication], table: MountTable
 ) -> frozenset[str]:
     """Return the FUSE superblocks that stand at the targets: ours by publication."""
-    targets = {p.target for p in publications if p.method == "bind"}
+    targets = {p.target for p in publications if p.method is Method.BIND}
     return frozenset(m.dev for m in table if m.mount_point in targets and m.is_fuse)
 
 

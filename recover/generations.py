@@ -36,7 +36,7 @@ class Generations:
         self._healed_at: float | None = None  # monotonic
 
     def may_come_to_light(self, live: str, *, inside: bool) -> bool:
-        """Tell whether copies of an older generation may be found without an event here.
+        """Return whether copies of an older generation may be found without an event here.
 
         In other namespaces so long as a container may be starting from a mount that was dead; of a
         daemon that still lives at any time.
@@ -46,7 +46,7 @@ class Generations:
 
     @property
     def _lingers(self) -> bool:
-        """Tell whether the last heal was a moment ago, or before this process began."""
+        """Return whether the last heal was a moment ago, or before this process began."""
         return self._healed_at is None or time.monotonic() - self._healed_at < _LINGER_S
 
     def note_dead(self, view: View) -> None:

@@ -20,7 +20,7 @@ from recover.abort import Aborter
 from recover.anchors import plan as node
 from recover.anchors.execute import Executor
 from recover.anchors.keeper import Keeper
-from recover.anchors.plan import Leave
+from recover.anchors.plan import Skip
 from recover.anchors.witness import Witness
 from recover.batch import Done, Failed, Result
 from recover.errors import Busy, Error
@@ -45,7 +45,7 @@ _ROUNDS = 5  # looks after a heal: containers may start while we heal
 _FRESH_S = 1.0  # between looks at every namespace for containers that may have started
 
 Act = node.Act | visits.Act
-Step = Act | Leave
+Step = Act | Skip
 
 
 def steps(looker: Looker, view: View) -> tuple[Step, ...]:
@@ -131,7 +131,7 @@ class _Tally:
     reached: int = 0  # copies that hung off an anchor
     touched: int = 0  # copies that had a step of their own
     failed: dict[str, tuple[Act, Exception]] = field(default_factory=dict)
-    left: tuple[Leave, ...] = ()
+    skipped: tuple[Skip, ...] = ()
     open: bool = False  # something was still to be done at the last look
     last_at: float = 0.0
     layers: int = 1
@@ -159,7 +159,7 @@ class Healer:
         entered = context.strategy is Strategy.NAMESPACE
         self._witness = None if entered else Witness()
         self._waiting: View | None = None  # what is broken, indexed while the source is away
-        self._parted: dict[tuple[int, int], Mount] = {}  # copies made private, as they were before
+        self._made_private: dict[tuple[int, int], Mount] = {}  # copies, as they were before
         self._version = 0  # of our mount table, when it was last looked at
         self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
         self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
@@ -258,7 +258,7 @@ class Healer:
         if everywhere:
             self._everywhere_at = time.monotonic()
         return self._context.looker.look(
-            self.source, inside=everywhere, parted=self._parted, held=self._held
+            self.source, inside=everywhere, made_private=self._made_private, held=self._held
         )
 
     def _may_come_to_light(self) -> bool:
@@ -276,10 +276,11 @@ class Healer:
     def _prepared(self, view: View) -> View:
         """Do what can be done before the source is back, and look again if something was.
 
-        The dead layers of the heal before go, and copies that the next one would harm are parted.
+        The dead layers of the heal before go, and copies that the next one would harm are made
+        private.
         """
         with self._alone():
-            for prepare in (self._bare, self._bare, self._part_peers, self._part):
+            for prepare in (self._bare, self._bare, self._make_peers_private, self._make_private):
                 if prepare(view):
                     view = self._look()
         return view
@@ -291,7 +292,7 @@ class Healer:
             pass  # what could not be taken off is met again
         return bool(bares)
 
-    def _part_peers(self, view: View) -> bool:
+    def _make_peers_private(self, view: View) -> bool:
         """Take dead binds out of the peer group of the source's dead mount.
 
         A bind that Fluid's plugin made is a peer: what a daemon then mounts on the source's dead
@@ -301,18 +302,18 @@ class Healer:
         if not view.peers or context.strategy is not Strategy.NAMESPACE:
             return False
         for copy in view.peers:
-            part = functools.partial(mounts.part, copy.stack[-1])
+            act = functools.partial(mounts.make_private, copy.stack[-1])
             with contextlib.suppress(Error, OSError), context.locks.hold(copy.path, wait_s=1.0):
-                key = "part", copy.path
-                namespaces.visit(copy.namespace, part, context.prober, key=key)
+                key = "make private", copy.path
+                namespaces.visit(copy.namespace, act, context.prober, key=key)
         return True
 
-    def _part(self, view: View) -> bool:
+    def _make_private(self, view: View) -> bool:
         """Make copies private that a mount from outside would harm."""
-        steps = [visits.Part(copy) for copy in view.exposed]
+        steps = [visits.MakePrivate(copy) for copy in view.exposed]
         done = [r.step.copy for r in self._inside(steps, view.live) if isinstance(r, Done)]
         for copy in done:
-            self._parted[copy.namespace.inode, copy.stack[0].mnt_id] = copy.stack[0]
+            self._made_private[copy.namespace.inode, copy.stack[0].mnt_id] = copy.stack[0]
         return bool(done)
 
     # -- healing ---------------------------------------------------------------------------------
@@ -320,7 +321,7 @@ class Healer:
     def _heal(self, view: View) -> tuple[View, _Tally]:
         """Do what is planned until nothing is left to do; return the last look too."""
         tally = _Tally()
-        self._part(view)
+        self._make_private(view)
         for _ in range(_ROUNDS):
             acts = self._plan(view, tally)
             tally.open = bool(acts)
@@ -342,12 +343,10 @@ class Healer:
     def _plan(self, view: View, tally: _Tally) -> list[Act]:
         plan = steps(self._context.looker, view)
         # what was left in an earlier round stays told: a surplus anchor is gone by the next one
-        left = (*tally.left, *(step for step in plan if isinstance(step, Leave)))
-        tally.left = tuple({_where(step): step for step in left}.values())
+        left = (*tally.skipped, *(step for step in plan if isinstance(step, Skip)))
+        tally.skipped = tuple({_where(step): step for step in left}.values())
         return [
-            step
-            for step in plan
-            if not isinstance(step, Leave) and _where(step) not in tally.failed
+            step for step in plan if not isinstance(step, Skip) and _where(step) not in tally.failed
         ]
 
     def _execute(self, acts: list[Act], view: View, tally: _Tally) -> None:
@@ -381,9 +380,9 @@ class Healer:
         if unfinished:
             return wait_s
         self._backoff.reset()
-        self._parted.clear()
+        self._made_private.clear()
         self._outage.since = None
-        if not tally.left:
+        if not tally.skipped:
             self._outage.ends()
         return None
 
@@ -426,7 +425,7 @@ class Healer:
             concerned = _concerned(publications, act.target)
             text = str(error) or type(error).__name__
             complaints[where] = told.HealFailed(self.source, concerned, where, text, retry_s)
-        for left in tally.left:
+        for left in tally.skipped:
             where = _where(left)
             concerned = _concerned(publications, left.target)
             complaints[where] = told.Skipped(self.source, concerned, where, left.reason)
@@ -473,6 +472,6 @@ def _concerned(publications: tuple[Publication, ...], target: str) -> tuple[Publ
 
 def _touched(publications: tuple[Publication, ...], tally: _Tally) -> tuple[Publication, ...]:
     """Return the publications that are whole again: none of whose steps failed or were left."""
-    bad: Iterable[Act | Leave] = (*(act for act, _ in tally.failed.values()), *tally.left)
+    bad: Iterable[Act | Skip] = (*(act for act, _ in tally.failed.values()), *tally.skipped)
     targets = {step.target for step in bad if step.target}
     return tuple(p for p in publications if p.target not in targets)

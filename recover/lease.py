@@ -70,7 +70,7 @@ class Lease:
                 return fd
 
 
-class Claim:
+class LockFile:
     """A lock file held for a long time: what another process then meets with `Lease`."""
 
     def __init__(self, path: Path) -> None:
@@ -99,12 +99,12 @@ class Claim:
 
     @property
     def is_held(self) -> bool:
-        """Tell whether it is locked, and the file is still the one at the path."""
+        """Return whether it is locked, and the file is still the one at the path."""
         return self._fd is not None and self.is_valid
 
     @property
     def is_valid(self) -> bool:
-        """Tell whether what is held is still the file at the path, not one removed meanwhile."""
+        """Return whether what is held is still the file at the path, not one removed meanwhile."""
         try:
             there = self._path.stat()
         except OSError:

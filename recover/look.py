@@ -23,14 +23,14 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober, Reply
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.rows import Generation, Publication
+from recover.rows import Generation, Method, Publication
 from recover.store import Store
 from recover.visits import plan as visits
 from recover.visits.plan import Kin
 
 _LAYERS = 2  # the dead mount and the live one
 
-Parted = Mapping[tuple[int, int], Mount]  # by namespace and mount id: as it was before
+MadePrivate = Mapping[tuple[int, int], Mount]  # by namespace and mount id: as it was before
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class View:
     @property
     def is_sidecar(self) -> bool:
         """Tell whether the source is the mount of a serverless pod's own FUSE sidecar."""
-        return any(p.method == "sidecar" for p in self.publications)
+        return any(p.method is Method.SIDECAR for p in self.publications)
 
     @property
     def is_broken(self) -> bool:
@@ -128,13 +128,13 @@ class Looker:
         source: str,
         *,
         inside: bool = True,
-        parted: Parted | None = None,
+        made_private: MadePrivate | None = None,
         held: frozenset[str] = frozenset(),
     ) -> View:
         """Return what is true of a source; inside=False leaves other namespaces out.
 
-        parted are copies in other namespaces that were made private, as they were before; held are
-        superblocks of dead daemons, which keep whoever asks waiting.
+        made_private are copies in other namespaces that were made private, as they were before;
+        held are superblocks of dead daemons, which keep whoever asks waiting.
         """
         reply = self._prober.ask(source)
         answered_at = time.monotonic()
@@ -171,7 +171,7 @@ class Looker:
             ),
             bare=_bare(publications, table),
         )
-        return with_copies(self._node(view), view, tables, parted or {})
+        return with_copies(self._node(view), view, tables, made_private or {})
 
     def refresh(self, view: View) -> View | None:
         """Return the view with the source's present answer, without reading any mount table.
@@ -187,7 +187,7 @@ class Looker:
             found = syscalls.statmount(reply.mnt_id)
         except OSError:
             return None
-        if found.mount_point != view.source or "fuse" not in found.fs_type:
+        if found.mount_point != view.source or not mountinfo.is_fuse(found.fs_type):
             return None
         return replace(
             view,
@@ -327,7 +327,10 @@ def tables_with(
 
 
 def with_copies(
-    case: node.Case, view: View, tables: list[tuple[Namespace, MountTable]], parted: Parted
+    case: node.Case,
+    view: View,
+    tables: list[tuple[Namespace, MountTable]],
+    made_private: MadePrivate,
 ) -> View:
     """Return the view with the copies that these tables show, ours first."""
     home, own = tables[0]
@@ -351,7 +354,7 @@ def with_copies(
     fates: dict[_Fate, list[Copy]] = {fate: [] for fate in _Fate}
     for namespace, table in tables[1:]:
         for copy in found(namespace, table, is_spared=anchors.is_anchor):
-            if was := parted.get((namespace.inode, copy.stack[0].mnt_id)):
+            if was := made_private.get((namespace.inode, copy.stack[0].mnt_id)):
                 before = replace(copy, stack=(was, *copy.stack[1:]))
                 fates[_Fate.MISSED].append(before)
             else:
@@ -446,7 +449,7 @@ def _bare(publications: Iterable[Publication], table: MountTable) -> tuple[Publi
 
 def is_bare(publication: Publication) -> bool:
     """Tell whether a bind target is a directory without a mount: what was published is gone."""
-    if publication.method != "bind":
+    if publication.method is not Method.BIND:
         return False
     shown = mounts.shown(publication.target)
     return shown is not None and not shown.is_mount

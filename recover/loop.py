@@ -28,6 +28,7 @@ from recover.serverless.sidecars import Sidecars
 log = logging.getLogger(__name__)
 
 _BURST_S = 0.2  # publishes that come together are looked at together
+_YIELD_S = 0.002  # its own mounts wake us during a heal, and each of our turns takes time from it
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +179,7 @@ class Recovery:
         inside = strategy is Strategy.NAMESPACE
         self._sidecars = Sidecars(parts.store, settings.layout.sources.root) if inside else None
         self._sidecars_at = 0  # version of the mount table when they were last looked for
-        self._riddles = False  # mounts whose source was not found yet
+        self._unresolved = False  # mounts whose source was not found yet
         self._adopted_at = 0  # version of the mount table at the last try
         self._wakeups = wake_ups()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
@@ -258,13 +259,15 @@ class Recovery:
             for by in wake.by:
                 context.observer.tell(told.Woken(by))
             self._kick(self._concerned(wake))
+            if any(worker.healer.is_healing for worker in self._workers.values()):
+                self._stop.wait(_YIELD_S)
             if time.monotonic() >= next_tick:
                 next_tick = time.monotonic() + self._settings.period_s
                 self._tick()
 
     def _reconcile(self, bring_together: Callable[[MountTable], bool]) -> None:
         try:
-            self._riddles = bring_together(self._own.current())
+            self._unresolved = bring_together(self._own.current())
         except Exception:  # the kernel is the truth: rows that disagree must not keep pods waiting
             log.exception("the state file could not be reconciled with the mounts of this node")
 
@@ -304,7 +307,7 @@ class Recovery:
         context = self._context
         context.observer.tell(told.Woken("tick"))
         context.store.flush()
-        if self._riddles and self._own.version != self._adopted_at:
+        if self._unresolved and self._own.version != self._adopted_at:
             self._adopted_at = self._own.version
             self._reconcile(self._reconciler.adopt)
         self._find_sidecars()

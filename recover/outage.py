@@ -5,7 +5,7 @@ Each change is told once, however often it is looked at.
 
 import enum
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from recover import observer as told
 from recover.observer import Observer
@@ -62,12 +62,22 @@ class Outage:
         return None if self.since is None else until - self.since
 
     def complain(self, complaints: Mapping[str, Complaint]) -> None:
-        """Tell what is wrong now, by place, as far as it is not what was told before."""
-        texts = {where: _text(complaint) for where, complaint in complaints.items()}
-        for where, text in texts.items():
-            if self._complaints.get(where) != text:
-                self._observer.tell(complaints[where])
-        self._complaints = texts
+        """Tell all that is wrong now, by place, as far as it is not what was told before."""
+        for where, complaint in complaints.items():
+            self.complain_of(where, complaint)
+        self.settle(self._complaints.keys() - complaints.keys())
+
+    def complain_of(self, where: str, complaint: Complaint) -> None:
+        """Tell what is wrong at one place, if it is not what was told before."""
+        text = _text(complaint)
+        if self._complaints.get(where) != text:
+            self._complaints[where] = text
+            self._observer.tell(complaint)
+
+    def settle(self, places: Iterable[str]) -> None:
+        """Take note that nothing is wrong at these places: what will be is told again."""
+        for where in places:
+            self._complaints.pop(where, None)
 
 
 def _text(complaint: Complaint) -> str:

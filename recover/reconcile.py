@@ -29,13 +29,13 @@ class Reconciler:
     layout: Layout
 
     def run(self, table: MountTable) -> bool:
-        """Drop what is gone, adopt what is unknown; return whether some mount is still a riddle."""
+        """Drop what is gone, adopt what is unknown; return whether some mount is unresolved."""
         self._drop_gone()
-        is_riddle = self.adopt(table)
-        if not is_riddle:  # else anchors may be needed by a volume that is not known yet
+        is_unresolved = self.adopt(table)
+        if not is_unresolved:  # else anchors may be needed by a volume that is not known yet
             with contextlib.suppress(Error, OSError):
                 self.parts.keeper.tidy()
-        return is_riddle
+        return is_unresolved
 
     def _drop_gone(self) -> None:
         """Drop rows of pods that are gone, and generations of an earlier boot."""
@@ -52,8 +52,8 @@ class Reconciler:
     def adopt(self, table: MountTable) -> bool:
         """Record mounts that an earlier plugin made; return whether a source is still unknown."""
         found = adopt.find(table, self.parts.store, self.layout)
-        for riddle in found.unknown:
-            _log.debug("not adopted: %s: %s", riddle.target, riddle.reason)
+        for unresolved in found.unknown:
+            _log.debug("not adopted: %s: %s", unresolved.target, unresolved.reason)
         adopted = tuple(p for p in found.publications if self._record(p))
         if adopted:
             self.observer.tell(told.Adopted(adopted))

@@ -1,7 +1,16 @@
 """The rows of the state file as values, apart from the file, for whoever does without SQLite."""
 
+import enum
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+
+class Method(enum.StrEnum):
+    """How a volume is shown at its target."""
+
+    BIND = "bind"
+    SYMLINK = "symlink"
+    SIDECAR = "sidecar"  # not published by us, see `sidecars`: the target is the source
 
 
 @dataclass(frozen=True, slots=True)
@@ -9,10 +18,9 @@ class Publication:
     """What was mounted, where, from what and how; the target is the key.
 
     target and source are canonical absolute paths, sub_path lies below source and has no leading
-    slash, method is "bind", "symlink" or "sidecar" (not published by us, see `sidecars`: the target
-    is then the source), published_at is in Unix seconds.  adopted tells that another plugin, or an
-    earlier life of this one, had made the mount.  generation is the number of the newest generation
-    of the source when it was published, 0 if unknown.
+    slash, published_at is in Unix seconds.  adopted tells that another plugin, or an earlier life
+    of this one, had made the mount.  generation is the number of the newest generation of the
+    source when it was published, 0 if unknown.
     """
 
     target: str
@@ -20,7 +28,7 @@ class Publication:
     source: str
     sub_path: str = ""
     mount_type: str = ""
-    method: str = "bind"
+    method: Method = Method.BIND
     read_only: bool = True
     recover_writable: bool = False
     runtime_namespace: str = ""

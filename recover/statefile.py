@@ -8,6 +8,7 @@ and none waits longer than BUSY_S for another process.  One thread at a time: th
 import contextlib
 import dataclasses
 import datetime
+import enum
 import json
 import os
 import sqlite3
@@ -114,7 +115,7 @@ class Table(Generic[R]):
             put=f"INSERT OR REPLACE INTO {self.name} ({', '.join(columns)}) VALUES ({marks})",  # noqa: S608
             delete=f"DELETE FROM {self.name} WHERE {where}",  # noqa: S608
             select=f"SELECT {', '.join((*self.key, *self.fields))} FROM {self.name} ORDER BY rowid",  # noqa: S608
-            decoders=tuple(_DECODERS[kind] for kind in self.fields.values()),
+            decoders=tuple(map(_decoder, self.fields.values())),
         )
 
     def encode(self, key: Key, row: object) -> list[object]:
@@ -158,6 +159,12 @@ _DECODERS: Mapping[object, Callable[[Any], object]] = {
 }
 
 
+def _decoder(kind: object) -> Callable[[Any], object]:
+    if isinstance(kind, type) and issubclass(kind, enum.StrEnum):
+        return lambda value: kind(_text(value))
+    return _DECODERS[kind]
+
+
 class StateFile:
     """An open state file that can be written."""
 
@@ -193,7 +200,7 @@ class StateFile:
 
     @property
     def replaced(self) -> bool:
-        """Tell whether the path no longer names this file: somebody removed or replaced it."""
+        """Return whether the path no longer names this file: somebody removed or replaced it."""
         return _inode(self.path) != self._inode
 
     def close(self) -> None:

@@ -4,13 +4,12 @@ Read-only: it looks at the kernel and at the state file, beside a running plugin
 """
 
 import contextlib
-import enum
 from dataclasses import dataclass
 from pathlib import Path
 
 from recover import heal, look
 from recover.anchors import anchor
-from recover.anchors.plan import Leave
+from recover.anchors.plan import Skip
 from recover.heal import Step
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
@@ -18,19 +17,8 @@ from recover.linux.probe import Answer, Prober
 from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.rows import Heal, Publication
+from recover.states import State
 from recover.store import Store
-
-
-class State(enum.Enum):
-    """The state of a source in words."""
-
-    HEALTHY = "healthy"
-    STALE = "broken, FUSE is back"
-    WAITING = "broken, waiting for FUSE"
-    HUNG = "hung: FUSE does not answer"
-    FAILING = "FUSE answers with errors"
-    ABSENT = "FUSE is not mounted"
-    LEFT = "broken, not healed (writable)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +118,7 @@ def _state(view: View, steps: tuple[Step, ...]) -> State:
     if view.live and not view.is_broken:
         return State.HEALTHY  # also when an anchor is to be made or removed
     if view.live:
-        is_only_left = all(isinstance(step, Leave) for step in steps)
-        return State.LEFT if is_only_left else State.STALE
+        is_only_left = all(isinstance(step, Skip) for step in steps)
+        return State.SKIPPED if is_only_left else State.STALE
     by_answer = {Answer.HUNG: State.HUNG, Answer.FAILING: State.FAILING}
     return by_answer.get(view.reply.answer) or (State.WAITING if view.is_broken else State.ABSENT)

@@ -204,6 +204,17 @@ def test_every_make_target_is_short():
     assert [name for name, recipe in recipes if recipe.count("\n") > 3] == []
 
 
+def test_no_module_is_longer_than_its_noun():
+    made = ROOT / "csi_fluid" / "_pb"
+    lines = {
+        path.relative_to(ROOT): path.read_text(encoding="utf-8").count("\n")
+        for path in tree()
+        if path.suffix == ".py" and made not in path.parents
+    }
+
+    assert {path: count for path, count in lines.items() if count > 500} == {}
+
+
 def test_the_changelog_knows_this_version():
     assert f"## [{csi_fluid.__version__}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 

@@ -9,13 +9,14 @@ from csi_fluid.cli import holding, screen, times, usage, words
 from csi_fluid.cli.status import read_state
 from csi_fluid.kubelet import Kubelet
 from recover import loop, observer, survey
-from recover.anchors.plan import Leave
+from recover.anchors.plan import Skip
 from recover.heal import Context, Healer, Options
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.parts import Parts
+from recover.states import State
 from recover.store import Store
-from recover.survey import SourceReport, State
+from recover.survey import SourceReport
 
 _EXAMPLES = f"""\
   csi-fluid recover --dry-run
@@ -42,7 +43,7 @@ def run(argv: Sequence[str]) -> int:
         return 0
     with _healing(store, prober, settings) as context:
         for report in reports:
-            if any(not isinstance(step, Leave) for step in report.steps):
+            if any(not isinstance(step, Skip) for step in report.steps):
                 _heal(report, context)
     ill = [
         report

@@ -21,14 +21,15 @@ from recover import loop, survey
 from recover.errors import StateError
 from recover.linux.probe import Prober
 from recover.seamless.client import Status
+from recover.states import State
 from recover.store import Store
-from recover.survey import SourceReport, State
+from recover.survey import SourceReport
 
 _EXAMPLES = """\
   csi-fluid status
   csi-fluid status --watch
   csi-fluid status --json | jq '.datasets[] | select(.state != "healthy")'"""
-_COLOURS = {State.HEALTHY: "green", State.STALE: "yellow", State.LEFT: "yellow"}
+_COLOURS = {State.HEALTHY: "green", State.STALE: "yellow", State.SKIPPED: "yellow"}
 _REFRESH_S = 2.0
 
 

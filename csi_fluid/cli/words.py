@@ -1,7 +1,8 @@
 """States as a person says them."""
 
 from csi_fluid.cli import times
-from recover.survey import SourceReport, State
+from recover.states import State
+from recover.survey import SourceReport
 
 _ADVICE = {
     State.HEALTHY: "",
@@ -31,6 +32,6 @@ def since(report: SourceReport, now: float) -> str:
 
 def advice(report: SourceReport) -> str:
     """Say what to do about a source; "" where nothing is to be done."""
-    if report.state is State.LEFT:
+    if report.state is State.SKIPPED:
         return "; ".join(sorted({step.describe() for step in report.steps}))
     return _ADVICE[report.state].format(source=report.source)

@@ -80,7 +80,7 @@ class Reader:
 
     @property
     def reads(self) -> bool:
-        """Tell whether the last look worked."""
+        """Return whether the last look worked."""
         return bool(self._changes) and self._changes[-1][1] == "ok"
 
     def outage(self) -> Outage | None:

@@ -24,7 +24,7 @@ from urllib3 import exceptions
 from csi_fluid import __version__
 from csi_fluid.kube import wire
 from csi_fluid.kube.access import IN_CLUSTER, Access
-from csi_fluid.kube.wire import Answer, Request
+from csi_fluid.kube.wire import Request, Response
 
 _MAX_BODY = 24 * 1024 * 1024  # bytes
 _SHOWN = 200
@@ -44,14 +44,14 @@ class Door:
         self._files: tuple[str, ...] = ()
         self._seen: _Look = ()
 
-    def ask(self, request: Request, timeout_s: float) -> Answer:
+    def ask(self, request: Request, timeout_s: float) -> Response:
         """Make a call; a credential that the server does not take any more is read again once."""
         try:
             answer = _ask(self._open(), request, timeout_s)
             if answer.status == _UNAUTHORIZED:
                 answer = _ask(self._open(anew=True), request, timeout_s)
         except Exception as error:  # noqa: BLE001  whatever a library raises is the answer
-            return Answer(0, {}, _reason(error))
+            return Response(0, {}, _reason(error))
         return answer
 
     def _open(self, *, anew: bool = False) -> ApiClient:
@@ -116,7 +116,7 @@ def _look(files: Iterable[str]) -> _Look:
     return tuple(seen)
 
 
-def _ask(client: ApiClient, request: Request, timeout_s: float) -> Answer:
+def _ask(client: ApiClient, request: Request, timeout_s: float) -> Response:
     configuration = client.configuration
     headers = {
         "Accept": request.accept,
@@ -128,7 +128,7 @@ def _ask(client: ApiClient, request: Request, timeout_s: float) -> Answer:
             headers[setting["key"]] = setting["value"]
     body = None if request.body is None else json.dumps(request.body)
 
-    def once() -> Answer:
+    def once() -> Response:
         response = client.rest_client.pool_manager.request(
             request.method,
             configuration.host + request.path,
@@ -148,17 +148,17 @@ def _ask(client: ApiClient, request: Request, timeout_s: float) -> Answer:
         return once()  # a kept connection may have been closed meanwhile; every call is idempotent
 
 
-def _answer(status: int, body: bytes) -> Answer:
+def _answer(status: int, body: bytes) -> Response:
     if len(body) > _MAX_BODY:
-        return Answer(status, {}, f"an answer of more than {_MAX_BODY} bytes")
+        return Response(status, {}, f"an answer of more than {_MAX_BODY} bytes")
     try:
         found = json.loads(body)
     except (ValueError, RecursionError):
         found = None
     if isinstance(found, dict):
-        return Answer(status, found)
+        return Response(status, found)
     shown = body[:_SHOWN].decode("utf-8", "replace")
-    return Answer(status, {}, f"no JSON object but {shown!r}")
+    return Response(status, {}, f"no JSON object but {shown!r}")
 
 
 def _reason(error: BaseException) -> str:
@@ -174,7 +174,7 @@ def serve(channel: socket.socket, access: Access) -> None:
 
     def work(line: bytes) -> None:
         number, timeout_s, request = wire.unpack(line)
-        answer = wire.pack_answer(number, doors[request.who].ask(request, timeout_s))
+        answer = wire.pack_response(number, doors[request.who].ask(request, timeout_s))
         with lock:
             channel.sendall(answer)
 

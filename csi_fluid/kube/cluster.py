@@ -9,7 +9,7 @@ from csi_fluid.errors import NotFound, Unavailable
 from csi_fluid.kube import ON_FUSE_CHANGED, Fuse, Volume, labels, objects
 from csi_fluid.kube.calls import FLUID_API, RUNTIMES
 from csi_fluid.kube.objects import Name, Object
-from csi_fluid.kube.wire import STRATEGIC, Answer, Request
+from csi_fluid.kube.wire import STRATEGIC, Request, Response
 
 _NOT_FOUND = 404
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")  # a DNS-1123 subdomain
@@ -19,11 +19,11 @@ _SHOWN = 300
 class Api(Protocol):
     """Somebody who makes calls: kube.helper.Helper."""
 
-    def ask(self, request: Request, until: float) -> Answer:
+    def ask(self, request: Request, until: float) -> Response:
         """Make a call and return the answer; raises Unavailable."""
 
 
-def refusal(request: Request, answer: Answer) -> Unavailable:
+def refusal(request: Request, answer: Response) -> Unavailable:
     """Return the error for an answer that is no success."""
     path = request.path.partition("?")[0]
     said = objects.text(answer.body, "message") or answer.error or "no reason given"
@@ -34,13 +34,13 @@ def refusal(request: Request, answer: Answer) -> Unavailable:
     )
 
 
-def is_missing(answer: Answer) -> bool:
-    """Tell whether an object is not there: said by the API server itself, not by a proxy."""
+def is_missing(answer: Response) -> bool:
+    """Return whether an object is not there: said by the API server itself, not by a proxy."""
     return answer.status == _NOT_FOUND and objects.text(answer.body, "kind") == "Status"
 
 
-def succeeded(answer: Answer) -> bool:
-    """Tell whether a call was carried out and answered with an object."""
+def succeeded(answer: Response) -> bool:
+    """Return whether a call was carried out and answered with an object."""
     return 200 <= answer.status < 300 and not answer.error
 
 

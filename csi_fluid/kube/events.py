@@ -21,7 +21,7 @@ from csi_fluid.errors import Unavailable
 from csi_fluid.kube.cluster import Api, is_missing, refusal, succeeded
 from csi_fluid.kube.queue import Queue, Rates, Waiting
 from csi_fluid.kube.subjects import Subject, Subjects
-from csi_fluid.kube.wire import STRATEGIC, Answer, Request
+from csi_fluid.kube.wire import STRATEGIC, Request, Response
 from csi_fluid.telling import Reason
 from recover.rows import Publication
 
@@ -204,7 +204,7 @@ class EventSender:
         else:
             self._refused(request, answer)
 
-    def _refused(self, request: Request, answer: Answer) -> None:
+    def _refused(self, request: Request, answer: Response) -> None:
         """Give up an event that the server will never take; raises Unavailable for another try."""
         error = refusal(request, answer)
         is_ending = "being terminated" in str(error)  # of the object's namespace

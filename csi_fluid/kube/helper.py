@@ -21,7 +21,7 @@ from collections.abc import Callable
 from csi_fluid.errors import Unavailable
 from csi_fluid.kube import wire
 from csi_fluid.kube.access import Access
-from csi_fluid.kube.wire import Answer, Request
+from csi_fluid.kube.wire import Request, Response
 
 CALL_S = 10.0  # the longest that one call may take
 _GRACE_S = 5.0  # on top of it, for the helper's own start and for a machine under load
@@ -43,9 +43,9 @@ class _Call:
 
     def __init__(self) -> None:
         self.done = threading.Event()
-        self.answer: Answer | None = None
+        self.answer: Response | None = None
 
-    def end(self, answer: Answer | None) -> None:
+    def end(self, answer: Response | None) -> None:
         self.answer = answer
         self.done.set()
 
@@ -86,11 +86,11 @@ class _Life:
 
     @property
     def ended(self) -> bool:
-        """Tell whether no call can be made any more."""
+        """Return whether no call can be made any more."""
         with self._lock:
             return self._ended
 
-    def ask(self, request: Request, timeout_s: float) -> Answer:
+    def ask(self, request: Request, timeout_s: float) -> Response:
         """Make a call; raises _Ended where the process went away, TimeoutError where it hangs."""
         call = _Call()
         with self._lock:
@@ -154,7 +154,7 @@ class _Life:
                 return
             buffer += data
             for line in wire.lines(buffer):
-                number, answer = wire.unpack_answer(line)
+                number, answer = wire.unpack_response(line)
                 with self._lock:
                     call = self._calls.pop(number, None)
                 if call is not None:
@@ -186,7 +186,7 @@ class Helper:
     def __init__(
         self,
         access: Access,
-        told: Callable[[Request, Answer], None],
+        told: Callable[[Request, Response], None],
         started: Callable[[], None],
         *,
         idle_s: float = _IDLE_S,
@@ -205,7 +205,7 @@ class Helper:
         with self._lock:
             return self._life.pid if self._life and not self._life.ended else None
 
-    def ask(self, request: Request, until: float) -> Answer:
+    def ask(self, request: Request, until: float) -> Response:
         """Make a call and return what the API server answered, an error status included.
 
         Raises Unavailable where it answered nothing before the monotonic time until.
@@ -223,20 +223,20 @@ class Helper:
         if life is not None:
             life.close()
 
-    def _ask(self, request: Request, until: float) -> Answer:
+    def _ask(self, request: Request, until: float) -> Response:
         for _ in range(2):
             timeout_s = min(CALL_S, until - time.monotonic())
             if timeout_s <= 0:
-                return Answer(0, {}, "no time was left for it")
+                return Response(0, {}, "no time was left for it")
             try:
                 return self._alive().ask(request, timeout_s)
             except _Ended:
                 continue
             except TimeoutError:
-                return Answer(0, {}, f"no answer within {timeout_s + _GRACE_S:.0f} s")
+                return Response(0, {}, f"no answer within {timeout_s + _GRACE_S:.0f} s")
             except OSError as error:
-                return Answer(0, {}, f"the helper process cannot be started: {error}")
-        return Answer(0, {}, "the helper process ended twice before it answered")
+                return Response(0, {}, f"the helper process cannot be started: {error}")
+        return Response(0, {}, "the helper process ended twice before it answered")
 
     def _alive(self) -> _Life:
         with self._lock:

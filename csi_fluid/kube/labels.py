@@ -5,7 +5,7 @@ _LIMIT = 63  # Fluid counts the prefix in, and wants fewer than this
 
 
 def is_long(namespace: str, name: str) -> bool:
-    """Tell whether the label of a dataset's FUSE daemon needs the dataset's UID."""
+    """Return whether the label of a dataset's FUSE daemon needs the dataset's UID."""
     return len(f"{_FUSE}{namespace}-{name}") >= _LIMIT
 
 

@@ -79,7 +79,7 @@ def runtime_name(volume: Object) -> Name | None:
 
 
 def is_fluids(claim: Object) -> bool:
-    """Tell whether a claim is of a Fluid dataset: CheckIfPVCIsDataset of Fluid."""
+    """Return whether a claim is of a Fluid dataset: CheckIfPVCIsDataset of Fluid."""
     labels = at(claim, "metadata", "labels")
     if not isinstance(labels, Mapping):
         return False

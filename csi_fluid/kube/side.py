@@ -13,7 +13,7 @@ from csi_fluid.kube.events import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.none import NoKube
 from csi_fluid.kube.subjects import Subjects
-from csi_fluid.kube.wire import Answer, Request
+from csi_fluid.kube.wire import Request, Response
 from csi_fluid.telling import EventSink
 from recover.observer import Observer
 from recover.store import Store
@@ -98,10 +98,10 @@ class ApiSide:
             self._helper.close()
 
 
-def teller(count: Callable[[str, str, str], None]) -> Callable[[Request, Answer], None]:
+def teller(count: Callable[[str, str, str], None]) -> Callable[[Request, Response], None]:
     """Return who is told of calls: they are counted by verb, resource and code."""
 
-    def tell(request: Request, answer: Answer) -> None:
+    def tell(request: Request, answer: Response) -> None:
         found = _RESOURCE.match(request.path)
         count(request.method, found[1] if found else "other", str(answer.status or "none"))
 

@@ -28,7 +28,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """What came of a call: the HTTP status and the object, or status 0 and an error.
 
     Where the body was no JSON object, error says what came instead.
@@ -57,16 +57,16 @@ def unpack(line: bytes) -> tuple[int, float, Request]:
         raise Garbled(f"not a request: {error}") from error
 
 
-def pack_answer(number: int, answer: Answer) -> bytes:
+def pack_response(number: int, answer: Response) -> bytes:
     """Return the line of the answer to a numbered request."""
     return _line({"id": number} | asdict(answer))
 
 
-def unpack_answer(line: bytes) -> tuple[int, Answer]:
+def unpack_response(line: bytes) -> tuple[int, Response]:
     """Return the number and answer of a line; raises Garbled."""
     fields = _fields(line)
     try:
-        return fields.pop("id"), Answer(**fields)
+        return fields.pop("id"), Response(**fields)
     except (KeyError, TypeError) as error:
         raise Garbled(f"not an answer: {error}") from error
 

@@ -19,6 +19,7 @@ from csi_fluid.kubectl.rights import Denied
 from csi_fluid.telling import BROKEN, FAILED, HUNG, SKIPPED, SUCCEEDED
 from csi_fluid.webhook import AGENT
 from recover.rows import Heal
+from recover.states import State
 
 _SELECTOR = "done.sidecar.fluid.io/inject=true"  # what Fluid's webhook leaves on a pod
 _SIDECAR = re.compile(r"fluid-fuse-\d+")
@@ -26,11 +27,11 @@ _MOUNT = re.compile(r"--mount=([^=]+)(?:=(.*?))?(?::ro)?")
 _DATASET = re.compile(rf"/(?:{'|'.join(RUNTIMES)})/([^/]+)/([^/]+)/")
 _TAIL = "500"
 _STATES = {
-    BROKEN.name: datasets.WAITING,
-    FAILED.name: datasets.STALE,
-    HUNG.name: datasets.HUNG,
-    SKIPPED.name: datasets.LEFT,
-    SUCCEEDED.name: datasets.HEALTHY,
+    BROKEN.name: State.WAITING,
+    FAILED.name: State.STALE,
+    HUNG.name: State.HUNG,
+    SKIPPED.name: State.SKIPPED,
+    SUCCEEDED.name: State.HEALTHY,
 }
 
 
@@ -86,10 +87,10 @@ def _row(pod: Object, source: str, said: list[Line], error: str) -> Row:
     name = f"{metadata['namespace']}/{metadata['name']}"
     named = _DATASET.search(source)
     events = [line for line in said if line.fields.get("reason") in _STATES]
-    state = _STATES[events[-1].fields["reason"]] if events else datasets.HEALTHY
+    state = _STATES[events[-1].fields["reason"]] if events else State.HEALTHY
     begun = events[-1].at if events else _started(pod)
     why, trouble = _trouble(pod, name, error)
-    if why and state == datasets.HEALTHY:
+    if why and state == State.HEALTHY:
         begun = None
     heals = [heal for heal in map(_heal, said) if heal is not None]
     return Row(
@@ -112,7 +113,7 @@ def _trouble(pod: Object, name: str, error: str) -> tuple[str, str]:
         return datasets.AWAY, f"the agent of pod {name} does not run: {down}"
     for each in (*pod["spec"].get("initContainers", ()), *pod["spec"]["containers"]):
         if _SIDECAR.fullmatch(each["name"]) and (down := plugins.trouble_of(pod, each["name"])):
-            return datasets.WAITING, (
+            return State.WAITING, (
                 f"{each['name']} of pod {name} does not run: {down}. The volume heals by itself "
                 "when it mounts again"
             )
@@ -120,7 +121,7 @@ def _trouble(pod: Object, name: str, error: str) -> tuple[str, str]:
 
 
 def _advice(events: list[Line], name: str, state: str) -> str:
-    return "" if state == datasets.HEALTHY else f"pod {name}: {events[-1].message}"
+    return "" if state == State.HEALTHY else f"pod {name}: {events[-1].message}"
 
 
 def _heal(line: Line) -> Heal | None:

@@ -11,20 +11,15 @@ from itertools import groupby
 from typing import Any
 
 from recover.rows import Heal
-
-# The states as `recover.survey` has them, which can be imported on Linux alone.
-HEALTHY = "healthy"
-STALE = "broken, FUSE is back"
-WAITING = "broken, waiting for FUSE"
-HUNG = "hung: FUSE does not answer"
-FAILING = "FUSE answers with errors"
-ABSENT = "FUSE is not mounted"
-LEFT = "broken, not healed (writable)"
+from recover.states import State
 
 AWAY = "no answer"
 """The state of a node that cannot be asked."""
 
-_ORDER = (FAILING, HUNG, ABSENT, WAITING, STALE, LEFT, AWAY, HEALTHY)
+_ORDER = (
+    *(State.FAILING, State.HUNG, State.ABSENT, State.WAITING, State.STALE, State.SKIPPED),
+    *(AWAY, State.HEALTHY),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +45,8 @@ class Row:
 
     @property
     def is_well(self) -> bool:
-        """Tell whether nothing is to be done."""
-        return self.state == HEALTHY and not self.advice
+        """Return whether nothing is to be done."""
+        return self.state == State.HEALTHY and not self.advice
 
     @property
     def urgency(self) -> tuple[int, float, str, tuple[str, ...]]:
@@ -106,7 +101,7 @@ def away(node: str, why: str) -> Row:
 
 
 def wanted(row: Row, namespace: str, dataset: str) -> bool:
-    """Tell whether a row is asked for; "" means any.  dataset is a name, or namespace/name.
+    """Return whether a row is asked for; "" means any.  dataset is a name, or namespace/name.
 
     A row that is about no dataset is always wanted: what it hides may be.
     """

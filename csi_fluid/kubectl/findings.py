@@ -19,7 +19,7 @@ class Finding:
 
     @property
     def is_well(self) -> bool:
-        """Tell whether nothing follows from it."""
+        """Return whether nothing follows from it."""
         return self.verdict == "ok"
 
 

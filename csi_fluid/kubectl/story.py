@@ -27,7 +27,7 @@ class Mount:
 
     @property
     def is_reached_by_propagation(self) -> bool:
-        """Tell whether what is mounted on the node's side arrives here by itself."""
+        """Return whether what is mounted on the node's side arrives here by itself."""
         return self.propagation in _PASSED_ON and not self.sub_path
 
 
@@ -160,7 +160,7 @@ def of_events(events: Iterable[Object], about: str) -> Iterator[Moment]:
 
 
 def is_about(event: Object, uid: str) -> bool:
-    """Tell whether an event of a dataset is about a pod, or about no pod more than another."""
+    """Return whether an event of a dataset is about a pod, or about no pod more than another."""
     message = event.get("message", "")
     return uid in message or kubelet.POD_FOLDER.search(message) is None
 

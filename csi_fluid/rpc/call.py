@@ -13,7 +13,7 @@ class Call(Protocol):
         """Return the seconds that the caller still waits, ages where it did not say."""
 
     def is_active(self) -> bool:
-        """Tell whether the caller still waits."""
+        """Return whether the caller still waits."""
 
 
 class PooledCall:
@@ -29,7 +29,7 @@ class PooledCall:
         return max(self._until - time.monotonic(), 0.0)
 
     def is_active(self) -> bool:
-        """Tell whether the caller still waits."""
+        """Return whether the caller still waits."""
         return not self._gone.is_set()
 
     def end(self) -> None:

@@ -63,7 +63,7 @@ class Client:
         self.node = csi_pb2_grpc.NodeStub(self._channel)
 
     def ready(self) -> bool:
-        """Tell whether the plugin answers and says that it is ready."""
+        """Return whether the plugin answers and says that it is ready."""
         with contextlib.suppress(grpc.RpcError):
             return self.identity.Probe(csi_pb2.ProbeRequest(), timeout=2).ready.value
         return False

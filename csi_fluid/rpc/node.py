@@ -14,6 +14,7 @@ from csi_fluid.volumes.readiness import Patience
 from csi_fluid.volumes.stage import Stager
 from csi_fluid.volumes.stats import Stats, Usage
 from csi_fluid.volumes.unpublish import Unpublisher
+from recover.rows import Method
 
 # kubelet waits two minutes.  An answer must leave before that, to say what was missing; a caller
 # without a deadline, or with a far one, is not kept longer than these.
@@ -42,8 +43,10 @@ class Volumes:
 class Node(csi_pb2_grpc.NodeServicer):
     """Serves kubelet."""
 
-    def __init__(self, node_id: str, volumes: Volumes, publish_method: str = "bind") -> None:
-        """Take the node's name, the volumes, and how to publish ("bind" or "symlink")."""
+    def __init__(
+        self, node_id: str, volumes: Volumes, publish_method: Method = Method.BIND
+    ) -> None:
+        """Take the node's name, the volumes, and how to publish."""
         self._node_id = node_id
         self._volumes = volumes
         self._publish_method = publish_method

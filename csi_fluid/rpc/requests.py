@@ -16,7 +16,7 @@ from csi_fluid import driver
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
 from csi_fluid.kube import Volume
-from recover.rows import Publication
+from recover.rows import Method, Publication
 
 MAX_ID_BYTES = 4_096
 MAX_PATH_BYTES = 4_095  # PATH_MAX without its final zero: path_resolution(7)
@@ -26,7 +26,7 @@ _SHOWN = 200  # a status message travels in a header, whose size is limited
 
 _MODE = csi_pb2.VolumeCapability.AccessMode
 _READERS = frozenset({_MODE.SINGLE_NODE_READER_ONLY, _MODE.MULTI_NODE_READER_ONLY})
-_METHODS = {"symlink": "symlink", "bindMount": "bind", "bind": "bind"}
+_METHODS = {"symlink": Method.SYMLINK, "bindMount": Method.BIND, "bind": Method.BIND}
 _POD = "csi.storage.k8s.io/pod."
 _UNDERSTOOD = frozenset({"ro", "rw", "defaults"})  # and only the first makes a difference
 
@@ -65,7 +65,7 @@ class Create:
     limit_bytes: int
 
 
-def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: str) -> Publish:
+def publish(request: csi_pb2.NodePublishVolumeRequest, default_method: Method) -> Publish:
     """Check a NodePublishVolume; default_method is how to publish where the volume does not say."""
     volume_id = _text("volume_id", request.volume_id)
     target = _path("target_path", request.target_path)
@@ -269,13 +269,14 @@ def _map(field: str, attributes: Mapping[str, str]) -> dict[str, str]:
     return dict(attributes)
 
 
-def _method(text: str, default: str) -> str:
+def _method(text: str, default: Method) -> Method:
     if text and text not in _METHODS:
         raise InvalidArgument(
             f"{_field(driver.NODE_PUBLISH_METHOD)} is {shorten(text)}; "
             "expected symlink or bindMount"
         )
-    return "symlink" if "symlink" in {default, _METHODS.get(text, default)} else "bind"
+    asked = {default, _METHODS.get(text, default)}
+    return Method.SYMLINK if Method.SYMLINK in asked else Method.BIND
 
 
 def _bool(attributes: Mapping[str, str], name: str) -> bool:
@@ -286,7 +287,7 @@ def _bool(attributes: Mapping[str, str], name: str) -> bool:
 
 
 def _skips_check(text: str) -> bool:
-    """Tell whether the readiness of mount pods, which is what is checked here, goes unchecked."""
+    """Return whether the readiness of mount pods, which is what is checked here, goes unchecked."""
     skips = False
     for kind in filter(None, (part.strip() for part in text.split(","))):
         if kind in {"All", "None"}:  # the list ends here, as Fluid reads it

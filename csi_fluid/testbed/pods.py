@@ -152,7 +152,7 @@ class Container:
 
     @property
     def alive(self) -> bool:
-        """Tell whether the container's first process runs."""
+        """Return whether the container's first process runs."""
         return self.status is None
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from csi_fluid.errors import NotFound, NotReady
 from csi_fluid.volumes import targets
-from csi_fluid.volumes.readiness import Origin, Source, Sources
+from csi_fluid.volumes.readiness import Content, Source, Sources
 from csi_fluid.volumes.targets import Kind
 from recover.linux.probe import Answer, Prober
 from recover.rows import Publication
@@ -28,7 +28,7 @@ class Problem:
 
     @property
     def inaccessible(self) -> bool:
-        """Tell whether nothing can be read; else the volume is degraded."""
+        """Return whether nothing can be read; else the volume is degraded."""
         return self.reason != "FuseFailing"
 
 
@@ -59,22 +59,22 @@ class Health:
         return tuple(found.values())
 
     def _examine(self, row: Publication) -> Iterator[Problem]:
-        origin = Origin(row.source, row.sub_path, row.mount_type)
+        content = Content(row.source, row.sub_path, row.mount_type)
         try:
-            if _shows(row, self._sources.look(origin)):
+            if _shows(row, self._sources.look(content)):
                 return
         except NotReady as error:
-            if self._is_unchecked(row, origin):
+            if self._is_unchecked(row, content):
                 return
             yield Problem(error.reason, str(error))
             if error.reason != "FuseNotMounted":
                 return
         yield from self._examine_target(row)
 
-    def _is_unchecked(self, row: Publication, origin: Origin) -> bool:
-        """Tell whether a volume that was published without a check shows its source."""
+    def _is_unchecked(self, row: Publication, content: Content) -> bool:
+        """Return whether a volume that was published without a check shows its source."""
         try:
-            return _shows(row, self._sources.look(replace(origin, unchecked=True)))
+            return _shows(row, self._sources.look(replace(content, unchecked=True)))
         except NotReady:
             return False
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from csi_fluid import driver
 from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
-from csi_fluid.volumes.readiness import Origin, Patience, Source, Sources
+from csi_fluid.volumes.readiness import Content, Patience, Source, Sources
 from csi_fluid.volumes.targets import Claim, Claims, Kind, Seen
 from recover.anchors.shelf import Variant
 from recover.errors import Covered, Unverified
@@ -33,7 +33,7 @@ from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes, Clone
 from recover.linux.probe import Answer
 from recover.parts import Parts
-from recover.rows import Generation, Publication
+from recover.rows import Generation, Method, Publication
 
 LOCK_WAIT_S = 5.0  # a heal holds a target for milliseconds
 
@@ -87,7 +87,7 @@ class Publisher:
         target, source_path = targets.canonical(self._prober, wanted.target, wanted.source)
         wanted = replace(wanted, target=target, source=source_path)
         _refuse_overlap(wanted)
-        origin = Origin(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
+        content = Content(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
         with self._claims.hold(wanted.target, wanted.volume_id) as claim:
             before = self._standing(wanted.target)
             self._refuse_others(wanted, before)
@@ -96,7 +96,7 @@ class Publisher:
                 claim.check()
                 patience.check()
 
-            source = self._sources.wait(origin, replace(patience, check=check))
+            source = self._sources.wait(content, replace(patience, check=check))
             now = self._standing(wanted.target)
             if self._method(wanted, source, now) and now.records(wanted):
                 return  # nothing new: kubelet publishes every volume again when it restarts
@@ -123,20 +123,20 @@ class Publisher:
         answer = self._sources.answer_of(target, seen.dev or target)
         return answer in {Answer.ALIVE, Answer.FAILING}
 
-    def _method(self, wanted: Publication, source: Source, now: _Standing) -> str:
-        """Return by which method the target shows the source as wanted, "" if it does not.
+    def _method(self, wanted: Publication, source: Source, now: _Standing) -> Method | None:
+        """Return by which method the target shows the source as wanted, None if it does not.
 
         Raises Conflict if it shows something else that lives.
         """
         self._refuse_others(wanted, now)
         row, seen = now.row, now.seen
         if seen.kind is Kind.LINK and seen.link == source.shown_path:
-            return "symlink"
+            return Method.SYMLINK
         if seen.kind is not Kind.MOUNT:
-            return ""
+            return None
         if row is None or row.adopted:
-            return "bind" if self._is_right(wanted, source, now) else ""
-        return "bind" if _same(row, wanted) and seen.dev == source.dev else ""
+            return Method.BIND if self._is_right(wanted, source, now) else None
+        return Method.BIND if _same(row, wanted) and seen.dev == source.dev else None
 
     def _is_right(self, wanted: Publication, source: Source, now: _Standing) -> bool:
         """Judge a mount that this plugin has no record of having made; raises Conflict."""
@@ -161,10 +161,11 @@ class Publisher:
             wanted = replace(wanted, generation=number)
             now = self._standing(wanted.target)
             method = self._method(wanted, source, now)
-            if not method and wanted.method == "symlink" and now.seen.kind is not Kind.MOUNT:
+            is_link = wanted.method is Method.SYMLINK and now.seen.kind is not Kind.MOUNT
+            if method is None and is_link:
                 self._link(wanted, source.shown_path)
-                method = "symlink"
-            if method:
+                method = Method.SYMLINK
+            if method is not None:
                 self._record(wanted, method, now)
             else:
                 self._bind(wanted, source, clone, now)
@@ -254,9 +255,9 @@ class Publisher:
                 f"{wanted.target} shows {seen.kind.value} {seen.dev} after it was mounted, "
                 f"not superblock {source.dev} of {wanted.source}; try again"
             )
-        self._record(wanted, "bind", before)
+        self._record(wanted, Method.BIND, before)
 
-    def _record(self, wanted: Publication, method: str, before: _Standing) -> None:
+    def _record(self, wanted: Publication, method: Method, before: _Standing) -> None:
         row = before.row
         published_at = row.published_at if row and before.records(wanted) else time.time()
         # containers may date from the earliest that was published here

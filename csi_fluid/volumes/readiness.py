@@ -39,7 +39,7 @@ _NEXT = "look at the FUSE pod of this dataset on this node"
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class Content:
     """What a volume shows: a sub path ("" for all) of the FUSE mount at a canonical path.
 
     mount_type narrows down which mount counts; unchecked: whatever stands at path will do.
@@ -53,9 +53,9 @@ class Origin:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """An origin that is ready: its superblock ("major:minor"), and where in it the volume is."""
+    """A content that is ready: its superblock ("major:minor"), and where in it the volume is."""
 
-    origin: Origin
+    content: Content
     dev: str
     root: str
     read_only: bool  # by the flags of the mount, which a clone keeps
@@ -64,7 +64,7 @@ class Source:
     @property
     def shown_path(self) -> str:
         """Return the path on this machine that the volume shows."""
-        return str(Path(self.origin.path, self.origin.sub_path))
+        return str(Path(self.content.path, self.content.sub_path))
 
 
 def _accept() -> None:
@@ -95,59 +95,59 @@ class Sources:
         self._places = threading.BoundedSemaphore(max_waiting)
         self._known: dict[str, tuple[int, Mount]] = {}  # by path: unique id and facts
 
-    def wait(self, origin: Origin, patience: Patience) -> Source:
+    def wait(self, content: Content, patience: Patience) -> Source:
         """Return the source as soon as it is ready.
 
         Raises NotReady when patience ends, or at once if the daemon hangs; Overloaded; Withdrawn.
         """
-        if source := self._attempt(origin, patience):
+        if source := self._attempt(content, patience):
             return source
         if not self._places.acquire(blocking=False):
             raise Overloaded(
                 f"{self._max_waiting} publishes wait for FUSE mounts already, "
-                f"so that of {origin.path} is not waited for; try again"
+                f"so that of {content.path} is not waited for; try again"
             )
         try:
-            return self._wait(origin, patience)
+            return self._wait(content, patience)
         finally:
             self._places.release()
 
-    def _wait(self, origin: Origin, patience: Patience) -> Source:
+    def _wait(self, content: Content, patience: Patience) -> Source:
         with contextlib.closing(_Changes()) as changes:  # made before the look: none is missed
             while True:
-                if source := self._attempt(origin, patience):
+                if source := self._attempt(content, patience):
                     return source
                 changes.wait(min(max(patience.left_s, 0), _TICK_S))
 
-    def _attempt(self, origin: Origin, patience: Patience) -> Source | None:
+    def _attempt(self, content: Content, patience: Patience) -> Source | None:
         """Return the source, or None where waiting longer may help."""
         try:
-            return self.look(origin)
+            return self.look(content)
         except NotReady as error:
             if error.reason == "FuseHung" or patience.left_s <= 0:
                 raise
             return None
 
-    def look(self, origin: Origin) -> Source:
+    def look(self, content: Content) -> Source:
         """Return the source if it is ready now; raises NotReady, in bounded time."""
         try:
             # One look takes two time limits at most; those behind one that hung fail at once.
-            with self._flights.hold(origin.path, wait_s=_FLIGHTS * self._prober.timeout_s):
-                return self._look(origin)
+            with self._flights.hold(content.path, wait_s=_FLIGHTS * self._prober.timeout_s):
+                return self._look(content)
         except (Hung, Busy) as error:
-            raise self._hung(origin) from error
+            raise self._hung(content) from error
 
     @contextlib.contextmanager
     def clone(self, source: Source, attributes: mounts.Attributes) -> Iterator[Clone]:
         """Own a detached copy of a source for a block; raises NotReady if it changed."""
-        origin = source.origin
+        content = source.content
 
         def get() -> Clone:
-            return mounts.clone(origin.path, origin.sub_path, attributes)
+            return mounts.clone(content.path, content.sub_path, attributes)
 
         with self.take(source, get, Clone.close) as clone:
             if mountinfo.superblock(clone.fd) != source.dev:
-                raise _replaced(source.origin.path)
+                raise _replaced(source.content.path)
             yield clone
 
     def take(
@@ -157,17 +157,17 @@ class Sources:
 
         discard takes what came too late.
         """
-        origin = source.origin
+        content = source.content
         try:
-            if not origin.sub_path:  # only the walk to a sub path asks the daemon
+            if not content.sub_path:  # only the walk to a sub path asks the daemon
                 return get()
-            return self._prober.run((origin.path, source.dev), get, discard=discard)
+            return self._prober.run((content.path, source.dev), get, discard=discard)
         except Hung as error:
-            raise self._hung(origin) from error
+            raise self._hung(content) from error
         except (FileNotFoundError, NotADirectoryError, Covered) as error:
             raise _replaced(source.shown_path) from error
         except OSError as error:
-            if not origin.sub_path:
+            if not content.sub_path:
                 raise
             raise refused(source.shown_path, error) from error
 
@@ -178,8 +178,8 @@ class Sources:
         except (Hung, Crowded):
             return Answer.HUNG
 
-    def _look(self, origin: Origin) -> Source:
-        path = origin.path
+    def _look(self, content: Content) -> Source:
+        path = content.path
         fd = self._prober.run(("open", path), lambda: _open(path), discard=os.close)
         try:
             # The key has the superblock: a stopped daemon must not stand for one mounted over it.
@@ -187,26 +187,26 @@ class Sources:
         except OSError as error:
             os.close(fd)
             raise refused(path, error) from error
-        return self._prober.run(key, lambda: self._ask(origin, fd), release=lambda: os.close(fd))
+        return self._prober.run(key, lambda: self._ask(content, fd), release=lambda: os.close(fd))
 
-    def _ask(self, origin: Origin, fd: int) -> Source:
+    def _ask(self, content: Content, fd: int) -> Source:
         reply = probe.ask(fd)
         if not reply.alive:
-            raise _unanswered(origin.path, reply)
+            raise _unanswered(content.path, reply)
         if not mounts.is_directory(fd):
             raise NotReady(
                 "FuseNoDirectory",
-                f"{origin.path} is a file, and a volume is a directory: its FUSE daemon mounts "
+                f"{content.path} is a file, and a volume is a directory: its FUSE daemon mounts "
                 f"something else than a file system's root; {_NEXT}",
             )
-        mount = self._mount(origin.path, fd, reply)
-        if not origin.unchecked:
-            _check(origin, mount)
-        if origin.sub_path:
-            _check_sub_path(fd, origin)
-        within = origin.path[len(mount.mount_point.rstrip("/")) :]  # "" but for an unchecked origin
-        root = os.path.normpath(f"{mount.inner_path}/{within}/{origin.sub_path}")
-        return Source(origin, reply.dev, "/" + root.lstrip("/"), mount.read_only, mount)
+        mount = self._mount(content.path, fd, reply)
+        if not content.unchecked:
+            _check(content, mount)
+        if content.sub_path:
+            _check_sub_path(fd, content)
+        within = content.path[len(mount.mount_point.rstrip("/")) :]  # "" but where unchecked
+        root = os.path.normpath(f"{mount.inner_path}/{within}/{content.sub_path}")
+        return Source(content, reply.dev, "/" + root.lstrip("/"), mount.read_only, mount)
 
     def _mount(self, path: str, fd: int, reply: probe.Reply) -> Mount:
         """Return the mount that path lies on, reading mountinfo once for each new mount there."""
@@ -219,11 +219,12 @@ class Sources:
         self._known[path] = reply.mnt_id, mount
         return mount
 
-    def _hung(self, origin: Origin) -> NotReady:
+    def _hung(self, content: Content) -> NotReady:
         return NotReady(
             "FuseHung",
-            f"the FUSE mount at {origin.path} does not answer within {self._prober.timeout_s:g} s: "
-            f"its daemon is stopped or its storage out of reach; {_NEXT}",
+            f"the FUSE mount at {content.path} does not answer within "
+            f"{self._prober.timeout_s:g} s: its daemon is stopped or its storage out of reach; "
+            f"{_NEXT}",
         )
 
 
@@ -276,17 +277,17 @@ def _unanswered(path: str, reply: probe.Reply) -> NotReady:
     )
 
 
-def _check(origin: Origin, mount: Mount) -> None:
-    if mount.mount_point != origin.path:
+def _check(content: Content, mount: Mount) -> None:
+    if mount.mount_point != content.path:
         raise NotReady(
             "FuseNotMounted",
-            f"nothing is mounted at {origin.path}: its FUSE daemon is not up; {_NEXT}",
+            f"nothing is mounted at {content.path}: its FUSE daemon is not up; {_NEXT}",
         )
-    if not _is_wanted(mount, origin.mount_type):
+    if not _is_wanted(mount, content.mount_type):
         raise NotReady(
             "FuseNotMounted",
-            f"{origin.path} shows a mount of {mount.fs_type} from {mount.source}, not of "
-            f"{origin.mount_type or 'FUSE'}; {_NEXT}",
+            f"{content.path} shows a mount of {mount.fs_type} from {mount.source}, not of "
+            f"{content.mount_type or 'FUSE'}; {_NEXT}",
         )
 
 
@@ -301,10 +302,10 @@ def _is_wanted(mount: Mount, mount_type: str) -> bool:
     return mount.is_fuse and (mount_type in mount.source or mount_type in mount.mount_point)
 
 
-def _check_sub_path(fd: int, origin: Origin) -> None:
-    where = f"sub path {origin.sub_path!r} under the FUSE mount at {origin.path}"
+def _check_sub_path(fd: int, content: Content) -> None:
+    where = f"sub path {content.sub_path!r} under the FUSE mount at {content.path}"
     try:
-        os.close(mounts.open_beneath(fd, origin.sub_path, os.O_DIRECTORY))
+        os.close(mounts.open_beneath(fd, content.sub_path, os.O_DIRECTORY))
     except (FileNotFoundError, NotADirectoryError) as error:
         raise NotReady(
             "SubPathMissing", f"{where} does not exist or is no directory; make it in the dataset"
@@ -312,7 +313,7 @@ def _check_sub_path(fd: int, origin: Origin) -> None:
     except OSError as error:
         if error.errno in {errno.ELOOP, errno.EXDEV}:
             raise InvalidArgument(f"{where} leads over a symbolic link or another mount") from error
-        raise refused(origin.path, error) from error
+        raise refused(content.path, error) from error
 
 
 def refused(path: str, error: OSError) -> NotReady:

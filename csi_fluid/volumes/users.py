@@ -11,6 +11,7 @@ from csi_fluid.volumes import targets
 from csi_fluid.volumes.targets import Kind
 from recover.linux import mountinfo
 from recover.linux.mountinfo import MountTable
+from recover.rows import Method
 from recover.store import Store
 
 
@@ -28,7 +29,7 @@ class Users:
         the same id and source, so that their users count.
         """
         for publication in self._store.publications():
-            if publication.method == "sidecar":  # it has a daemon of its own
+            if publication.method is Method.SIDECAR:  # it has a daemon of its own
                 continue
             if publication.volume_id == volume_id or (source and publication.source == source):
                 return publication.target

@@ -67,7 +67,7 @@ class Keeper:
 
     @property
     def is_ready(self) -> bool:
-        """Tell whether a certificate is served that the API server trusts, as last seen."""
+        """Return whether a certificate is served that the API server trusts, as last seen."""
         expires_at = self._identity.expires_at
         return self._is_trusted and expires_at is not None and time.time() < expires_at
 

@@ -54,12 +54,12 @@ class Container:
 
     @property
     def is_native_sidecar(self) -> bool:
-        """Tell whether it is an init container that goes on beside the others."""
+        """Return whether it is an init container that goes on beside the others."""
         return self.place == "initContainers" and self.restart_policy == _ALWAYS
 
     @property
     def is_privileged(self) -> bool:
-        """Tell whether it may mount for the node."""
+        """Return whether it may mount for the node."""
         return self.security.get("privileged") is True
 
 

@@ -30,14 +30,14 @@ class Malformed(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class Response:
     """An answer, and what it comes to in one word for the metrics."""
 
     body: bytes
     result: str
 
 
-def answer(body: bytes, decide: Decide) -> Answer:
+def answer(body: bytes, decide: Decide) -> Response:
     """Answer a review by what is decided about its pod.  Raises Malformed."""
     request = _request(body)
     response: dict[str, Any] = {"uid": request["uid"], "allowed": True}
@@ -56,7 +56,7 @@ def answer(body: bytes, decide: Decide) -> Answer:
     if result != "unasked":
         _tell(request, result, warnings)
     review = {"apiVersion": API_VERSION, "kind": _KIND, "response": response}
-    return Answer(json.dumps(review).encode(), result)
+    return Response(json.dumps(review).encode(), result)
 
 
 def _request(body: bytes) -> Mapping[str, Any]:

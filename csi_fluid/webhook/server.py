@@ -33,7 +33,7 @@ _WAIT_S = 5.0  # for a turn; the API server waits no longer for the answer: time
 _READ_S = 15.0  # also how long a connection may stay idle
 _JOIN_S = 1.0
 
-Answer = Callable[[bytes], bytes]
+Respond = Callable[[bytes], bytes]
 """Makes the body of the answer from that of the question; raises Malformed."""
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class Server:
         self,
         address: tuple[str, int],
         identity: Identity,
-        answer: Answer,
+        answer: Respond,
         is_ready: Callable[[], bool],
     ) -> None:
         """Listen at (host, port), on every interface for an empty host; raises OSError."""
@@ -109,7 +109,7 @@ class _Tls(socketserver.ThreadingMixIn, socketserver.TCPServer):
         self,
         listening: socket.socket,
         identity: Identity,
-        answer: Answer,
+        answer: Respond,
         is_ready: Callable[[], bool],
     ) -> None:
         socketserver.BaseServer.__init__(self, listening.getsockname(), _Handler)

@@ -20,7 +20,7 @@ class Trusted:
     bundles: tuple[tuple[str, str], ...]  # (name of the webhook, caBundle in base64)
 
     def lacks(self, bundle: str) -> bool:
-        """Tell whether some webhook trusts something else than a bundle in PEM."""
+        """Return whether some webhook trusts something else than a bundle in PEM."""
         wanted = _encoded(bundle)
         return any(found != wanted for _, found in self.bundles)
 

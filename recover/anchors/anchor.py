@@ -56,7 +56,7 @@ class Anchor:
 
 
 def is_anchor(mount_point: str) -> bool:
-    """Tell whether a path is an anchor's, in whatever namespace it is seen."""
+    """Return whether a path is an anchor's, in whatever namespace it is seen."""
     return f"/{FOLDER}/" in mount_point
 
 

@@ -56,17 +56,21 @@ class Executor:
 
     @contextlib.contextmanager
     def _claimed(self, step: Act) -> Iterator[None]:
-        """Hold a publication's target for a block; Covered if it was unpublished or is being so."""
-        if not step.target:
+        """Hold the lock of a place where volumes come and go; Covered if this one goes.
+
+        What stands at a path of no publication may be what an unpublish has not unmounted yet.
+        """
+        place = step.target or (step.path if isinstance(step, Bare | Cover) else "")
+        if not place:
             yield
             return
-        unpublished = Covered(f"{step.target} was unpublished")
+        unpublished = Covered(f"{place} was unpublished")
         with contextlib.ExitStack() as held:
             try:
-                held.enter_context(self._locks.hold(step.target, wait_s=_LOCK_WAIT_S))
+                held.enter_context(self._locks.hold(place, wait_s=_LOCK_WAIT_S))
             except Error:
                 raise unpublished from None
-            if self._store.publication(step.target) is None:
+            if step.target and self._store.publication(step.target) is None:
                 raise unpublished
             yield
 

@@ -133,7 +133,7 @@ class Drop:
 
 
 @dataclass(frozen=True, slots=True)
-class Leave:
+class Skip:
     """Touch nothing here, and say why."""
 
     namespace: Namespace
@@ -147,7 +147,7 @@ class Leave:
 
 
 Act = Bare | Make | Bring | Cover | Attach | Drop
-Step = Act | Leave
+Step = Act | Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +207,7 @@ def steps(case: Case, origins: "Origins") -> tuple[Step, ...]:
         *_brings(case, origins),
         *covers,
         *attaches,
-        *_leaves(case),
+        *_skips(case),
         *_drops(case),
     )
 
@@ -310,7 +310,7 @@ def _cover(case: Case, stray: Copy, origins: Origins) -> Step:
     target = publication.target if publication else ""
     variant = variant_of(case, stray, publication)
     if isinstance(variant, str):
-        return Leave(case.home, stray.path, variant, target)
+        return Skip(case.home, stray.path, variant, target)
     base = stray.stack[0]
     flags = Attributes.of(base, read_only=variant.read_only).flags
     bared = replace(stray, stack=(base,))
@@ -365,7 +365,7 @@ def _attaches(case: Case, origins: Origins) -> Iterator[Attach]:
             yield Attach(case.home, p.target, origins.of(variant), attributes)
 
 
-def _leaves(case: Case) -> Iterator[Leave]:
+def _skips(case: Case) -> Iterator[Skip]:
     """Yield what must not be healed, by publication."""
     behind = {a.variant for a in case.anchors if is_behind(case, a)}
     reasons = {v: refusal(case, v) for v in set(map(Variant.of, case.publications))}
@@ -373,7 +373,7 @@ def _leaves(case: Case) -> Iterator[Leave]:
         variant = Variant.of(p)
         reason = reasons[variant]
         if reason and (variant.name in behind or p in case.bare):
-            yield Leave(case.home, p.target, reason, p.target)
+            yield Skip(case.home, p.target, reason, p.target)
 
 
 def _drops(case: Case) -> Iterator[Step]:
@@ -383,7 +383,7 @@ def _drops(case: Case) -> Iterator[Step]:
         if (anchor.number, anchor.variant) in gone:
             yield Drop(case.home, anchor)
     if is_surplus:
-        yield Leave(case.home, str(case.shelf.folder), _SURPLUS)
+        yield Skip(case.home, str(case.shelf.folder), _SURPLUS)
 
 
 def _has(variant: Variant, inner: str) -> bool:

@@ -4,14 +4,14 @@ It serves where the namespaces of applications cannot be looked into.
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 from recover.errors import Unverified
-from recover.linux import mountinfo, mounts, probe
+from recover.linux import hideout, mountinfo, mounts, probe
+from recover.linux.hideout import Hideout
 from recover.linux.mounts import Attributes
 
+_PREFIX = "csi-fluid-view-"
 _SLAVE = Attributes(frozenset(), "slave", keep=True)
 
 
@@ -19,13 +19,19 @@ class Witness:
     """A directory of this process on which a slave of an anchor stands for a moment."""
 
     def __init__(self) -> None:
-        """Take nothing yet; the directory is made when first needed."""
+        """Remove what a killed one left; the directory is made when first needed."""
+        self._hideout: Hideout | None = None
         self.place = ""
+        hideout.sweep(_PREFIX)
 
     @contextlib.contextmanager
     def of(self, path: str, root_fd: int) -> Iterator[None]:
         """Have a slave of what a path shows for a block; needs the context of a visit."""
-        self.place = self.place or tempfile.mkdtemp(prefix="csi-fluid-view-")
+        if self._hideout is None:
+            self._hideout = Hideout(_PREFIX)
+            place = self._hideout.path / "view"
+            place.mkdir()
+            self.place = str(place)
         try:
             with mounts.clone(path, "", _SLAVE) as slave:
                 mounts.attach_bare(slave, self.place, root_fd)
@@ -44,6 +50,6 @@ class Witness:
 
     def close(self) -> None:
         """Remove the directory."""
-        if self.place:
-            Path(self.place).rmdir()
-            self.place = ""
+        if self._hideout is not None:
+            self._hideout.close()
+            self._hideout = None

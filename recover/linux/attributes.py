@@ -3,7 +3,9 @@
 mount_setattr takes a mount that is attached nowhere; mount(2) one of the caller's namespace alone.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from recover.linux import facilities, mountinfo, procself, syscalls
 from recover.linux.mountinfo import Mount
@@ -22,9 +24,11 @@ _ATIME = {
 }
 _ALL_FLAGS = sum(attr for attr, _ in _FLAGS.values())
 
+Propagation = Literal["private", "slave", "shared", "slave-shared", "peer"]
+
 # What to do one after the other.  A copy is a peer of its source.  Private first where a group of
 # its own is meant: else a mount made inside a container would appear on the host.
-_STEPS = {
+_STEPS: Mapping[Propagation, tuple[int, ...]] = {
     "private": (syscalls.MS_PRIVATE,),
     "slave": (syscalls.MS_SLAVE,),
     "shared": (syscalls.MS_PRIVATE, syscalls.MS_SHARED),
@@ -42,14 +46,14 @@ class Attributes:
     """
 
     flags: frozenset[str] = frozenset()
-    propagation: str = "private"
+    propagation: Propagation = "private"
     keep: bool = False  # keep the source's flags too (a first bind), instead of exactly these
 
     @classmethod
     def of(cls, mount: Mount, *, read_only: bool = False) -> "Attributes":
         """Return the attributes of a mount that is to be replaced; read_only forces "ro"."""
         flags = mount.options & (_FLAGS.keys() | _ATIME.keys())
-        kind = "shared" if mount.shared else "slave" if mount.master else "private"
+        kind: Propagation = "shared" if mount.shared else "slave" if mount.master else "private"
         return cls(flags | ({"ro"} if read_only else frozenset()), kind)
 
     @classmethod
@@ -84,7 +88,7 @@ def put_on(fd: int, attributes: Attributes) -> None:
         syscalls.mount("", name, "", kind)
 
 
-def set_propagation(fd: int, propagation: str, *, recursive: bool = False) -> None:
+def set_propagation(fd: int, propagation: Propagation, *, recursive: bool = False) -> None:
     """Change how the mount behind a descriptor, and those in it, propagate: as in Attributes.
 
     The descriptor must be of the mount's root (else EINVAL), in the calling thread's namespace.

@@ -183,5 +183,5 @@ def lack(name: str) -> OSError | None:
 
 
 def has(name: str) -> bool:
-    """Tell whether a facility is there."""
+    """Return whether a facility is there."""
     return lack(name) is None

@@ -54,8 +54,13 @@ class Mount(
 
     @property
     def is_fuse(self) -> bool:
-        """Tell whether a FUSE daemon serves this mount (fuse, fuse.*, alifuse.* and the like)."""
-        return "fuse" in self.fs_type.partition(".")[0] and self.fs_type != "fusectl"
+        """Tell whether a FUSE daemon serves this mount."""
+        return is_fuse(self.fs_type)
+
+
+def is_fuse(fs_type: str) -> bool:
+    """Tell whether file systems of a type have a FUSE daemon (fuse, fuse.*, alifuse.*, ...)."""
+    return "fuse" in fs_type.partition(".")[0] and fs_type != "fusectl"
 
 
 class MountTable:

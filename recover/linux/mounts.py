@@ -120,7 +120,7 @@ class Clone:
 
 
 def can_detach() -> bool:
-    """Tell whether copies stand nowhere until they are attached, in any mount namespace (5.2+)."""
+    """Return whether copies stand nowhere until they are attached, in any namespace (5.2+)."""
     return facilities.has("open_tree") and facilities.has("move_mount")
 
 
@@ -226,7 +226,7 @@ def close_all(pins: dict[str, Clone]) -> None:
         clone.close()
 
 
-def part(expected: Mount, root_fd: int) -> None:
+def make_private(expected: Mount, root_fd: int) -> None:
     """Put a copy with a peer group of its own in a mount's place, so no peer's mounts reach it.
 
     In all the namespaces to which its parent passes mounts on.  Raises Covered or OSError.
@@ -289,8 +289,7 @@ def _withdraw(mnt_id: int, replaced: Mount, root_fd: int) -> None:
         return
     with closing(open_path(replaced.mount_point, root_fd)) as fd:
         if mountinfo.mount_id(fd) == mnt_id:
-            kind = "slave" if replaced.master else "private"
-            set_propagation(fd, kind, recursive=True)
+            set_propagation(fd, "slave" if replaced.master else "private", recursive=True)
 
 
 def peel(stack: tuple[Mount, ...], root_fd: int) -> int:
@@ -378,7 +377,7 @@ def nest(extra: Sequence[Nested]) -> bool:
 
 
 def is_directory(fd: int) -> bool:
-    """Tell whether a descriptor is that of a directory, without asking its server."""
+    """Return whether a descriptor is that of a directory, without asking its server."""
     flags = syscalls.AT_EMPTY_PATH | syscalls.AT_STATX_DONT_SYNC
     return stat.S_ISDIR(syscalls.statx(fd, "", flags, syscalls.STATX_TYPE).mode)
 

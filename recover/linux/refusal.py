@@ -42,7 +42,7 @@ _refused = parse(os.environ.get("CSI_FLUID_REFUSE", ""))
 
 
 def is_refused(facility: str) -> bool:
-    """Tell whether a facility is to be refused."""
+    """Return whether a facility is to be refused."""
     return facility in _refused
 
 

@@ -2,19 +2,16 @@
 
 For kernels that cannot detach a mount (before Linux 5.2).  Each scratch is a folder with a private
 tmpfs in it, on which the copy stands until it is moved away (MS_MOVE wants a parent that is not
-shared).  The folder is locked for as long as its process lives; the next scratch anywhere removes
-the folders that nobody locks any more.
+shared).
 """
 
-import contextlib
 import errno
-import fcntl
 import os
-import tempfile
 from pathlib import Path
 
 from recover.linux import attributes, procself, syscalls, tuck, workshop
 from recover.linux.attributes import Attributes
+from recover.linux.hideout import Hideout
 from recover.linux.procself import closing
 
 _PREFIX = "csi-fluid-scratch-"
@@ -27,9 +24,8 @@ class Scratch:
         """Copy the mount at a descriptor, from there on; raises OSError."""
         if not _is_reachable():
             raise OSError(errno.ENOSYS, "without open_tree(2) no mount is taken out of a container")
-        for folder in _folders():
-            _sweep(folder)
-        self._folder, self._lock = _reserve()
+        self._hideout = Hideout(_PREFIX)
+        self._tmpfs = self._hideout.path / "tmpfs"
         try:
             self.fd = self._copy(source_fd, wanted)
         except BaseException:
@@ -37,11 +33,10 @@ class Scratch:
             raise
 
     def _copy(self, source_fd: int, wanted: Attributes) -> int:
-        tmpfs = self._folder / "tmpfs"
-        tmpfs.mkdir()
-        syscalls.mount("scratch", str(tmpfs), "tmpfs", 0)
-        syscalls.mount("", str(tmpfs), "", syscalls.MS_PRIVATE)
-        place = tmpfs / "copy"
+        self._tmpfs.mkdir()
+        syscalls.mount("scratch", str(self._tmpfs), "tmpfs", 0)
+        syscalls.mount("", str(self._tmpfs), "", syscalls.MS_PRIVATE)
+        place = self._tmpfs / "copy"
         place.mkdir()
         try:
             _bind(source_fd, place)
@@ -66,7 +61,7 @@ class Scratch:
 
     def pass_on(self, folder_fd: int, name: str) -> None:
         """Mount the copy on a name in a peer of a folder's mount: see tuck.py."""
-        peer = self._folder / "tmpfs" / "peer"
+        peer = self._tmpfs / "peer"
         peer.mkdir()
         _bind(folder_fd, peer)
         with closing(os.open(peer, os.O_PATH | os.O_CLOEXEC)) as fd:
@@ -79,51 +74,13 @@ class Scratch:
 
     def close(self) -> None:
         """Remove the scratch, and the copy if it still stands there; the descriptor stays open."""
-        workshop.run_at_home(lambda: _remove(self._folder))
-        os.close(self._lock)
+        workshop.run_at_home(self._hideout.close)
 
 
 def _is_reachable() -> bool:
-    """Tell whether the calling thread sees scratches: it is in no container."""
+    """Return whether the calling thread sees scratches: it is in no container."""
     return not procself.in_visit() or procself.is_home()
 
 
 def _bind(source_fd: int, place: Path) -> None:
     syscalls.mount(procself.path(source_fd), str(place), "", syscalls.MS_BIND)
-
-
-def _reserve() -> tuple[Path, int]:
-    """Return a new folder and the descriptor that locks it."""
-    while True:
-        folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-        with contextlib.suppress(FileNotFoundError):  # swept before it was locked
-            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if os.fstat(lock).st_nlink:
-                return folder, lock
-            os.close(lock)
-
-
-def _folders() -> list[Path]:
-    return sorted(Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"))
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what a process that ended left behind."""
-    with contextlib.suppress(OSError):  # it is in use, or just gone
-        lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(folder)
-        finally:
-            os.close(lock)
-
-
-def _remove(folder: Path) -> None:
-    tmpfs = folder / "tmpfs"
-    with contextlib.suppress(OSError):  # nothing is mounted there (any more)
-        syscalls.umount2(str(tmpfs), syscalls.MNT_DETACH | syscalls.UMOUNT_NOFOLLOW)
-    with contextlib.suppress(OSError):  # what is left is for the next sweep
-        if tmpfs.exists():
-            tmpfs.rmdir()
-        folder.rmdir()

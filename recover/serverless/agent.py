@@ -38,7 +38,7 @@ class _Watch:
 
     @property
     def is_working(self) -> bool:
-        """Tell whether the thread lives and gets on."""
+        """Return whether the thread lives and gets on."""
         return self._thread.is_alive() and time.monotonic() - self.passed_at < _STUCK_S
 
     @property
@@ -104,7 +104,7 @@ class Agent:
 
     @property
     def is_working(self) -> bool:
-        """Tell whether every mount point is being looked at."""
+        """Return whether every mount point is being looked at."""
         return all(watch.is_working for watch in self._watches)
 
     def start(self) -> None:

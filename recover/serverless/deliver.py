@@ -26,7 +26,7 @@ class Delivery:
     last_at: float = 0.0
 
 
-class Carrier:
+class Deliverer:
     """Delivers to the anchors of one mount point; visit runs a function with a time limit."""
 
     def __init__(self, visit: Callable[[Callable[[int], object]], None]) -> None:

@@ -25,12 +25,13 @@ from recover.linux import namespaces
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Prober
 from recover.observer import Observer
+from recover.outage import Outage, State
 from recover.policy import Backoff
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from recover.serverless import place as places
-from recover.serverless.deliver import Carrier, Delivery
+from recover.serverless.deliver import Deliverer, Delivery
 from recover.serverless.place import Place
-from recover.serverless.sight import Eyes, Sight
+from recover.serverless.snapshot import Looker, Snapshot
 
 STRATEGY = "anchor"
 _STAND_BACK_S = 1.0  # between two looks whether the node plugin still heals
@@ -81,22 +82,20 @@ class Guard:
         self._observer = observer
         self._recover_writable = recover_writable
         self._period_s = period_s
-        self._eyes = Eyes(self.place, prober)
-        self._carrier = Carrier(self._visit)
+        self._looker = Looker(self.place, prober)
+        self._deliverer = Deliverer(self._visit)
         self._home = namespaces.home()
         self._turn = Lease(self.place.turn, wait_s=_TURN_S)
         self._node = Lease(self.place.node, wait_s=_NODE_S)
         self._backoff = Backoff()
-        self._state = ""
-        self._away_since: float | None = None
+        self._outage = Outage(target.mount_point, observer)
         self._taken_since: float | None = None
         self._seen = 0  # version of our mount table when all was well
-        self._complaints: dict[str, str] = {}
         self._publication = Publication(
             target=target.host_path or target.mount_point,
             volume_id="",
             source=target.mount_point,
-            method="sidecar",
+            method=Method.SIDECAR,
             read_only=target.read_only,
             pod_uid=pod,
         )
@@ -112,18 +111,18 @@ class Guard:
         Raises OSError where the directory of the mount point cannot be written to, Covered where
         another agent or the client was faster.
         """
-        version = self._eyes.version
-        if version == self._seen and self._eyes.answers(self.live):
+        version = self._looker.version
+        if version == self._seen and self._looker.answers(self.live):
             return self._period_s
-        sight = self._eyes.look()
-        live = sight.live
+        snapshot = self._looker.look()
+        live = snapshot.live
         if live is None:
-            return self._away(sight)
+            return self._away(snapshot)
         if self._refused(live):
             self._seen = version
             return self._period_s
-        wait_s = self._back(sight, live)
-        if wait_s is None and not sight.lower:  # a covered mount may die without an event
+        wait_s = self._back(snapshot, live)
+        if wait_s is None and not snapshot.lower:  # a covered mount may die without an event
             self._seen = version  # what changed meanwhile, by us as well, makes one more look
         return self._period_s if wait_s is None else wait_s
 
@@ -134,14 +133,14 @@ class Guard:
         end, at the longest until the deadline in monotonic seconds.  Raises what kept an anchor
         from being removed, after having tried the others.
         """
-        while time.monotonic() < deadline and self._eyes.look().live is not None:
+        while time.monotonic() < deadline and self._looker.look().live is not None:
             pause(0.1)
         errors: list[Error | OSError] = []
         with self._turn.hold():
-            sight = self._eyes.look()
-            acts = [functools.partial(anchors.remove, anchor) for anchor in sight.anchors]
-            if sight.dead is not None:
-                acts.insert(0, functools.partial(places.clear, sight.dead))
+            snapshot = self._looker.look()
+            acts = [functools.partial(anchors.remove, anchor) for anchor in snapshot.anchors]
+            if snapshot.dead is not None:
+                acts.insert(0, functools.partial(places.clear, snapshot.dead))
             for act in acts:
                 try:
                     self._visit(act)
@@ -153,48 +152,46 @@ class Guard:
 
     def close(self) -> None:
         """Release what is held in this process; the anchors stay on the host."""
-        self._eyes.close()
-        self._carrier.close()
+        self._looker.close()
+        self._deliverer.close()
 
     def _visit(self, act: Callable[[int], object]) -> None:
         key = "guard", self.target.mount_point
         namespaces.visit(self._home, act, self._prober, key=key)
 
     @contextlib.contextmanager
-    def _alone(self, sight: Sight) -> Iterator[None]:
+    def _alone(self, snapshot: Snapshot) -> Iterator[None]:
         """Keep the other agents from changing anything; Covered if what was seen is no longer so.
 
         What one of them did meanwhile may look the same: the kernel gives away a mount id again at
         once.  Taking a mount of the new state for one of the old could take the live one away.
         """
         with self._turn.hold() as mine:
-            if not mine or not sight.holds(self._eyes.look()):
+            if not mine or not snapshot.holds(self._looker.look()):
                 raise Covered(f"{self._source}: somebody else changes it just now")
             yield
 
     # -- while the source is away ----------------------------------------------------------------
 
-    def _away(self, sight: Sight) -> float:
-        if sight.reply.answer is Answer.HUNG:
-            if self._state != "hung":
-                self._state = "hung"
-                self._tell(told.Hung(self._source, self.publications, time.time()))
+    def _away(self, snapshot: Snapshot) -> float:
+        if snapshot.reply.answer is Answer.HUNG:
+            self._outage.hangs(self.publications)
             return self._period_s
-        if sight.top is None and (anchor := self._eyes.living(sight)) is not None:
-            return self._taken_away(sight, anchor)
+        if snapshot.top is None and (anchor := self._looker.living(snapshot)) is not None:
+            return self._taken_away(snapshot, anchor)
         self._taken_since = None
-        is_known = self.live or sight.anchors or sight.top is not None
-        dead = sight.dead
-        if is_known and (sight.top is None or dead is not None):
-            self._break()
+        is_known = self.live or snapshot.anchors or snapshot.top is not None
+        dead = snapshot.dead
+        if is_known and (snapshot.top is None or dead is not None):
+            self._outage.breaks(self.publications)
         if dead is None or self._refused(dead):
             return self._period_s
-        self._anchor(sight, dead)
-        with self._alone(sight):
+        self._anchor(snapshot, dead)
+        with self._alone(snapshot):
             self._visit(functools.partial(places.clear, dead))
         return 0.0
 
-    def _taken_away(self, sight: Sight, anchor: Anchor) -> float:
+    def _taken_away(self, snapshot: Snapshot, anchor: Anchor) -> float:
         """Put a mount back that somebody unmounted although its daemon lives.
 
         Of pods that share a host path each unmounts what is topmost there when it ends.  The
@@ -204,21 +201,15 @@ class Guard:
         self._taken_since = self._taken_since or now
         if now - self._taken_since < _TAKEN_S or self.place.leaving.exists():
             return self._period_s
-        with self._alone(sight):
+        with self._alone(snapshot):
             self._visit(functools.partial(places.put_back, anchor, self.target.mount_point))
         _log.warning(
             "%s had been unmounted although its FUSE daemon lives: mounted again", self._source
         )
         return 0.0
 
-    def _break(self) -> None:
-        if self._state != "broken":
-            self._state = "broken"
-            self._away_since = self._away_since or time.monotonic()
-            self._tell(told.Broken(self._source, self.publications, time.time()))
-
     def _refused(self, mount: Mount) -> bool:
-        """Tell whether a mount must be left alone, and say so once."""
+        """Return whether a mount must be left alone, and say so once."""
         is_read_only = mount.read_only or mount.superblock_read_only or self.target.read_only
         self._publication = replace(self._publication, read_only=is_read_only)
         reason = policy.refusal(
@@ -227,9 +218,10 @@ class Guard:
             recover_writable=self._recover_writable,
         )
         if reason is not None and self.live not in {"", mount.dev}:
-            self._break()  # another daemon serves; that the last one ended was not seen
+            # another daemon serves; that the last one ended was not seen
+            self._outage.breaks(self.publications)
         # A policy is told when it matters, a wrong configuration at once.
-        if reason is not None and self._state == "broken":
+        if reason is not None and self._outage.state is State.BROKEN:
             self._skip(self._source, reason)
         if reason is None and not mount.shared:
             reason = _UNSHARED
@@ -239,29 +231,28 @@ class Guard:
         return reason is not None
 
     def _skip(self, where: str, reason: str) -> None:
-        if self._complaints.get(where) != reason:
-            self._complaints[where] = reason
-            self._tell(told.Skipped(self._source, self.publications, where, reason))
+        skipped = told.Skipped(self._source, self.publications, where, reason)
+        self._outage.complain_of(where, skipped)
 
     # -- when it is back -------------------------------------------------------------------------
 
-    def _back(self, sight: Sight, live: Mount) -> float | None:
+    def _back(self, snapshot: Snapshot, live: Mount) -> float | None:
         """Bring a live mount to every anchor; None when all is well, else the seconds to wait."""
         if live.dev != self.live:
             self._backoff.reset()
         self.live = live.dev
         self._taken_since = None
         try:
-            self._anchor(sight, live)
+            self._anchor(snapshot, live)
         except OSError:  # a full disk, say: what hangs off the anchors that are there can be healed
-            self._heal(sight, live)
+            self._heal(snapshot, live)
             raise
-        if dead := self._dead_beneath(sight):
-            return self._flatten(sight, dead, live)
-        return self._heal(sight, live)
+        if dead := self._dead_beneath(snapshot):
+            return self._flatten(snapshot, dead, live)
+        return self._heal(snapshot, live)
 
-    def _heal(self, sight: Sight, live: Mount) -> float | None:
-        behind = sight.behind(live)
+    def _heal(self, snapshot: Snapshot, live: Mount) -> float | None:
+        behind = snapshot.behind(live)
         if not behind:
             self._well()
             return None
@@ -269,28 +260,27 @@ class Guard:
             self._stand_back(is_wanted=not mine)
             if not mine:
                 return _STAND_BACK_S
-            with self._alone(sight):
-                delivery = self._carrier.deliver(behind, live, read_only=self.target.read_only)
-        return self._conclude(sight, delivery)
+            with self._alone(snapshot):
+                delivery = self._deliverer.deliver(behind, live, read_only=self.target.read_only)
+        return self._conclude(snapshot, delivery)
 
     def _stand_back(self, *, is_wanted: bool) -> None:
         """Take note that the node plugin heals, or no longer does; say so once."""
-        if is_wanted and self._state:
-            self._tell(told.Answering(self._source, self.publications))
-            self._state, self._away_since = "", None
+        if is_wanted:
+            self._outage.answers(self.publications)
         if is_wanted != self._stands_back:
             self._stands_back = is_wanted
             who = "the node plugin heals" if is_wanted else "this agent heals again"
             _log.info("%s the containers of %s", who, self._source)
 
-    def _dead_beneath(self, sight: Sight) -> tuple[Mount, ...]:
+    def _dead_beneath(self, snapshot: Snapshot) -> tuple[Mount, ...]:
         """Return the dead mounts right beneath the topmost; below may be another pod's live one."""
-        self._eyes.uncover(sight)
-        alive = [not (mount.is_fuse and self._eyes.is_dead(mount)) for mount in sight.lower]
+        self._looker.uncover(snapshot)
+        alive = [not (mount.is_fuse and self._looker.is_dead(mount)) for mount in snapshot.lower]
         above = len(alive) - alive[::-1].index(True) if True in alive else 0
-        return sight.lower[above:]
+        return snapshot.lower[above:]
 
-    def _flatten(self, sight: Sight, dead: tuple[Mount, ...], live: Mount) -> float:
+    def _flatten(self, snapshot: Snapshot, dead: tuple[Mount, ...], live: Mount) -> float:
         """Make one layer of a live mount that a client put on top of dead ones.
 
         As long as it stands there, the applications hang off the live mount through the dead one,
@@ -299,21 +289,21 @@ class Guard:
         has its own by now: should this process be killed meanwhile, the daemon does not end.
         """
         stack = (*dead, live)
-        anchored = {anchor.base.shared for anchor in sight.anchors}
-        with self._alone(sight):
+        anchored = {anchor.base.shared for anchor in snapshot.anchors}
+        with self._alone(snapshot):
             # what may fail, on a full disk, comes before anything is touched
             reserved = {m: places.reserve(self.place) for m in dead if m.shared not in anchored}
             self._visit(functools.partial(places.flatten, stack, reserved))
         return 0.0
 
-    def _anchor(self, sight: Sight, mount: Mount) -> None:
+    def _anchor(self, snapshot: Snapshot, mount: Mount) -> None:
         """Have an anchor in the peer group of the mount, and a descriptor of its superblock."""
-        self._eyes.remember(mount)
-        if not any(anchor.base.shared == mount.shared for anchor in sight.anchors):
+        self._looker.remember(mount)
+        if not any(anchor.base.shared == mount.shared for anchor in snapshot.anchors):
             path = places.reserve(self.place)
             self._visit(functools.partial(places.bind, mount, path))
-            self._bound(sight.anchors)
-        self._eyes.forget((mount, *sight.lower))
+            self._bound(snapshot.anchors)
+        self._looker.forget((mount, *snapshot.lower))
 
     def _bound(self, found: tuple[Anchor, ...]) -> None:
         """Give up the second oldest anchor where there are too many.
@@ -331,40 +321,32 @@ class Guard:
 
     # -- telling ---------------------------------------------------------------------------------
 
-    def _conclude(self, sight: Sight, delivery: Delivery) -> float:
+    def _conclude(self, snapshot: Snapshot, delivery: Delivery) -> float:
         if delivery.layers and not delivery.failed:
-            outage_s = delivery.last_at - self._away_since if self._away_since else None
-            self._tell(
+            self._observer.tell(
                 told.Healed(
                     self._source,
                     self.publications,
                     STRATEGY,
                     len(delivery.layers),
                     max(delivery.layers),
-                    delivery.last_at - sight.answered_at,
-                    outage_s,
+                    delivery.last_at - snapshot.answered_at,
+                    self._outage.lasted_s(delivery.last_at),
                 )
             )
-            self._state, self._away_since = "", None
+            self._outage.ends()
         wait_s = self._backoff.wait_s() if delivery.failed else 0.0
         for where, error in delivery.failed.items():
-            if self._complaints.get(where) != error:
-                self._tell(told.HealFailed(self._source, self.publications, where, error, wait_s))
-            self._complaints[where] = error
-        for where in {anchor.path for anchor in sight.anchors} - delivery.failed.keys():
-            self._complaints.pop(where, None)
+            failed = told.HealFailed(self._source, self.publications, where, error, wait_s)
+            self._outage.complain_of(where, failed)
+        self._outage.settle({anchor.path for anchor in snapshot.anchors} - delivery.failed.keys())
         return wait_s
 
     def _well(self) -> None:
-        if self._state:
-            self._tell(told.Answering(self._source, self.publications))
-        self._state, self._away_since = "", None
+        self._outage.answers(self.publications)
         self._backoff.reset()
-        self._complaints.pop(self._source, None)
+        self._outage.settle([self._source])
 
     @property
     def _source(self) -> str:
         return self.target.mount_point
-
-    def _tell(self, event: told.Event) -> None:
-        self._observer.tell(event)

@@ -91,7 +91,7 @@ def node_of(mount_point: str) -> Path:
 
 
 def is_guarded(mount_point: str) -> bool:
-    """Tell whether an agent of some pod guards a mount point; asks the directory around it."""
+    """Return whether an agent of some pod guards a mount point; asks the directory around it."""
     path = Path(mount_point)
     try:
         return any((pod / path.name).is_dir() for pod in (path.parent / FOLDER).iterdir())

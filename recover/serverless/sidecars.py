@@ -15,13 +15,11 @@ import logging
 from collections.abc import Iterator
 
 from recover.anchors import anchor
-from recover.lease import Claim
+from recover.lease import LockFile
 from recover.linux.mountinfo import Mount, MountTable
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from recover.serverless import place
 from recover.store import Store
-
-METHOD = "sidecar"
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +30,7 @@ class Sidecars:
     def __init__(self, store: Store, mount_root: str) -> None:
         self._store = store
         self._below = mount_root.rstrip("/") + "/"
-        self._claims: dict[str, Claim] = {}
+        self._locks: dict[str, LockFile] = {}
 
     def update(self, table: MountTable) -> None:
         """Bring rows and locks in line with what is mounted; touches no FUSE path."""
@@ -40,24 +38,24 @@ class Sidecars:
         for source in self._rows() | found.keys():
             if source not in found and not place.is_guarded(source):
                 self._give_up(source)
-            elif not self._claim(source).take():
+            elif not self._lock(source).take():
                 self._store.remove_publication(source)  # an agent heals just now; try again
             elif source in found:
                 self._record(found[source])
 
     @property
     def is_settled(self) -> bool:
-        """Tell whether every lock that is wanted is held."""
-        return all(claim.is_held for claim in self._claims.values())
+        """Return whether every lock that is wanted is held."""
+        return all(lock.is_held for lock in self._locks.values())
 
     def close(self) -> None:
         """Leave healing to the agents; the rows stay for the next start."""
-        for claim in self._claims.values():
-            claim.close()
-        self._claims.clear()
+        for lock in self._locks.values():
+            lock.close()
+        self._locks.clear()
 
     def _rows(self) -> set[str]:
-        return {p.source for p in self._store.publications() if p.method == METHOD}
+        return {p.source for p in self._store.publications() if p.method is Method.SIDECAR}
 
     def _guarded(self, table: MountTable) -> Iterator[Mount]:
         for mount in table:
@@ -69,13 +67,13 @@ class Sidecars:
                 if stack[-1:] == (mount,) and not on_fuse and place.is_guarded(point):
                     yield mount
 
-    def _claim(self, source: str) -> Claim:
-        claim = self._claims.get(source)
-        if claim is None or not claim.is_valid:
-            if claim is not None:
-                claim.close()
-            self._claims[source] = claim = Claim(place.node_of(source))
-        return claim
+    def _lock(self, source: str) -> LockFile:
+        lock = self._locks.get(source)
+        if lock is None or not lock.is_valid:
+            if lock is not None:
+                lock.close()
+            self._locks[source] = lock = LockFile(place.node_of(source))
+        return lock
 
     def _record(self, mount: Mount) -> None:
         row = Publication(
@@ -83,7 +81,7 @@ class Sidecars:
             volume_id="",
             source=mount.mount_point,
             mount_type=mount.fs_type,
-            method=METHOD,
+            method=Method.SIDECAR,
             read_only=mount.read_only or mount.superblock_read_only,
         )
         if self._store.publication(row.target) != row:
@@ -92,7 +90,7 @@ class Sidecars:
 
     def _give_up(self, source: str) -> None:
         self._store.remove_publication(source)
-        claim = self._claims.pop(source, None)
-        if claim is not None:
-            claim.close()
+        lock = self._locks.pop(source, None)
+        if lock is not None:
+            lock.close()
         _log.info("the pod of a FUSE sidecar is gone", extra={"source": source})

@@ -20,7 +20,7 @@ from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Clone
 from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
-from recover.visits.plan import Act, Part, Peel, Swap
+from recover.visits.plan import Act, MakePrivate, Peel, Swap
 
 _VISITORS = 2  # namespaces visited at a time
 _MOST_VISITORS = 64
@@ -75,7 +75,7 @@ class Executor:
         def act(step: Act, root_fd: int) -> int:
             layers = _do(ready[step], root_fd)
             if isinstance(step, Swap | Peel):
-                look(step.path, root_fd, self._live)
+                verify(step.path, root_fd, self._live)
             return layers
 
         return visit.run(tuple(ready), act, release=release)
@@ -168,14 +168,14 @@ def _do(prepared: _Prepared, root_fd: int) -> int:
             return mounts.swap(prepared.clone, step.copy.stack, root_fd, late)
         case Peel():
             return mounts.peel(step.copy.stack, root_fd)
-        case Part():
+        case MakePrivate():
             top = step.copy.stack[-1]
             with mounts.closing(mounts.open_exactly(step.path, top, root_fd)) as fd:
                 mounts.set_propagation(fd, "private")
             return len(step.copy.stack)
 
 
-def look(path: str, root_fd: int, live: str) -> None:
+def verify(path: str, root_fd: int, live: str) -> None:
     """Force a request to the server through a healed path; raises Unverified. Unbounded."""
     with mounts.closing(mounts.open_path(path, root_fd)) as fd:
         reply = probe.ask(fd)

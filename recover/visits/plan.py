@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from recover.anchors import plan as anchors
-from recover.anchors.plan import Leave, words
+from recover.anchors.plan import Skip, words
 from recover.anchors.shelf import Variant
 from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
@@ -77,7 +77,7 @@ class Peel(_AtCopy):
 
 
 @dataclass(frozen=True, slots=True)
-class Part(_AtCopy):
+class MakePrivate(_AtCopy):
     """Make a dead copy private, so that what is mounted on the node does not cover it.
 
     Done while the source is away; the copy gets its propagation again by the swap.
@@ -91,8 +91,8 @@ class Part(_AtCopy):
         )
 
 
-Act = Swap | Peel | Part
-Step = Act | Leave
+Act = Swap | Peel | MakePrivate
+Step = Act | Skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +130,9 @@ def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:
         return Peel(replace(copy, stack=copy.stack[lives[-1] :]))
     variant = anchors.variant_of(node, copy, None)
     if isinstance(variant, str):
-        return Leave(copy.namespace, copy.path, variant)
+        return Skip(copy.namespace, copy.path, variant)
     if stuck := _stuck(case, copy):
-        return Leave(copy.namespace, copy.path, stuck)
+        return Skip(copy.namespace, copy.path, stuck)
     return Swap(copy, *_renewed(case, copy, variant, origins), _kept(case, copy))
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.testbed import programs
-from tests.harness import Node
+from tests import sandbox
+from tests.harness import Dataset, Node
 from tests.privileged.healing import Healing, healing
+from tests.privileged.publishing import FILES, Publishing, publishing
 
 
 @pytest.fixture
@@ -19,8 +21,34 @@ def node(workdir: Path) -> Iterator[Node]:
 @pytest.fixture
 def heal(node: Node, request: pytest.FixtureRequest) -> Iterator[Healing]:
     """Heal by the namespace strategy, or by that of the indirect parameter."""
-    with healing(node, strategy=getattr(request, "param", "namespace")) as made:
+    strategy = getattr(request, "param", "")
+    if strategy == "namespace":  # the test is about it
+        request.getfixturevalue("visits")
+    with healing(node, strategy=strategy or "namespace") as made:
         yield made
+
+
+@pytest.fixture
+def on(node: Node) -> Iterator[Publishing]:
+    """Publish without recovery beside it."""
+    with publishing(node) as made:
+        yield made
+
+
+@pytest.fixture
+def data(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES)
+
+
+@pytest.fixture
+def writable(node: Node) -> Dataset:
+    return node.dataset("demo", files=FILES, read_only=False)
+
+
+@pytest.fixture
+def visits() -> None:
+    """Require a kernel that lets recovery mount inside of containers."""
+    sandbox.require("open_tree", "move_mount")
 
 
 @pytest.hookimpl(wrapper=True)

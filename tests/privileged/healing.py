@@ -18,6 +18,7 @@ from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
 from recover.holds import HoldSettings
 from recover.layout import Layout
+from recover.linux import facilities
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
@@ -31,6 +32,9 @@ E = TypeVar("E")
 
 # The tick is out of reach: a test that passes was woken up by an event.
 NEVER_S = 600.0
+
+# Nothing but a tick tells that a daemon ended on a kernel without pidfd_open.
+PERIOD_S = NEVER_S if facilities.has("pidfd_open") else 0.1
 
 
 class Ear:
@@ -74,7 +78,7 @@ class Healing:
         *,
         strategy: str = "namespace",
         probe_timeout_s: float = 1.0,
-        period_s: float = NEVER_S,
+        period_s: float = PERIOD_S,
         recover_writable: bool = False,
         warning_threshold: int = 50,
         hung_abort_after_s: float | None = None,

@@ -1,5 +1,7 @@
 """What the tests of publishing share: the services without recovery, and a pod to publish for."""
 
+import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -9,13 +11,17 @@ from typing import Any
 from csi_fluid.rpc.client import Client
 from recover.linux.mountinfo import Mount
 from recover.rows import Publication
-from tests.harness import Dataset, Node, Pod, View
+from tests.harness import Container, Daemon, Dataset, Node, Pod, View, until
 from tests.rpc.serving import Serving, serving
 
 ATTRIBUTES = {
     "csi.storage.k8s.io/pod.name": "app",
     "csi.storage.k8s.io/pod.namespace": "default",
 }
+
+
+FILES = {"a.txt": b"one\n", "sub/b.txt": b"two\n"}
+WORLD = {"a.txt", "sub"}
 
 
 class Publishing:
@@ -71,3 +77,25 @@ def publishing(node: Node, **options: Any) -> Iterator[Publishing]:
             yield made
         finally:
             made.pod.close()
+
+
+def second_daemon(node: Node, data: Dataset) -> Daemon:
+    """Return another daemon of the same data at the same place, not started."""
+    folder = node.machine.folder("second")
+    return Daemon(data.daemon.filesystem, data.daemon.mount_point, folder)
+
+
+@contextmanager
+def stopped(data: Dataset) -> Iterator[None]:
+    """Let the daemon of a dataset hang for a block."""
+    data.daemon.kill(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        data.daemon.kill(signal.SIGCONT)
+
+
+def end(container: Container) -> None:
+    """Kill a container; what it wrote can be read afterwards."""
+    os.kill(container.pid, signal.SIGKILL)
+    until(lambda: not container.alive, "the container ended")

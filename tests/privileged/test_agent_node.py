@@ -11,6 +11,7 @@ from tests.privileged.healing import healing
 from tests.privileged.serverless import serverless
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize("suffix", ["", "demo-app/1700000000000000-0a1b2c3d"])
 def test_the_node_plugin_heals_and_the_agent_stands_back(node: Node, suffix: str):
     """The second host path is that of Fluid's mode random-suffix."""
@@ -37,6 +38,7 @@ def test_the_node_plugin_heals_and_the_agent_stands_back(node: Node, suffix: str
         until(lambda: not any(g.dead_at for g in known()), f"only the live one: {known()}")
 
 
+@pytest.mark.usefixtures("visits")
 def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_back(node: Node):
     with serverless(node, Client.UNMOUNTS) as pod:
         app = pod.start()
@@ -64,6 +66,7 @@ def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_bac
             assert pod.heals == by_agent
 
 
+@pytest.mark.usefixtures("visits")
 def test_the_plugin_forgets_a_pod_that_was_deleted(node: Node):
     with healing(node, period_s=0.1) as heal, serverless(node, Client.UNMOUNTS) as pod:
         pod.start()
@@ -87,6 +90,7 @@ def test_the_plugin_leaves_a_sidecar_alone_whose_pod_did_not_ask(node: Node):
         assert not heal.store.publications()
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_plugin_that_is_killed_leaves_healing_to_the_agent(node: Node):
     plugin = node.plugin(environ={"RECOVER_FUSE_PERIOD": "100ms"})
     with serverless(node, Client.UNMOUNTS) as pod:
@@ -106,6 +110,7 @@ def test_a_plugin_that_is_killed_leaves_healing_to_the_agent(node: Node):
         assert pod.said("this agent heals again"), pod.agent.said
 
 
+@pytest.mark.usefixtures("visits")
 def test_the_plugin_heals_what_the_agent_cannot_and_keeps_writable_copies(node: Node):
     with (
         healing(node, period_s=0.1) as heal,
@@ -122,3 +127,17 @@ def test_the_plugin_heals_what_the_agent_cannot_and_keeps_writable_copies(node: 
         until(lambda: heal.ear.of(told.Skipped), "the writable copy is reported")
         assert writer.sees.error("/data0") == errno.ENOTCONN
         assert reader.sees.layers("/data0")[-1].read_only
+
+
+def test_a_plugin_that_cannot_mount_inside_leaves_the_pod_to_its_agent(node: Node):
+    plugin = node.plugin(environ={"RECOVER_FUSE_PERIOD": "100ms", "CSI_FLUID_REFUSE": "open_tree"})
+    with serverless(node, Client.UNMOUNTS) as pod:
+        app = pod.start()
+        pod.await_anchors(1)
+
+        for _ in range(2):
+            pod.crash()
+            pod.await_whole(app)
+
+        until(lambda: pod.heals == 2, f"the agent tells of it: {pod.agent.said}")
+        assert "strategy=propagation" in plugin.words

@@ -205,6 +205,7 @@ def empty_dir(node: Node) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("visits")
 def test_containers_with_nested_mounts_of_every_generation_keep_them(
     node: Node, heal: Healing, data: Dataset, empty_dir: Path
 ):
@@ -220,6 +221,7 @@ def test_containers_with_nested_mounts_of_every_generation_keep_them(
         assert container.sees.names("/data/out") == {"kept"}
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_nested_mount_is_there_from_the_first_instant_of_a_heal(
     node: Node, heal: Healing, data: Dataset, empty_dir: Path
 ):
@@ -252,6 +254,7 @@ def test_without_host_processes_nested_mounts_are_covered_and_do_not_pile_up(
 # ---- Flags
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_container_that_mounts_a_writable_volume_read_only_stays_so(node: Node):
     data = node.dataset("demo", read_only=False)
     with healing(node, recover_writable=True) as heal:
@@ -321,6 +324,7 @@ def test_kubelets_directory_may_be_reached_by_a_link(node: Node, heal: Healing, 
     assert anchors(node) == {}
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_private_copy_is_one_layer_after_any_number_of_crashes(
     node: Node, heal: Healing, data: Dataset
 ):

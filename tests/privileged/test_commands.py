@@ -8,6 +8,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from csi_fluid.testbed.plugin import Plugin
 from tests.harness import Dataset, Node, Propagation, until
 
@@ -44,6 +46,7 @@ def down(plugin: Plugin) -> None:
     assert plugin.stop() == 0
 
 
+@pytest.mark.usefixtures("visits")
 def test_status_follows_a_crash_and_its_heal(node: Node):
     data, pod = node.dataset("demo"), node.pod()
     node.plugin()
@@ -69,6 +72,7 @@ def test_status_follows_a_crash_and_its_heal(node: Node):
     assert after["last_heal"]["latency_s"] > 0
 
 
+@pytest.mark.usefixtures("visits")
 def test_recover_heals_what_broke_while_the_plugin_is_down(node: Node):
     data, pod = node.dataset("demo"), node.pod()
     plugin = node.plugin()
@@ -105,6 +109,7 @@ def test_a_dry_run_tells_each_step_and_touches_nothing(node: Node):
     plugin.start()
 
 
+@pytest.mark.usefixtures("visits")
 def test_recover_beside_a_running_plugin_leaves_one_layer(node: Node):
     data, pod = node.dataset("demo"), node.pod()
     node.plugin()
@@ -128,6 +133,7 @@ def test_a_hung_daemon_costs_status_no_more_than_the_probe_timeout(node: Node):
     assert state == "hung: FUSE does not answer"
 
 
+@pytest.mark.usefixtures("visits")
 def test_doctor_finds_all_that_this_machine_has(node: Node):
     node.plugin()
     done = run(node, "doctor", "--json")

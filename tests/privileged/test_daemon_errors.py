@@ -3,7 +3,6 @@
 import errno
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -12,17 +11,11 @@ import pytest
 from csi_fluid.rpc.client import Volume
 from tests.harness import Node
 from tests.harness.rawfuse import GETATTR, STATFS, RawFuse
-from tests.privileged.publishing import Publishing, publishing
+from tests.privileged.publishing import Publishing
 from tests.rpc.serving import Refusal, refusal
 
 ANSWERS = [errno.EIO, errno.EACCES, errno.EINTR, errno.ENOENT, errno.ENOSPC]
 pytestmark = [pytest.mark.expects_log("UNAVAILABLE"), pytest.mark.usefixtures("grpc_up")]
-
-
-@pytest.fixture
-def on(node: Node) -> Iterator[Publishing]:
-    with publishing(node) as made:
-        yield made
 
 
 def make_place(node: Node, *, file: bool = False) -> Path:

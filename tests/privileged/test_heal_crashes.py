@@ -43,6 +43,7 @@ def test_until_the_daemon_is_back_everybody_gets_enotconn(node: Node, heal: Heal
     assert main.sees.error("/data") == 0
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_container_started_while_the_daemon_is_down_heals(node: Node, heal: Healing):
     data = node.dataset("demo")
     target = heal.publish(node.pod(), data)
@@ -57,6 +58,7 @@ def test_a_container_started_while_the_daemon_is_down_heals(node: Node, heal: He
     assert main.sees.names("/data") == {"a.txt"}
 
 
+@pytest.mark.usefixtures("visits")
 def test_containers_started_and_restarted_between_crashes_heal(node: Node, heal: Healing):
     data = node.dataset("demo")
     pod = node.pod()
@@ -88,6 +90,7 @@ def test_a_crash_under_an_init_container_leaves_nothing_for_the_main_one(node: N
     assert shown(main.sees, "/data").read_only
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_container_that_is_being_started_during_the_heal_heals(node: Node, heal: Healing):
     data = node.dataset("demo")
     pod = node.pod()
@@ -142,6 +145,7 @@ def test_a_nested_mount_root_is_no_obstacle(node: Node, heal: Healing):
     assert whole(node, main.sees, "/data", data)
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize("stack", [False, True])
 def test_sixty_crashes_leave_two_layers_at_the_most(node: Node, heal: Healing, *, stack: bool):
     data = node.dataset("demo", files={"sub/b.txt": b"1"})
@@ -189,6 +193,7 @@ def test_a_daemon_that_dies_again_before_the_heal_is_healed_from_the_one_after(
     assert main.sees.names("/data") == {"a.txt"}
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_heal_is_told_once_with_its_numbers(node: Node, heal: Healing):
     data = node.dataset("demo")
     pod = node.pod()

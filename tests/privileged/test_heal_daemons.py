@@ -19,6 +19,7 @@ ENDS = [
 ]
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize(("filesystem", "number", "stack"), ENDS)
 def test_all_copies_show_the_changed_content(
     node: Node, heal: Healing, filesystem: type[Filesystem], number: signal.Signals, *, stack: bool
@@ -57,7 +58,7 @@ def test_the_kernel_passes_a_mount_on(node: Node, filesystem: type[Filesystem]):
 def test_a_daemon_that_serves_on_after_its_unmount_is_left_alone_until_it_ends(
     node: Node, heal: Healing
 ):
-    sandbox.require("gocryptfs")
+    sandbox.require("gocryptfs", "fanotify_mnt")
     data = node.dataset("demo", Gocryptfs, files=FILES)
     pod = node.pod()
     target = heal.publish(pod, data)

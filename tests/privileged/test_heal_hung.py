@@ -97,6 +97,7 @@ def test_a_hung_old_generation_does_not_delay_the_heal_of_another_dataset(
     after.close()
 
 
+@pytest.mark.usefixtures("visits")
 def test_a_path_over_a_hung_dataset_does_not_stop_the_other_paths(
     node: Node, heal: Healing, hung: Dataset
 ):

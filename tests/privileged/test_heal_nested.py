@@ -9,6 +9,8 @@ from recover import observer as told
 from tests.harness import Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
 
+pytestmark = pytest.mark.usefixtures("visits")  # without, what is nested is covered
+
 FILES = {"a.txt": b"1", "cache/c.txt": b"1", "deep/er/d.txt": b"1"}
 
 

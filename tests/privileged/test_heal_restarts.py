@@ -31,6 +31,7 @@ def test_at_rest_a_restart_touches_nothing(node: Node, heal: Healing):
     assert whole(node, main.sees, "/data", data)
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize("stack", [False, True])
 @pytest.mark.parametrize("crashes", [1, 3])
 def test_what_broke_while_nobody_watched_is_healed_at_the_start(
@@ -153,6 +154,7 @@ def test_twenty_lives_leave_no_descriptor_and_no_thread(node: Node, heal: Healin
     assert whole(node, node.sees, target, data)
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_plugin_that_ended_is_followed_by_one_that_heals(node: Node, number: signal.Signals):
     data = node.dataset("demo")

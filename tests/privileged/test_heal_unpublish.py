@@ -27,6 +27,24 @@ def test_a_target_that_is_unpublished_while_its_heal_begins_stays_gone(node: Nod
         assert not node.sees.layers(target)
 
 
+def test_what_an_unpublish_has_not_unmounted_yet_is_not_healed(node: Node):
+    with healing(node, period_s=0.05) as heal:
+        data = node.dataset("demo")
+        heal.publish(node.pod("keep"), data)
+        target = heal.publish(node.pod(), data)
+        heal.crash(data)
+
+        with heal.parts.locks.hold(str(target)):  # as an unpublish does, which takes its time
+            heal.store.remove_publication(str(target))
+            programs.run("umount", target)  # the live layer; the dead one is still there
+            heal.await_ticks(10)
+            left = node.sees.layers(target)
+            programs.run("umount", target)
+
+        assert len(left) == 1
+        assert len(heal.heals(data)) == 1
+
+
 def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
     trap = Trap()
     with healing(node, locks=trap) as heal:

@@ -10,7 +10,7 @@ import pytest
 
 from csi_fluid.testbed import programs
 from recover import observer as told
-from recover.linux import mountinfo
+from recover.linux import mountinfo, namespaces
 from recover.rows import Generation
 from tests.harness import BedError, Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, Trap, healing, shown, whole
@@ -24,6 +24,7 @@ BOOT_ID = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
 # 1. No bare directory, ever.
 
 
+@pytest.mark.timeout(180)  # watches at full speed, on machines of two processors
 @RESTARTS
 def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack: bool):
     data = node.dataset("demo", files={"sub/b.txt": b"1"})
@@ -31,12 +32,12 @@ def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack
     target = heal.publish(pod, data)
     volumes = {"/data": target, "/part": pod.subpath(target, "sub")}
     slave = pod.container("slave", volumes)
-    private = pod.container("private", volumes, Propagation.NONE)
-    places: list[Place] = [
-        (node.sees.pid, target),
-        (slave.pid, "/data"),
-        (private.pid, "/part"),
-    ]
+    places: list[Place] = [(node.sees.pid, target), (slave.pid, "/data"), (slave.pid, "/part")]
+    wanted = [{"sub"}, {"sub"}, {"b.txt"}]
+    if namespaces.can_mount_inside():
+        private = pod.container("private", volumes, Propagation.NONE)
+        places.append((private.pid, "/part"))
+        wanted.append({"b.txt"})
 
     with contextlib.ExitStack() as ends:
         watches = [ends.enter_context(Watch(pid, "look", path)) for pid, path in places]
@@ -44,24 +45,23 @@ def test_nobody_ever_sees_the_bare_directory(node: Node, heal: Healing, *, stack
             heal.crash(data, stack=stack)
         seen = [watch.outcomes() for watch in watches]
 
-    assert [names - GONE for names in seen] == [{"sub"}, {"sub"}, {"b.txt"}]
+    assert [names - GONE for names in seen] == wanted
 
 
 # 2. No writable instant of a read-only volume.
 
 
+@pytest.mark.timeout(180)
 @RESTARTS
 def test_nobody_can_ever_write_to_a_read_only_volume(node: Node, heal: Healing, *, stack: bool):
     data = node.dataset("demo", read_only=False)
     pod = node.pod()
     target = heal.publish(pod, data, read_only=True)
     slave = pod.container("slave", {"/data": target})
-    private = pod.container("private", {"/data": target}, Propagation.NONE)
-    places: list[Place] = [
-        (node.sees.pid, target),
-        (slave.pid, "/data"),
-        (private.pid, "/data"),
-    ]
+    places: list[Place] = [(node.sees.pid, target), (slave.pid, "/data")]
+    if namespaces.can_mount_inside():
+        private = pod.container("private", {"/data": target}, Propagation.NONE)
+        places.append((private.pid, "/data"))
 
     with contextlib.ExitStack() as ends:
         watches = [ends.enter_context(Watch(pid, "write", path)) for pid, path in places]
@@ -69,7 +69,7 @@ def test_nobody_can_ever_write_to_a_read_only_volume(node: Node, heal: Healing, 
             heal.crash(data, stack=stack)
         seen = [watch.outcomes() - GONE for watch in watches]
 
-    assert seen == [{"EROFS"}, {"EROFS"}, {"EROFS"}]
+    assert all(outcomes == {"EROFS"} for outcomes in seen)
     assert node.sees.names(data.volume.source) == {"a.txt"}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from csi_fluid.testbed import programs
 from recover.errors import Covered
-from recover.linux import mountinfo, mounts, probe, syscalls
+from recover.linux import attributes, mountinfo, mounts, probe, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.probe import Answer, Prober
@@ -84,7 +84,7 @@ def test_a_first_bind_keeps_the_flags_of_its_source_and_adds_its_own(data: Datas
     ],
 )
 def test_a_clone_propagates_as_was_asked_for(
-    data: Dataset, node: Node, propagation: str, *, is_peer: bool, is_slave: bool
+    data: Dataset, node: Node, propagation: attributes.Propagation, *, is_peer: bool, is_slave: bool
 ):
     folder = node.machine.folder("private")
     programs.run("mount", "-t", "tmpfs", "none", folder)
@@ -221,7 +221,7 @@ def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Pat
     before = top(place)
     data.daemon.kill()
 
-    at_home(mounts.part, before)
+    at_home(mounts.make_private, before)
 
     after = top(place)
     assert before.shared == top(data.volume.source).shared

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 
 import grpc
@@ -12,18 +12,12 @@ import pytest
 from csi_fluid._pb import csi_pb2
 from csi_fluid.testbed import programs
 from tests.harness import Dataset, Node, Rclone
-from tests.privileged.publishing import Publishing, publishing
+from tests.privileged.publishing import Publishing
 from tests.rpc.serving import refusal
 
 pytestmark = pytest.mark.usefixtures("grpc_up")
 INACCESSIBLE = 2
 FILES = {"a.txt": b"one\n", "sub/b.txt": b"two\n"}
-
-
-@pytest.fixture
-def on(node: Node) -> Iterator[Publishing]:
-    with publishing(node) as made:
-        yield made
 
 
 @pytest.fixture

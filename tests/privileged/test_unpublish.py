@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent import futures
 from pathlib import Path
 
@@ -11,17 +11,11 @@ import pytest
 
 from csi_fluid.testbed import programs
 from tests.harness import Dataset, Node, pause
-from tests.privileged.publishing import Publishing, publishing
+from tests.privileged.publishing import Publishing
 from tests.rpc.serving import refusal
 
 pytestmark = pytest.mark.usefixtures("grpc_up")
 FILES = {"a.txt": b"one\n", "sub/b.txt": b"two\n"}
-
-
-@pytest.fixture
-def on(node: Node) -> Iterator[Publishing]:
-    with publishing(node) as made:
-        yield made
 
 
 @pytest.fixture

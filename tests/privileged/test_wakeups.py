@@ -267,6 +267,7 @@ def test_a_crash_heals_long_before_the_tick(node: Node, doors: dict[str, Door]):
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("stack", [False, True])
 def test_of_a_hundred_crashes_at_any_time_each_heals_at_once(node: Node, *, stack: bool):
+    sandbox.require("pidfd_open", "statmount")
     data = node.dataset("demo")
     chance = random.Random(1)
     with healing(node, period_s=60.0) as heal:
@@ -283,6 +284,7 @@ def test_of_a_hundred_crashes_at_any_time_each_heals_at_once(node: Node, *, stac
 @pytest.mark.parametrize("doors", DOORS.values(), ids=DOORS)
 def test_bursts_of_crashes_heal_and_mix_up_no_datasets(node: Node, doors: dict[str, Door]):
     """A daemon that dies before its mount was cloned frees its device number for the next mount."""
+    sandbox.require("pidfd_open", "statmount")
     datasets = [node.dataset(name) for name in ("one", "two")]
     pod = node.pod()
     with healing(node, period_s=60.0, wake_ups=functools.partial(WakeUps, **doors)) as heal:
@@ -305,6 +307,7 @@ def test_bursts_of_crashes_heal_and_mix_up_no_datasets(node: Node, doors: dict[s
 
 
 def test_a_daemon_that_is_slow_to_answer_is_healed_when_it_does(node: Node):
+    sandbox.require("pidfd_open", "statmount")
     data = node.dataset("demo")
     with healing(node, period_s=60.0, probe_timeout_s=0.2) as heal:
         target = heal.publish(node.pod(), data)

@@ -30,6 +30,7 @@ from csi_fluid.volumes import (
 )
 from recover.linux.probe import Prober
 from recover.parts import Parts
+from recover.rows import Method
 from recover.store import Store
 
 NODE_ID = "node-1"
@@ -54,7 +55,7 @@ class Serving:
         self,
         folder: Path,
         *,
-        method: str = "bind",
+        method: Method = Method.BIND,
         probe_timeout_s: float = 0.5,
         max_waiting: int = 4,
         kube: Kube | None = None,

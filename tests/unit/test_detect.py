@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 from recover import detect
 from recover.detect import Copy, Origin
 from recover.linux.mountinfo import DELETED, Mount, MountTable
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from tests.unit.handmade import DEAD, FOREIGN, HOME, LIVE, OLDER, SOURCE, generation, mount, table
 
 NOTHING: frozenset[str] = frozenset()
@@ -268,7 +268,7 @@ def test_every_fuse_layer_at_a_target_is_ours():
 
 
 def test_what_stands_at_a_symlink_publication_is_not_ours():
-    link = Publication("/t", "v", SOURCE, method="symlink")
+    link = Publication("/t", "v", SOURCE, method=Method.SYMLINK)
 
     assert not detect.superblocks_at_targets([link], table(mount(5, "/t")))
 

@@ -14,7 +14,7 @@ from csi_fluid.kube.access import IN_CLUSTER, Access
 from csi_fluid.kube.cluster import place
 from csi_fluid.kube.objects import Name
 from csi_fluid.kube.queue import Queue, Rates, Waiting
-from csi_fluid.kube.wire import Answer, Request
+from csi_fluid.kube.wire import Request, Response
 from csi_fluid.volumes import generation
 from recover.rows import Publication
 
@@ -170,10 +170,10 @@ def test_lines_come_out_as_they_went_in_however_they_are_cut(data: bytes, size: 
 
 def test_a_request_and_an_answer_survive_the_wire():
     request = Request("node", "PATCH", "/x", {"a": None}, wire.STRATEGIC)
-    answer = Answer(404, {"kind": "Status"}, "")
+    answer = Response(404, {"kind": "Status"}, "")
 
     assert wire.unpack(wire.pack(7, 2.5, request)) == (7, 2.5, request)
-    assert wire.unpack_answer(wire.pack_answer(7, answer)) == (7, answer)
+    assert wire.unpack_response(wire.pack_response(7, answer)) == (7, answer)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_a_request_and_an_answer_survive_the_wire():
 )
 def test_what_is_no_answer_is_refused(line: bytes):
     with pytest.raises(wire.Garbled):
-        wire.unpack_answer(line)
+        wire.unpack_response(line)
 
 
 # ---- The queue of events

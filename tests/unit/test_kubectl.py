@@ -11,7 +11,7 @@ from csi_fluid import kubectl
 from csi_fluid.kubectl import agents, datasets, findings, journal, redact, story
 from csi_fluid.kubectl.datasets import Row
 from csi_fluid.kubectl.story import Mount, Reach, Volume
-from recover.survey import State
+from recover.states import State
 
 
 @pytest.mark.parametrize("verb", kubectl.VERBS)
@@ -40,15 +40,15 @@ def test_every_state_of_a_source_has_its_place():
 
 
 def test_a_state_of_a_newer_plugin_comes_first():
-    found = [Row("d", ("a",), state) for state in (datasets.HEALTHY, datasets.HUNG, "on fire")]
+    found = [Row("d", ("a",), state) for state in (State.HEALTHY, State.HUNG, "on fire")]
 
-    assert [row.state for row in datasets.table(found)][:2] == ["on fire", datasets.HUNG]
+    assert [row.state for row in datasets.table(found)][:2] == ["on fire", State.HUNG]
     assert datasets.table(found)[-1].state == "healthy"
 
 
 def test_of_two_that_are_broken_the_older_one_comes_first():
-    found = [Row("new", ("a",), datasets.WAITING, since=2.0)]
-    found += [Row("old", ("b",), datasets.WAITING, since=1.0)]
+    found = [Row("new", ("a",), State.WAITING, since=2.0)]
+    found += [Row("old", ("b",), State.WAITING, since=1.0)]
 
     assert [row.dataset for row in datasets.table(found)] == ["old", "new"]
 
@@ -134,11 +134,11 @@ def test_an_agent_that_has_healed_is_a_row_like_a_nodes():
 @pytest.mark.parametrize(
     ("pod", "log", "state", "word"),
     [
-        (serverless(), HEALED + BROKEN, datasets.WAITING, "is broken"),
+        (serverless(), HEALED + BROKEN, State.WAITING, "is broken"),
         (
             serverless(sidecar={"waiting": {"reason": "CrashLoopBackOff"}}),
             HEALED,
-            datasets.WAITING,
+            State.WAITING,
             "fluid-fuse-0 of pod default/app does not run: CrashLoopBackOff",
         ),
         (

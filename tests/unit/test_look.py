@@ -16,7 +16,7 @@ from recover.linux.probe import Answer, Prober, Reply
 from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.reach import Reach
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from recover.store import Store
 from recover.visits.plan import Kin
 from tests.unit.handmade import (
@@ -45,7 +45,7 @@ from tests.unit.handmade import (
 ANCHOR = anchor(DEAD, shared=9).base
 ROW = publication()
 TARGET = mount(5, "/t", master=9, shared=12)
-NOTHING: look.Parted = {}
+NOTHING: look.MadePrivate = {}
 
 
 def view(found: tuple[anchors.Anchor, ...] = (), **changes: Any) -> View:
@@ -66,14 +66,14 @@ def seen(
     node: MountTable,
     *pods: MountTable,
     published: tuple[Publication, ...] = (ROW,),
-    parted: look.Parted = NOTHING,
+    made_private: look.MadePrivate = NOTHING,
     **changes: Any,
 ) -> View:
     """Return what a look at these tables finds: the node's, and those of containers."""
     given = view(anchors.find(node, SHELF.folder), publications=published, **changes)
     case = node_case(publications=published, anchors=given.anchors, dead=given.dead)
     elsewhere = zip((POD, OTHER_POD), pods, strict=False)
-    return look.with_copies(case, given, [(HOME, node), *elsewhere], parted)
+    return look.with_copies(case, given, [(HOME, node), *elsewhere], made_private)
 
 
 # On the node
@@ -238,7 +238,7 @@ def test_nothing_is_off_a_source_that_is_in_no_peer_group():
     assert not seen(table(mount(4, SOURCE)), table(mount(50, "/data"))).exposed
 
 
-@pytest.mark.parametrize(("method", "exposed"), [("bind", ["/data"]), ("sidecar", [])])
+@pytest.mark.parametrize(("method", "exposed"), [(Method.BIND, ["/data"]), (Method.SIDECAR, [])])
 def test_the_copies_of_a_sidecar_are_off_the_source_as_they_should_be(method, exposed):
     row = publication()
     source, inside = mount(4, SOURCE, shared=3), table(mount(50, "/data", master=3))
@@ -254,11 +254,11 @@ PROC = mountinfo.read().at("/proc")
 OURS = Namespace(1, os.getpid())
 
 
-def missed(*layers: Mount, parted: look.Parted = NOTHING) -> View:
+def missed(*layers: Mount, made_private: look.MadePrivate = NOTHING) -> View:
     assert PROC is not None
     given = view(verdicts={PROC.dev: Answer.DEAD}, live="")
     inside = MountTable(layers)
-    return look.with_copies(node_case(), given, [(HOME, table()), (OURS, inside)], parted)
+    return look.with_copies(node_case(), given, [(HOME, table()), (OURS, inside)], made_private)
 
 
 def test_a_copy_that_nothing_reaches_is_for_a_visit():
@@ -279,7 +279,7 @@ def test_a_copy_that_was_parted_is_for_a_visit_as_it_was_before():
     assert PROC is not None
     before = PROC._replace(shared=0, master=44)
 
-    found = missed(PROC, parted={(OURS.inode, PROC.mnt_id): before})
+    found = missed(PROC, made_private={(OURS.inode, PROC.mnt_id): before})
 
     assert [c.stack for c in found.copies] == [(before,)]
 

@@ -141,6 +141,17 @@ def test_each_place_complains_for_itself():
     assert ear.events == [failed("no space"), skipped("it is late")]
 
 
+def test_a_complaint_of_one_place_stays_told_until_that_place_is_well():
+    outage, ear = heard()
+
+    for settled in ((), ("/u",), ("/t",)):
+        outage.complain_of("/t", failed("no space"))
+        outage.settle(settled)
+    outage.complain_of("/t", failed("no space"))
+
+    assert ear.events == [failed("no space")] * 2
+
+
 # Any course of things
 
 ACTS = st.sampled_from(["breaks", "hangs", "answers", "ends"])

@@ -11,7 +11,7 @@ from hypothesis import given, strategies as st
 from csi_fluid._pb import csi_pb2
 from csi_fluid.errors import InvalidArgument
 from csi_fluid.rpc import requests, status
-from recover.rows import Publication
+from recover.rows import Method, Publication
 
 Mode = csi_pb2.VolumeCapability.AccessMode
 SKIP_CHECK = "fluid.io/skip-check-mount-ready-target"
@@ -31,7 +31,7 @@ def request(**changes: Any) -> csi_pb2.NodePublishVolumeRequest:
     return csi_pb2.NodePublishVolumeRequest(**(fields | changes))
 
 
-def publish(default_method: str = "bind", **changes: Any) -> requests.Publish:
+def publish(default_method: Method = Method.BIND, **changes: Any) -> requests.Publish:
     return requests.publish(request(**changes), default_method)
 
 
@@ -64,7 +64,7 @@ def test_any_parsable_bytes_are_a_value_or_an_invalid_argument(data: bytes):
     with contextlib.suppress(DecodeError):
         message.ParseFromString(data)
     with pytest.raises(InvalidArgument):  # noise never happens to be complete
-        requests.publish(message, "bind")
+        requests.publish(message, Method.BIND)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_a_sub_path_is_relative_and_plain(sub_path: str, expected: str):
     ],
 )
 def test_the_method_comes_from_volume_or_environment(attribute: str, environment: str, method: str):
-    asked = publish(environment, attributes={"node_publish_method": attribute})
+    asked = publish(Method(environment), attributes={"node_publish_method": attribute})
     assert asked.wanted.method == method
 
 

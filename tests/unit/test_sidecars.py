@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from recover.lease import Claim, Lease
+from recover.lease import Lease, LockFile
 from recover.linux.mountinfo import Mount, MountTable
+from recover.rows import Method
 from recover.serverless.place import Place
-from recover.serverless.sidecars import METHOD, Sidecars
+from recover.serverless.sidecars import Sidecars
 from recover.store import Store
 
 ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")
@@ -47,7 +48,7 @@ def test_a_mount_that_an_agent_guards_becomes_a_row(host: Host, option: str, rea
     host.sidecars.update(host.table(host.fuse(option=option)))
 
     (row,) = host.store.publications()
-    assert (row.source, row.target, row.method) == (host.source, host.source, METHOD)
+    assert (row.source, row.target, row.method) == (host.source, host.source, Method.SIDECAR)
     assert row.read_only is read_only
     assert host.sidecars.is_settled
 
@@ -112,11 +113,11 @@ def test_the_row_goes_with_the_pod(host: Host):
 
 def test_a_lock_file_that_was_made_anew_is_locked_anew(tmp_path: Path):
     path = tmp_path / "lock"
-    claim = Claim(path)
-    taken = claim.take(), claim.is_held
+    lock = LockFile(path)
+    taken = lock.take(), lock.is_held
 
     path.unlink()
     path.touch()
 
-    assert (taken, claim.is_held) == ((True, True), False)
-    claim.close()
+    assert (taken, lock.is_held) == ((True, True), False)
+    lock.close()

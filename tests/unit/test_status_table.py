@@ -8,10 +8,11 @@ import pytest
 from rich.console import Console
 
 from csi_fluid.cli import status, times, words
-from recover.anchors.plan import Leave
+from recover.anchors.plan import Skip
 from recover.linux.namespaces import Namespace
 from recover.rows import Heal, Publication
-from recover.survey import SourceReport, State
+from recover.states import State
+from recover.survey import SourceReport
 
 NOW = 1_000_000.0
 HEAL = Heal("/rt/demo", NOW - 180, "namespace", True, 3, 3, 1, 0.0041, 1.2)
@@ -64,8 +65,8 @@ def test_a_broken_dataset_says_since_when_how_many_and_what_to_do():
 
 
 def test_the_reasons_of_what_is_left_alone_are_told_once():
-    left = Leave(Namespace(1, 1), "/t", "the volume is writable")
-    text = shown(changed(state=State.LEFT, steps=(left, left)))
+    left = Skip(Namespace(1, 1), "/t", "the volume is writable")
+    text = shown(changed(state=State.SKIPPED, steps=(left, left)))
 
     assert text.count("the volume is writable") == 1
 
@@ -98,7 +99,7 @@ def test_a_name_cannot_draw_on_the_terminal(name):
 
 def test_every_state_but_healthy_has_advice():
     for state in State:
-        report = changed(state=state, steps=(Leave(Namespace(1, 1), "/t", "because"),))
+        report = changed(state=state, steps=(Skip(Namespace(1, 1), "/t", "because"),))
 
         assert bool(words.advice(report)) == (state is not State.HEALTHY)
         assert "{" not in words.advice(report)

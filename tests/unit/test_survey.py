@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recover import survey
-from recover.anchors.plan import Attach, Leave, Make
+from recover.anchors.plan import Attach, Make, Skip
 from recover.anchors.shelf import Variant
 from recover.detect import Copy
 from recover.heal import Step
@@ -19,15 +19,16 @@ from recover.linux.probe import Answer, Reply
 from recover.look import View
 from recover.policy import Strategy
 from recover.rows import Generation, Heal, Publication
+from recover.states import State
 from recover.store import Store
-from recover.survey import SourceReport, State
+from recover.survey import SourceReport
 
 HOME = Namespace(100, 1)
 DEAD, LIVE = "0:50", "0:60"
 DEMO = Publication("/t", "v", "/src", runtime_namespace="ns", runtime_name="demo")
 ATTACH = Attach(HOME, "/t", "/src", Attributes())
 MAKE = Make(HOME, "/p/1-ro", "/src", Variant(read_only=True))
-LEAVE = Leave(HOME, "/t", "it is late")
+LEAVE = Skip(HOME, "/t", "it is late")
 
 
 def mount(number: int, path: str, dev: str = LIVE, *, on: int = 1) -> Mount:
@@ -82,7 +83,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
         (view(), (MAKE,), State.HEALTHY),
         (view(copies=(copy(DEAD),)), (ATTACH,), State.STALE),
         (view(copies=(copy(DEAD),)), (LEAVE, ATTACH), State.STALE),
-        (view(copies=(copy(DEAD),)), (LEAVE,), State.LEFT),
+        (view(copies=(copy(DEAD),)), (LEAVE,), State.SKIPPED),
         (view(Answer.DEAD, copies=(copy(DEAD),)), (ATTACH,), State.WAITING),
         (view(Answer.ABSENT, copies=(copy(DEAD),)), (LEAVE,), State.WAITING),
         (view(Answer.ABSENT, bare=(DEMO,)), (ATTACH,), State.WAITING),

@@ -1,8 +1,10 @@
 """Pods for the tests of the admission webhook, before and after Fluid has handled them."""
 
 import copy
+import json
 from typing import Any
 
+from csi_fluid import webhook
 from csi_fluid.webhook import rules
 from tests.cluster.fluidobjects import Spec
 from tests.harness import fluidwebhook, jsonpatch
@@ -18,6 +20,12 @@ CLAIMS = {
 }
 ASKS = {"alibabacloud.com/fuse-recover-policy": "auto"}
 ECI = {"alibabacloud.com/fluid-sidecar-target": "eci"}
+SERVER = f"{webhook.SERVICE}.{webhook.NAMESPACE}.svc"
+INJECT = "serverless.fluid.io/inject"
+OURS = "fuse.csi.fluid.io/recover-policy"
+PLATFORMS = "alibabacloud.com/fuse-recover-policy"
+INSIDE = "/fluid/jindofs-fuse-mount-0"
+ON_NODE = "/runtime-mnt/jindo/walk2/demo-dataset"
 Object = dict[str, Any]
 
 
@@ -71,3 +79,26 @@ def agents(found: Object) -> list[Object]:
         for c in spec.get(place, ())
         if c["name"] == "fluid-fuse-recovery"
     ]
+
+
+def warnings(found: Object) -> str:
+    """Return all that the pod's user is told."""
+    return " | ".join(rules.decide(found, IMAGE).warnings)
+
+
+def mounts_of(container: Object) -> list[str]:
+    """Return the agent's arguments that name what it guards."""
+    return [word for word in container["args"] if word.startswith("--mount=")]
+
+
+def names(found: Object, place: str = "containers") -> list[str]:
+    """Return the names of a pod's containers, in their order."""
+    return [each["name"] for each in found["spec"][place]]
+
+
+def question(pod: dict[str, Any]) -> bytes:
+    """Return what an API server asks about a pod."""
+    resource = {"group": "", "version": "v1", "resource": "pods"}
+    request = {"uid": "u1", "operation": "CREATE", "resource": resource, "object": pod}
+    review = {"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}
+    return json.dumps(review).encode()

@@ -11,7 +11,7 @@ import pytest
 from csi_fluid import telling
 from csi_fluid.kube.subjects import Subjects
 from csi_fluid.testbed.waiting import until
-from recover.rows import Publication
+from recover.rows import Method, Publication
 from tests.harness import apiserver
 from tests.harness.apiserver import ACCOUNT, KUBELET, NODE
 from tests.rpc.api_side.world import ROW, TARGET, World, soon
@@ -40,7 +40,7 @@ def test_an_event_is_told_of_the_dataset_and_of_the_pod(world: World):
 
 def test_about_the_mount_of_a_sidecar_no_volume_is_asked_for(world: World):
     source = "/runtime-mnt/jindo/ns/app/jindofs-fuse"
-    row = Publication(target=source, volume_id="", source=source, method="sidecar")
+    row = Publication(target=source, volume_id="", source=source, method=Method.SIDECAR)
 
     assert Subjects(world.helper, world.cluster, NODE).of(row, soon()) == ()
     assert world.server.asked == []

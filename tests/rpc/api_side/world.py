@@ -8,7 +8,7 @@ from csi_fluid.kube.cluster import Cluster
 from csi_fluid.kube.events import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
-from csi_fluid.kube.wire import Answer, Request
+from csi_fluid.kube.wire import Request, Response
 from recover.rows import Publication
 from tests.harness.apiserver import NODE, ApiServer
 
@@ -41,7 +41,7 @@ class World:
             self.helper, subjects, NODE, lambda result: self.results.update([result]), limit=5
         )
 
-    def _told(self, request: Request, answer: Answer) -> None:
+    def _told(self, request: Request, answer: Response) -> None:
         self.calls.append((request.method, answer.status))
 
     def _started(self) -> None:

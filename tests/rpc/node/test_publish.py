@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from recover.rows import Method
 from tests.rpc.node.world import Mode, World
 from tests.rpc.serving import capability, refusal, serving
 
@@ -137,7 +138,7 @@ def test_the_log_has_the_words_that_fluids_own_test_looks_for(
 
 
 def test_the_environment_can_ask_for_links(tmp_path: Path):
-    with serving(tmp_path, method="symlink") as (plugin, client):
+    with serving(tmp_path, method=Method.SYMLINK) as (plugin, client):
         world = World(tmp_path, plugin, client)
         world.publish(attributes={"node_publish_method": ""})
 

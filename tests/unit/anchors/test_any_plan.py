@@ -3,7 +3,7 @@
 from hypothesis import given, strategies as st
 
 from recover.anchors.anchor import Anchor
-from recover.anchors.plan import Attach, Bare, Bring, Case, Cover, Drop, Leave, Make
+from recover.anchors.plan import Attach, Bare, Bring, Case, Cover, Drop, Make, Skip
 from recover.anchors.shelf import Variant, unneeded
 from recover.detect import Copy
 from recover.rows import Publication
@@ -91,7 +91,7 @@ def refused(case: Case) -> tuple[Publication, ...]:
 def test_steps_come_in_the_order_in_which_nobody_loses_anything(case):
     order = [Bare, Make, Bring, Cover, Attach, Drop]
 
-    done = [order.index(type(step)) for step in planned(case) if not isinstance(step, Leave)]
+    done = [order.index(type(step)) for step in planned(case) if not isinstance(step, Skip)]
     assert done == sorted(done)
 
 
@@ -161,7 +161,7 @@ def test_what_arrives_at_an_anchor_arrives_at_the_stray_that_it_covers(case):
 
 @given(cases())
 def test_each_dead_stray_is_covered_or_left_once_for_each_peer_group(case):
-    places = [s.path for s in planned(case) if isinstance(s, Cover | Leave)]
+    places = [s.path for s in planned(case) if isinstance(s, Cover | Skip)]
     done = [c for c in case.strays if c.path in places]
     groups = {(c.stack[0].shared, c.stack[0].root) for c in done if c.stack[0].shared}
 
@@ -194,7 +194,7 @@ def test_whoever_may_have_lost_writes_gets_nothing(case):
 
 @given(cases())
 def test_whoever_may_have_lost_writes_is_told_what_to_set(case):
-    left = {step.target for step in of(Leave, case) if "--recover-writable" in step.reason}
+    left = {step.target for step in of(Skip, case) if "--recover-writable" in step.reason}
     dead = {a.variant for a in case.anchors if {layer.dev for layer in a.stack} <= case.dead}
 
     for p in refused(case):

@@ -6,7 +6,7 @@ import pytest
 
 from recover.anchors import plan
 from recover.anchors.anchor import Anchor
-from recover.anchors.plan import Attach, Bare, Bring, Cover, Drop, Leave, Make, Origins
+from recover.anchors.plan import Attach, Bare, Bring, Cover, Drop, Make, Origins, Skip
 from recover.anchors.shelf import Variant
 from recover.linux.mounts import Attributes
 from tests.unit.anchors.planned import LIVING, made, of, only, planned
@@ -171,7 +171,7 @@ def test_peers_that_show_other_parts_are_covered_one_by_one():
 
 def test_a_stray_outside_of_the_source_is_left():
     rows = (generation(root="/bucket"),)
-    step = only(Leave, node_case(copy(mount(root="/other"), path="/s"), generations=rows))
+    step = only(Skip, node_case(copy(mount(root="/other"), path="/s"), generations=rows))
 
     assert "/other" in step.reason
 
@@ -210,7 +210,7 @@ def test_a_target_whose_mount_is_gone_gets_a_slave_of_the_anchor():
 def test_a_writable_volume_is_left_with_what_to_set(changes):
     (step,) = planned(node_case(publications=(WRITABLE,), **changes))
 
-    assert isinstance(step, Leave)
+    assert isinstance(step, Skip)
     assert (step.target, "--recover-writable" in step.reason) == ("/t", True)
 
 
@@ -239,7 +239,7 @@ def test_a_stray_that_may_be_healed_does_not_heal_others_of_its_source():
 
     assert only(Cover, case).target == "/u"
     assert not of(Bring, case)
-    assert only(Leave, case).target == "/t"
+    assert only(Skip, case).target == "/t"
 
 
 # What goes
@@ -259,7 +259,7 @@ def test_so_many_anchors_that_one_goes_although_it_is_needed_are_told():
     case = node_case(anchors=many, number=299)
 
     *_, last = planned(case)
-    assert isinstance(last, Leave)
+    assert isinstance(last, Skip)
     assert "heals no more until it is restarted" in last.reason
 
 
@@ -294,7 +294,7 @@ def test_so_many_anchors_that_one_goes_although_it_is_needed_are_told():
             "remove anchor /p/1-rw: nothing can hang off it any more",
         ),
         (
-            Leave(HOME, "/t", "it is late"),
+            Skip(HOME, "/t", "it is late"),
             "leave /t in the mount namespace of process 1: it is late",
         ),
     ],

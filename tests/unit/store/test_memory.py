@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from recover.rows import Generation, Heal, Publication, Volume
+from recover.rows import Generation, Heal, Method, Publication, Volume
 from recover.store import KEPT_HEALS, Store
 from tests.unit.store.rows import SHARED_TMP, generation, heal, opened, publication
 
@@ -144,6 +144,7 @@ COUNTS = st.integers(-(2**63), 2**63 - 1)
 ROWS: dict[object, st.SearchStrategy[object]] = {
     str: TEXT,
     bool: st.booleans(),
+    Method: st.sampled_from(Method),
     int: COUNTS,
     float: TIMES,
 }

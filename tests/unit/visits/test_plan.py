@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, strategies as st
 
 from recover.anchors import plan as anchors
-from recover.anchors.plan import Leave
+from recover.anchors.plan import Skip
 from recover.anchors.shelf import Variant
 from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.rows import Publication
 from recover.visits import plan
-from recover.visits.plan import Case, Kin, Part, Peel, Step, Swap
+from recover.visits.plan import Case, Kin, MakePrivate, Peel, Step, Swap
 from tests.unit.handmade import (
     DEAD,
     FOREIGN,
@@ -83,7 +83,7 @@ def test_a_copy_of_what_lies_outside_of_the_source_is_left():
     outside = case(inside(mount(root="/other")))
     node = replace(outside.node, generations=(generation(root="/bucket"),))
 
-    assert "/other" in only(Leave, replace(outside, node=node)).reason
+    assert "/other" in only(Skip, replace(outside, node=node)).reason
 
 
 def test_the_dead_layers_above_a_live_mount_are_removed():
@@ -96,7 +96,7 @@ def test_the_dead_layers_above_a_live_mount_are_removed():
 def test_a_copy_with_something_inside_that_cannot_be_rebuilt_is_left_with_the_reason():
     lost = mount(9, "/data/cache", FOREIGN)
 
-    reason = only(Leave, case(inside(within=(lost,)))).reason
+    reason = only(Skip, case(inside(within=(lost,)))).reason
 
     assert "/data/cache" in reason
     assert "restart the container" in reason
@@ -121,7 +121,7 @@ WRITABLE_COPY = inside(mount(options="rw,relatime"))
 def test_a_writable_copy_may_belong_to_any_publication_of_its_source():
     owners = publication("/u"), OPTED_IN, replace(WRITABLE, target="/v")
 
-    assert "--recover-writable" in only(Leave, case(WRITABLE_COPY, published=owners)).reason
+    assert "--recover-writable" in only(Skip, case(WRITABLE_COPY, published=owners)).reason
 
 
 def test_a_read_only_copy_of_a_writable_volume_is_healed():
@@ -386,7 +386,7 @@ IN_POD = "the mount namespace of process 22"
             f"remove 2 dead layer(s) on top of /t in {IN_POD}",
         ),
         (
-            Part(copy(at=POD)),
+            MakePrivate(copy(at=POD)),
             (
                 f"keep /t in {IN_POD} apart: a mount from outside would cover "
                 "what is mounted inside it, or have fewer restrictions"

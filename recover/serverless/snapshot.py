@@ -16,7 +16,7 @@ from recover.serverless.place import Place
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
+class Snapshot:
     """What one look showed; live is the answering FUSE mount at the mount point, if there is one.
 
     lower are the mounts beneath the topmost, the lowest first.
@@ -44,8 +44,8 @@ class Sight:
             return None
         return self.top
 
-    def holds(self, now: "Sight") -> bool:
-        """Tell whether all of this is so in a later sight too; an anchor may have been added."""
+    def holds(self, now: "Snapshot") -> bool:
+        """Return whether all of this is so in a later one too; an anchor may have been added."""
         was, found = ((s.reply, s.top, s.lower) for s in (self, now))
         return was == found and set(self.anchors) <= set(now.anchors)
 
@@ -61,7 +61,7 @@ class Sight:
         )
 
 
-class Eyes:
+class Looker:
     """Looks at one mount point; used by one thread at a time.  Close it when done."""
 
     def __init__(self, place: Place, prober: Prober) -> None:
@@ -80,14 +80,14 @@ class Eyes:
         return self._own.version
 
     def answers(self, dev: str) -> bool:
-        """Tell whether a superblock still answers at the mount point."""
+        """Return whether a superblock still answers at the mount point."""
         reply = self._prober.ask(self._place.mount_point)
         return reply.alive and reply.dev == dev
 
-    def living(self, sight: Sight) -> Anchor | None:
+    def living(self, snapshot: Snapshot) -> Anchor | None:
         """Return the newest anchor that shows nothing but its own generation, if that answers."""
-        self._gone &= {anchor.base.dev for anchor in sight.anchors}
-        for anchor in reversed(sight.anchors):
+        self._gone &= {anchor.base.dev for anchor in snapshot.anchors}
+        for anchor in reversed(snapshot.anchors):
             if anchor.base.dev in self._gone:
                 continue
             reply = self._prober.ask(anchor.path)
@@ -97,7 +97,7 @@ class Eyes:
                 return anchor
         return None
 
-    def look(self) -> Sight:
+    def look(self) -> Snapshot:
         """Return what is true now."""
         reply = self._prober.ask(self._place.mount_point)
         answered_at = time.monotonic()
@@ -105,7 +105,7 @@ class Eyes:
         stack = table.stack(self._place.mount_point)
         top = stack[-1] if stack and stack[-1].is_fuse else None
         found = anchors.find(table, self._place.folder)
-        return Sight(reply, top, stack[:-1], found, answered_at)
+        return Snapshot(reply, top, stack[:-1], found, answered_at)
 
     def remember(self, mount: Mount) -> None:
         """Be able to ask the daemon of the topmost mount also when another one covers it."""
@@ -119,15 +119,15 @@ class Eyes:
         for dev in self._pins.keys() - {mount.dev for mount in keep}:
             self._pins.pop(dev).close()
 
-    def uncover(self, sight: Sight) -> None:
+    def uncover(self, snapshot: Snapshot) -> None:
         """Be able to ask the daemons of the covered mounts also when they were never seen on top.
 
         So it is when a client mounted on its dead mount while no agent was there to clear that.
         """
-        if sight.top is None or all(mount.dev in self._pins for mount in sight.lower):
+        if snapshot.top is None or all(mount.dev in self._pins for mount in snapshot.lower):
             return
-        pin_all = functools.partial(mounts.pin_all, (*sight.lower, sight.top))
-        key = "uncover", sight.top.mount_point
+        pin_all = functools.partial(mounts.pin_all, (*snapshot.lower, snapshot.top))
+        key = "uncover", snapshot.top.mount_point
         for dev, pin in self._prober.run(key, pin_all, discard=mounts.close_all).items():
             if dev in self._pins:
                 pin.close()

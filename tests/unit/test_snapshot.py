@@ -8,7 +8,7 @@ from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Reply
 from recover.serverless import place as places
 from recover.serverless.place import Place
-from recover.serverless.sight import Sight
+from recover.serverless.snapshot import Snapshot
 
 PLACE = Place("/jfs/fuse", "demo-app")
 ROOT = Mount(1, 0, "8:1", "/", "/", frozenset({"rw"}), 1, 0, "ext4", "/dev/sda")
@@ -28,15 +28,15 @@ def test_anchors_are_kept_beside_the_mount_point_for_each_pod():
     assert PLACE.turn != PLACE.node
 
 
-def sight(*anchors: Anchor, lower: tuple[Mount, ...] = ()) -> Sight:
+def snapshot(*anchors: Anchor, lower: tuple[Mount, ...] = ()) -> Snapshot:
     live = fuse(9, "/jfs/fuse", "0:9", shared=9)
-    return Sight(Reply(Answer.ALIVE, "0:9"), live, lower, anchors, 0.0)
+    return Snapshot(Reply(Answer.ALIVE, "0:9"), live, lower, anchors, 0.0)
 
 
 def test_an_anchor_is_behind_until_the_live_mount_is_on_top():
     behind = Anchor(at("1"), 1, "", (fuse(2, at("1"), "0:2", shared=2),))
     brought = Anchor(at("2"), 2, "", (*behind.stack, fuse(3, at("2"), "0:9", on=2)))
-    seen = sight(behind, brought)
+    seen = snapshot(behind, brought)
     assert seen.live is not None
 
     assert seen.behind(seen.live) == (behind,)
@@ -46,7 +46,7 @@ def test_an_anchor_whose_upper_mount_hangs_off_a_peer_of_the_source_is_left():
     """To unmount there would unmount the live mount, which stands on a member of the same group."""
     stack = (fuse(2, at("1"), "0:2", shared=2), fuse(3, at("1"), "0:3", on=2, shared=3))
     stacked = Anchor(at("1"), 1, "", (*stack, fuse(4, at("1"), "0:4", on=3)))
-    seen = sight(stacked, lower=(fuse(8, "/jfs/fuse", "0:3", shared=3),))
+    seen = snapshot(stacked, lower=(fuse(8, "/jfs/fuse", "0:3", shared=3),))
     assert seen.live is not None
 
     assert seen.behind(seen.live) == ()
@@ -55,23 +55,23 @@ def test_an_anchor_whose_upper_mount_hangs_off_a_peer_of_the_source_is_left():
 def test_another_superblock_than_the_one_that_answered_is_not_live():
     other = fuse(9, "/jfs/fuse", "0:8")
 
-    assert Sight(Reply(Answer.ALIVE, "0:9"), other, (), (), 0.0).live is None
-    assert Sight(Reply(Answer.DEAD, "0:8"), other, (), (), 0.0).live is None
+    assert Snapshot(Reply(Answer.ALIVE, "0:9"), other, (), (), 0.0).live is None
+    assert Snapshot(Reply(Answer.DEAD, "0:8"), other, (), (), 0.0).live is None
 
 
 def test_a_mount_that_came_after_the_asking_is_not_the_dead_one():
     """To clear it would take a live mount away."""
     mount = fuse(9, "/jfs/fuse", "0:9")
 
-    assert Sight(Reply(Answer.DEAD, "0:8"), mount, (), (), 0.0).dead is None
-    assert Sight(Reply(Answer.DEAD, "0:9"), mount, (), (), 0.0).dead is mount
-    assert Sight(Reply(Answer.HUNG, "0:9"), mount, (), (), 0.0).dead is None
+    assert Snapshot(Reply(Answer.DEAD, "0:8"), mount, (), (), 0.0).dead is None
+    assert Snapshot(Reply(Answer.DEAD, "0:9"), mount, (), (), 0.0).dead is mount
+    assert Snapshot(Reply(Answer.HUNG, "0:9"), mount, (), (), 0.0).dead is None
 
 
 def test_a_sight_holds_until_something_else_than_an_anchor_comes():
     first = Anchor(at("1"), 1, "", (fuse(2, at("1"), "0:2"),))
     second = Anchor(at("2"), 2, "", (fuse(3, at("2"), "0:3"),))
-    seen = sight(first)
+    seen = snapshot(first)
 
     assert seen.holds(replace(seen, answered_at=1.0))
     assert seen.holds(replace(seen, anchors=(first, second)))
