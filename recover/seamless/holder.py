@@ -11,6 +11,7 @@ All it does it does when told so (the messages are in `client`) or when a daemon
 """
 
 import contextlib
+import functools
 import os
 import select
 import signal
@@ -24,9 +25,12 @@ from recover.linux import fuse
 from recover.seamless import copies, wire
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
+from recover.seamless.line import Waiting
 from recover.seamless.link import Link
 
 _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
+_ASIDE_S = 0.004  # what a lookup in the volume's root waits for whoever mounts on that
+_ELSEWHERE_S = 0.3  # and one in another directory, on which a sub path may be mounted
 
 
 @dataclass(slots=True)
@@ -44,6 +48,7 @@ class Dataset:
     newest: str = ""
     has_root: bool = False
     is_rooted: bool = False
+    rooted_at: float = 0.0  # monotonic
     is_swapped: bool = False
     serving: bool = False
     waits_since: float | None = None  # monotonic
@@ -79,7 +84,17 @@ class Dataset:
         if self.serving:
             connection.pump()
         elif self.swaps:
-            connection.pump(lambda waiting: waiting.request.op in wire.UNDER_LOCK)
+            connection.pump(functools.partial(self._stands_in_the_way, time.monotonic()))
+
+    def _stands_in_the_way(self, now: float, waiting: Waiting) -> bool:
+        """Tell whether a request is to be answered for a swap to go on.
+
+        Not at once: whoever mounts should wait for its end by then.  He comes first, and a caller
+        who walks again finds the new mount.
+        """
+        request = waiting.request
+        aside_s = _ASIDE_S if request.node == wire.ROOT else _ELSEWHERE_S
+        return request.op in wire.UNDER_LOCK and now - max(waiting.since, self.rooted_at) >= aside_s
 
     def facts(self, now: float) -> dict[str, Json]:
         """Return what people and metrics want to know."""
@@ -125,6 +140,8 @@ class Holder:
             for fd, _ in self._epoll.poll(self._patience_s()):
                 if handler := self._handlers.get(fd):
                     handler()
+            for dataset in filter(lambda dataset: dataset.swaps, self._datasets.values()):
+                dataset.pump_all()
             now = time.monotonic()
             if now - self._looked_at >= _LOOK_S:
                 self._looked_at = now
@@ -132,6 +149,8 @@ class Holder:
 
     def _patience_s(self) -> float | None:
         """Wait without end where nobody waits for us."""
+        if any(d.swaps and d.waits_since is not None for d in self._datasets.values()):
+            return _ASIDE_S
         is_busy = any(
             d.waits_since is not None or any(len(c.line) for c in d.held())
             for d in self._datasets.values()
@@ -285,8 +304,7 @@ class Holder:
         """Take note that the reader has taken a root."""
         dataset = self._datasets.get(message.text("source"))
         if dataset is not None and message.text("dev") == dataset.newest and dataset.has_root:
-            dataset.is_rooted = True
-            dataset.pump_all()
+            dataset.is_rooted, dataset.rooted_at = True, time.monotonic()
             self._begin(dataset)
 
     def _accept(self) -> None:

@@ -115,9 +115,7 @@ class Reader:
                 root = Root(dev, message.fds[0])
                 dataset = self._datasets.setdefault(source, Dataset())
                 dataset.root, dataset.is_swapped = root, False
-                dataset.swapped_at = time.monotonic()
-                for standin in self._of(source):
-                    standin.begin()
+                dataset.swapped_at, dataset.told = time.monotonic(), set()
                 self._roots[source, dev] = root.owned
                 self._channel.send({"do": "rooted", "source": source, "dev": dev})
             case "serve":

@@ -32,13 +32,14 @@ _FIRST_HANDLE = 1 << 62
 class Dataset:
     """What the stand-ins of one source share: the newest root, and whether all was swapped to it.
 
-    swapped_at is when that was, or began.
+    swapped_at is when that was, or began; told are the threads that were sent to walk again then.
     """
 
     def __init__(self) -> None:
         self.root: Root | None = None
         self.swapped_at = 0.0  # monotonic
         self.is_swapped = False
+        self.told: set[int] = set()
 
     def newest(self, besides: str) -> Root:
         """Return the newest root, which is of another superblock; raises OSError without one.
@@ -65,7 +66,6 @@ class StandIn:
         self._dataset = dataset
         self._ids_are_ours = ids_are_ours
         self._lock = threading.Lock()
-        self._told: set[int] = set()  # threads that were sent to walk again
         self._listings: collections.OrderedDict[tuple[int, int], list[Entry]]
         self._listings = collections.OrderedDict()
         self._next_handle = _FIRST_HANDLE
@@ -113,11 +113,6 @@ class StandIn:
 
     # -- walking again ---------------------------------------------------------------------------
 
-    def begin(self) -> None:
-        """Take note that there is a new root, to which mounts are being swapped."""
-        with self._lock:
-            self._told.clear()
-
     def settle(self) -> None:
         """Close what is open in older mounts than the newest."""
         self.backings.keep_only(self._dataset.root)
@@ -127,12 +122,12 @@ class StandIn:
             return False
         if time.monotonic() - self._dataset.swapped_at > _FRESH_S:
             return False
-        if request.pid in self._told or len(self._told) >= _TOLD:
+        told = self._dataset.told
+        if request.pid in told or len(told) >= _TOLD:
             return False  # the kernel walks again once: the second ESTALE would reach the program
         if not callers.began_outside(request.pid, self.dev):
             return False
-        with self._lock:
-            self._told.add(request.pid)
+        told.add(request.pid)
         return True
 
     # -- numbers ---------------------------------------------------------------------------------
@@ -144,11 +139,15 @@ class StandIn:
         """
         node = self.names.get(number) or self._find(number)
         if node is None:  # a generation that only who holds it can tell
-            self.noted.wait(_LEARN_S)
+            self._await_numbers()
             node = self.names.get(number) or self._find(number)
         if node is None:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return node
+
+    def _await_numbers(self) -> None:
+        """Wait until the numbers that processes hold are known, for a bounded time."""
+        (self.learned if self._dataset.is_swapped else self.noted).wait(_LEARN_S)
 
     def _find(self, number: int) -> Node | None:
         anchor = self._anchor()
@@ -179,9 +178,7 @@ class StandIn:
     # -- the operations --------------------------------------------------------------------------
 
     def _look_up(self, request: Request, node: Node) -> bytes:
-        # A directory that somebody holds must keep its number.
-        is_swapped = self._dataset.is_swapped
-        (self.learned if is_swapped else self.noted).wait(_LEARN_S)
+        self._await_numbers()  # a directory that somebody holds must keep its own
         path = join(node.path, os.fsdecode(wire.name(request.body)))
         found = self._newest().stat(path, _caller(request))
         number, child = self.names.look_up(path, files.version(found))
