@@ -23,6 +23,7 @@ from recover.seamless.wire import Entry, Malformed, Op, Request
 _VALID_S = 1  # how long the kernel may keep names and attributes: the content behind may change
 _FRESH_S = 2.0  # after a swap, in which callers are sent to walk again
 _TOLD = 65536
+_GUESSES_ABOVE, _GUESSES = 512, 20_000  # generations that are tried
 _LEARN_S = 2.0  # what a lookup waits for the numbers that processes hold
 _TRIES = 3  # when the newest mount is replaced while it is read
 _LISTINGS = 64
@@ -153,10 +154,22 @@ class StandIn:
         anchor = self._anchor()
         if anchor is None:
             return None
-        for generation in self.names.generations:
+        for generation in self._generations():
             with contextlib.suppress(OSError):
                 return self.names.learn(number, anchor.find(number, generation))
         return None
+
+    def _generations(self) -> Iterator[int]:
+        """Yield what the generation of a number may be.
+
+        Most daemons use one or two.  gocryptfs counts them up, so an inode that nobody but the
+        waiting request holds is near the highest that was seen; a wrong guess asks nobody.
+        """
+        known = self.names.generations
+        yield from known
+        if max(known) > 1:
+            top = max(known) + _GUESSES_ABOVE
+            yield from range(top, max(top - _GUESSES, 1), -1)
 
     def _anchor(self) -> Anchor | None:
         if self.anchor is None:
