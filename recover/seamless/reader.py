@@ -1,7 +1,8 @@
 """The reader: a process that answers for dead daemons from the files of the newest mount.
 
-    python -m recover.seamless.reader SOCKET
+    python -m recover.seamless.reader SOCKET [stay]
 
+With `stay`, as in a container of its own, it waits for the next holder at its end.
 It owns files of FUSE mounts, so a thread of it may hang, and it may have to wait at its end for a
 daemon to answer FLUSH: that is why it is not the holder.  All it knows can be found again from the
 kernel; when it ends what it was asked waits for the next one.
@@ -27,6 +28,7 @@ from recover.seamless.standin import Dataset, StandIn
 
 _STACK = 512 * 1024
 _CONNECT_S = 5.0
+_PAUSE_S = 0.5  # before the next holder is looked for
 _ANCHORED_S = 30.0  # how often it is looked whether somebody still uses an old connection
 
 
@@ -191,16 +193,26 @@ class Reader:
 
 
 def main() -> None:
-    """Serve one holder after the other until killed."""
+    """Serve a holder, and where we are to stay the next one."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.stack_size(_STACK)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     os.setgroups([])  # a caller's groups are not ours
-    channel = Channel.connect(Path(sys.argv[1]), "reader", _CONNECT_S)
-    channel.settimeout(None)
+    _serve_one(Path(sys.argv[1]))
+    if sys.argv[2:] == ["stay"]:
+        threading.Event().wait(_PAUSE_S)
+        os.execv(  # noqa: S606  a process whose threads may hang is replaced as a whole
+            sys.executable, (sys.executable, "-m", "recover.seamless.reader", *sys.argv[1:])
+        )
+
+
+def _serve_one(place: Path) -> None:
+    """Serve a holder until it has ended."""
     with contextlib.suppress(OSError):
+        channel = Channel.connect(place, "reader", _CONNECT_S)
+        channel.settimeout(None)
         Reader(channel).run()
 
 
