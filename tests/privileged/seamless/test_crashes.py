@@ -20,7 +20,8 @@ CRASHES = int(os.environ.get("SEAMLESS_CRASHES", "6"))  # of each daemon
     ("filesystem", "kinds"),
     [
         (Bindfs, KINDS),
-        (Gocryptfs, KINDS),
+        # It lets the kernel keep no name: each walk waits in the volume's root, and cp in its race.
+        (Gocryptfs, tuple(kind for kind in KINDS if kind != "cp")),
         # A folder of a bucket has another time in each life of the daemon: tar says so.
         (Rclone, ("oldfd", "mmap", "cp", "grep", "walk", "cwd", "exec", "find")),
         # And other inode numbers, by which cp, find and grep compare.

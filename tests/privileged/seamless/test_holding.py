@@ -28,6 +28,11 @@ while True:
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     os.pread(fd, 4096, 0)
 """
+# Asks for a name again and again: in that the kernel waits beyond SIGKILL, unlike in a read.
+_KEEPS_ASKING = _KEEPS_READING.replace(
+    "    os.pread(fd, 4096, 0)",
+    "    try: os.stat(sys.argv[1] + 'x')\n    except FileNotFoundError: pass",
+)
 
 
 class Apart(Bindfs):
@@ -47,12 +52,14 @@ def data(node: Node) -> Dataset:
 
 
 @contextlib.contextmanager
-def reading(main: Container, path: str) -> Iterator[subprocess.Popen[bytes]]:
+def reading(
+    main: Container, path: str, code: str = _KEEPS_READING
+) -> Iterator[subprocess.Popen[bytes]]:
     """Keep a file of a volume open and read it for a block."""
     # Not in its PID namespace: nsenter would fork for that, and we would kill nsenter.
     enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
     python = os.path.realpath(sys.executable)
-    command = [*enter, python, "-c", _KEEPS_READING, path]
+    command = [*enter, python, "-c", code, path]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -75,7 +82,7 @@ def ends(process: subprocess.Popen[bytes]) -> None:
 def test_a_killed_reader_ends_while_held(node: Node, heal: HeldHealing, filesystem: MakeFilesystem):
     data = node.dataset("demo", filesystem, files={"big": b"x" * 100_000})
     main = heal.container(node, data)
-    with reading(main, "/data/big") as process:
+    with reading(main, "/data/big", _KEEPS_ASKING) as process:
         data.daemon.kill()
         until(lambda: waits(heal, data), "the reader waits")
         process.kill()
@@ -86,7 +93,7 @@ def test_a_killed_reader_ends_also_where_the_daemon_cannot_see_it(node: Node, he
     """A daemon in a PID namespace of its own, as in a container: its requests name no thread."""
     data = node.dataset("demo", Apart, files={"big": b"x" * 100_000})
     main = heal.container(node, data)
-    with reading(main, "/data/big") as killed, reading(main, "/data/big") as other:
+    with reading(main, "/data/big", _KEEPS_ASKING) as killed, reading(main, "/data/big") as other:
         data.daemon.kill()
         until(lambda: waits(heal, data), "the readers wait")
         killed.kill()
@@ -114,7 +121,7 @@ def test_a_killed_holder_or_reader_leaves_nobody_unkillable(
     node: Node, heal: HeldHealing, data: Dataset, victim: str
 ):
     main = heal.container(node, data)
-    with reading(main, "/data/big") as process:
+    with reading(main, "/data/big", _KEEPS_ASKING) as process:
         data.daemon.kill()
         until(lambda: waits(heal, data), "the reader waits")
         for name in ("reader", "holder") if victim == "both" else (victim,):
