@@ -84,7 +84,9 @@ test-cluster: _python _cluster ## Run the tests on a Kubernetes of their own
 backoff: _python _cluster ## Measure outages at kubelet's own back-off, half an hour (ARGS="--crashes=3")
 	@$(py) -m tests.cluster.backoff $(ARGS)
 
-pictures: _python _tools _cluster ## Draw docs/dashboard.svg and docs/status.svg anew, from crashes on a cluster
+pictures: _python _tools _cluster ## Draw the pictures of the pages anew, from crashes here and on a cluster
+	@.venv/bin/csi-fluid demo --svg=docs/heal.svg
+	@RECORD=docs/watch.svg $(pytest) tests/privileged/test_watch.py
 	@$(py) -m tests.cluster.pictures
 
 image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar

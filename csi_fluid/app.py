@@ -159,9 +159,11 @@ class Plugin:
             warning_threshold=settings.warning_threshold,
             hung_abort_after_s=settings.hung_abort_after_s,
             lease=settings.lease,
+            holds=settings.holds,
         )
         recovery = loop.Recovery(self._parts, self._observer, chosen)
         self._meter.observer.strategy = recovery.strategy
+        self._meter.observer.held = recovery.held
         return recovery
 
     def _build_server(self) -> Server:

@@ -15,10 +15,12 @@ from typing import Any, Literal
 from csi_fluid import kinds, kubelet
 from csi_fluid.kinds import Kind
 from csi_fluid.kubelet import Kubelet
+from recover.holds import HoldSettings
 
 Owner = Literal["Fluid", "ours"]
 
 _STATE_NAME = "state.db"
+_HOLDER_FOLDER = "holder"
 _STATE_FOLDER = Path("/var/lib/csi-fluid")
 
 
@@ -83,7 +85,8 @@ class Settings:
     gates: Mapping[str, bool] = _option(
         Kind("NAME=BOOL,...", kinds.parse_gates),
         "Fluid",
-        "FuseRecovery=true heals broken volumes; AllAlpha=, AllBeta= switch every gate of a stage",
+        "FuseRecovery=true heals broken volumes, with SeamlessRecovery=true applications wait for "
+        "that and see no error; AllAlpha=, AllBeta= switch every gate of a stage",
         flag="feature-gates",
         default="",
     )
@@ -163,6 +166,21 @@ class Settings:
         "waits for it any more; if not given never",
         flag="hung-abort-after",
         unit="time",
+    )
+    hold_timeout_s: float = _option(
+        kinds.TIME,
+        "ours",
+        "with SeamlessRecovery, keep applications waiting for at most so long after a crash",
+        flag="hold-timeout",
+        default="30s",
+        unit="time",
+    )
+    holder: Path | None = _option(  # noqa: RUF009  a dataclass field
+        Kind("PATH", lambda text: Path(kinds.parse_socket(text))),
+        "ours",
+        "with SeamlessRecovery, the socket of a holder that runs by itself and outlives the "
+        "plugin; if not given the plugin starts one, with its socket beside the state file",
+        flag="holder",
     )
     period_s: float = _option(
         kinds.TIME,
@@ -273,6 +291,19 @@ class Settings:
         Also those published as symbolic links: a container holds the mount that its link led to.
         """
         return self.gates["FuseRecovery"]
+
+    @property
+    def holds(self) -> HoldSettings | None:
+        """Return how the connections of dead daemons are held, None if they are not."""
+        if not (self.recovery and self.gates["SeamlessRecovery"]):
+            return None
+        starts = self.holder is None
+        return HoldSettings(self.holder_socket, self.hold_timeout_s, starts=starts)
+
+    @property
+    def holder_socket(self) -> Path:
+        """Return where a holder listens, if there is one."""
+        return self.holder or self.state.with_name(_HOLDER_FOLDER) / "socket"
 
 
 _NO_GLOG = "no effect: Go's logging library is not here"

@@ -15,8 +15,7 @@ _TRUE = frozenset({"1", "t", "T", "true", "TRUE", "True"})
 _FALSE = frozenset({"0", "f", "F", "false", "FALSE", "False"})
 _MAX_SOCKET_PATH = 107  # sockaddr_un.sun_path without its final zero: unix(7)
 
-GATES: Mapping[str, str] = {"FuseRecovery": "Beta"}
-_LATER_GATES = frozenset({"SeamlessRecovery"})
+GATES: Mapping[str, str] = {"FuseRecovery": "Beta", "SeamlessRecovery": "Alpha"}
 
 
 def parse_duration(text: str) -> float:
@@ -61,15 +60,12 @@ def parse_gates(text: str) -> Mapping[str, bool]:
 
 
 def _gate_state(name: str, value: str) -> bool:
-    if name not in {*GATES, *_LATER_GATES, "AllAlpha", "AllBeta"}:
+    if name not in {*GATES, "AllAlpha", "AllBeta"}:
         raise ValueError(f"there is no gate {name}; expected {', '.join(GATES)}, AllAlpha, AllBeta")
     try:
-        state = parse_bool(value)
+        return parse_bool(value)
     except ValueError as error:
         raise ValueError(f"{name} is {value!r}; {error}") from error
-    if state and name in _LATER_GATES:
-        raise ValueError(f"{name} is not in this version; leave it out or set {name}=false")
-    return state
 
 
 def parse_endpoint(text: str) -> str:

@@ -25,6 +25,7 @@ from recover.anchors.witness import Witness
 from recover.batch import Done, Failed, Result
 from recover.errors import Busy, Error
 from recover.generations import Generations
+from recover.holds import Holding, NoHolds
 from recover.lease import Lease
 from recover.linux import mounts, namespaces
 from recover.linux.mountinfo import Mount
@@ -86,9 +87,17 @@ class Context:
     lease: Lease
     warning_threshold: int = 50
     hung_abort_after_s: float | None = None
+    holds: Holding = NoHolds()  # noqa: RUF009  without a state
 
     @classmethod
-    def of(cls, parts: Parts, observer: Observer, own: OwnTable, options: Options) -> "Context":
+    def of(
+        cls,
+        parts: Parts,
+        observer: Observer,
+        own: OwnTable,
+        options: Options,
+        holds: Holding = NoHolds(),  # noqa: B008  without a state
+    ) -> "Context":
         """Build it around what publishing and healing share."""
         looker = Looker(
             parts.store,
@@ -111,6 +120,7 @@ class Context:
             lease=Lease(options.lease),
             warning_threshold=options.warning_threshold,
             hung_abort_after_s=options.hung_abort_after_s,
+            holds=holds,
         )
 
 
@@ -152,17 +162,21 @@ class Healer:
         self._made_private: dict[tuple[int, int], Mount] = {}  # copies, as they were before
         self._version = 0  # of our mount table, when it was last looked at
         self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
+        self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
         self.is_healing = False  # mounting by itself just now
 
     def run(self) -> float | None:
         """Do what is to be done now; return in how many seconds to try again, None if done."""
+        holds = self._context.holds
+        self._held = holds.begin(self.source)
         if self._unchanged():
             return None
         view = self._view()
         if not view.publications:
             self.close()
+            holds.release(self.source)
             return None
         self.serving = view.serving
         self._tell_state(view)
@@ -176,8 +190,10 @@ class Healer:
         if view.live != self.live:
             self._backoff.reset()
         self.live = view.live
+        holds.keep(self.source, view.live, view.publications)
         with self._alone():
             view, tally = self._heal(view)
+        holds.swapped(self.source, view.live)
         return _sooner(self._conclude(view, tally), self._aborter.consider(view))
 
     @property
@@ -220,6 +236,7 @@ class Healer:
             not self.is_whole
             or self._version != own.version
             or self._may_come_to_light()
+            or not self._context.holds.is_kept(self.source, self.live)
             or self.serving - {self.live}  # at a target, of no row: replaced before the first look
         ):
             return False
@@ -241,7 +258,7 @@ class Healer:
         if everywhere:
             self._everywhere_at = time.monotonic()
         return self._context.looker.look(
-            self.source, inside=everywhere, made_private=self._made_private
+            self.source, inside=everywhere, made_private=self._made_private, held=self._held
         )
 
     def _may_come_to_light(self) -> bool:

@@ -127,11 +127,17 @@ class Looker:
         return Shelf(self._anchors, source)
 
     def look(
-        self, source: str, *, inside: bool = True, made_private: MadePrivate | None = None
+        self,
+        source: str,
+        *,
+        inside: bool = True,
+        made_private: MadePrivate | None = None,
+        held: frozenset[str] = frozenset(),
     ) -> View:
         """Return what is true of a source; inside=False leaves other namespaces out.
 
-        made_private are copies in other namespaces that were made private, as they were before.
+        made_private are copies in other namespaces that were made private, as they were before;
+        held are superblocks of dead daemons, which keep whoever asks waiting.
         """
         reply = self._prober.ask(source)
         answered_at = time.monotonic()
@@ -151,6 +157,8 @@ class Looker:
         if older and inside and self._strategy is Strategy.NAMESPACE:
             tables += tables_with(older, frozenset(older) | {live}, generations)
         seen = frozenset(m.dev for _, each in tables for m in each if _uses(m, older))
+        gone = frozenset(g.dev for g in generations if g.dead_at is not None)
+        pinned = frozenset(a.base.dev for a in found)  # so the number is still the same superblock
         view = View(
             source=source,
             publications=publications,
@@ -161,7 +169,9 @@ class Looker:
             root=top.root if top is not None else "/",
             seen=seen,
             anchors=found,
-            verdicts=self._verdicts(source, reply, generations, found, tables, seen),
+            verdicts=self._verdicts(
+                source, reply, gone, gone & pinned | held, tables, seen | pinned
+            ),
             bare=_bare(publications, table),
         )
         return with_copies(self._node(view), view, tables, made_private or {})
@@ -229,16 +239,14 @@ class Looker:
         self,
         source: str,
         reply: Reply,
-        generations: tuple[Generation, ...],
-        found: tuple[Anchor, ...],
+        gone: frozenset[str],
+        certain: frozenset[str],
         tables: list[tuple[Namespace, MountTable]],
-        seen: frozenset[str],
+        devs: frozenset[str],
     ) -> dict[str, Answer]:
-        gone = frozenset(g.dev for g in generations if g.dead_at is not None)
-        pinned = frozenset(a.base.dev for a in found)  # so the number is still the same superblock
         live = reply.dev if reply.alive else ""  # it may have got the number of a dead one
-        verdicts = dict.fromkeys(sorted(gone & pinned - {live}), Answer.DEAD)
-        for dev in sorted((seen | pinned) - verdicts.keys() - {live}):
+        verdicts = dict.fromkeys(sorted(certain & devs - {live}), Answer.DEAD)
+        for dev in sorted(devs - verdicts.keys() - {live}):
             verdicts[dev] = self._verdict(dev, tables, source, reply, was_dead=dev in gone)
         return verdicts
 

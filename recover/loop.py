@@ -13,6 +13,7 @@ from pathlib import Path
 
 from recover import observer as told, reconcile
 from recover.heal import Context, Healer, Options
+from recover.holds import Holding, Holds, HoldSettings, NoHolds
 from recover.layout import Layout
 from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
@@ -21,6 +22,7 @@ from recover.linux.wakeups import Wake, WakeUps
 from recover.observer import Observer
 from recover.parts import Parts
 from recover.policy import Strategy
+from recover.seamless.client import Client, Status
 from recover.serverless.sidecars import Sidecars
 
 log = logging.getLogger(__name__)
@@ -40,6 +42,7 @@ class Settings:
     warning_threshold: int = 50
     hung_abort_after_s: float | None = None  # end the connection of a daemon silent for so long
     lease: Path | None = None  # the file by which processes take turns in healing
+    holds: HoldSettings | None = None  # of the connections of dead daemons; None: none is held
 
 
 def chosen_strategy(wish: str) -> Strategy:
@@ -170,7 +173,8 @@ class Recovery:
             settings.warning_threshold,
             settings.hung_abort_after_s,
         )
-        self._context = Context.of(parts, observer, self._own, options)
+        holding = self._holding(parts)
+        self._context = Context.of(parts, observer, self._own, options, holding)
         self._reconciler = reconcile.Reconciler(parts, observer, settings.layout)
         inside = strategy is Strategy.NAMESPACE
         self._sidecars = Sidecars(parts.store, settings.layout.sources.root) if inside else None
@@ -180,6 +184,19 @@ class Recovery:
         self._wakeups = wake_ups()
         self._thread = threading.Thread(target=self._run, name="recovery", daemon=True)
         self.reconciled = threading.Event()
+
+    @property
+    def held(self) -> Callable[[], Status] | None:
+        """Return what tells what is held now; None if nothing ever is."""
+        holding = self._context.holds
+        return holding.status if isinstance(holding, Holds) else None
+
+    def _holding(self, parts: Parts) -> Holding:
+        chosen = self._settings.holds
+        if chosen is None:
+            return NoHolds()
+        client = Client(chosen.socket, starts=chosen.starts)
+        return Holds(client, parts.prober, self._own, chosen.hold_s)
 
     @property
     def wakeups(self) -> tuple[str, ...]:
@@ -222,6 +239,7 @@ class Recovery:
             worker.healer.close()
         if self._sidecars is not None:
             self._sidecars.close()
+        self._context.holds.close()
         self._wakeups.close()
         self._own.close()
         return True

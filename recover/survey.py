@@ -54,13 +54,17 @@ def survey(
     *,
     anchors: Path,
     recover_writable: bool = False,
+    held: frozenset[str] = frozenset(),
 ) -> tuple[SourceReport, ...]:
-    """Return a report for every source, each asked with the prober's time limit."""
+    """Return a report for every source, each asked with the prober's time limit.
+
+    held are superblocks of dead daemons that keep whoever asks waiting.
+    """
     with contextlib.closing(OwnTable()) as own:
         looker = Looker(
             store, prober, own, strategy, anchors=anchors, recover_writable=recover_writable
         )
-        views = [looker.look(source) for source in store.sources()]
+        views = [looker.look(source, held=held) for source in store.sources()]
         healthy = _healthy_copies(views, own.current(), strategy)
         return tuple(
             _report(view, heal.steps(looker, view), healthy.get(view.live, ()), store)

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from csi_fluid import config
-from csi_fluid.cli import facilities, screen, usage
+from csi_fluid.cli import facilities, holding, screen, usage
 from csi_fluid.cli.facilities import Finding
 from csi_fluid.cli.status import absence
 from csi_fluid.kube import access
@@ -41,7 +41,7 @@ def run(words: Sequence[str]) -> int:
     usage.add_options(
         parser,
         usage.named(
-            *("endpoint", "state", "probe-timeout"),
+            *("endpoint", "state", "holder", "probe-timeout"),
             *("kube", "kubelet-kube-config", "kubeconfig"),
         ),
     )
@@ -63,6 +63,7 @@ def _findings(settings: config.Settings) -> Iterator[Finding]:
     yield _mount_root(settings.mount_root)
     yield _state_file(settings.state)
     yield _socket(settings.endpoint)
+    yield holding.finding(settings)
     yield _api_server(settings)
 
 

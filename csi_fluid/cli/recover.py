@@ -6,7 +6,7 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from csi_fluid import config
-from csi_fluid.cli import screen, times, usage, words
+from csi_fluid.cli import holding, screen, times, usage, words
 from csi_fluid.cli.status import read_state
 from csi_fluid.kubelet import Kubelet
 from recover import loop, observer, survey
@@ -35,7 +35,7 @@ def run(argv: Sequence[str]) -> int:
     parser = usage.Parser("recover", "[OPTIONS] [TARGET...]", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to heal")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    usage.add_options(parser, usage.named("state", *usage.HEALING))
+    usage.add_options(parser, usage.named("state", "holder", *usage.HEALING))
     settings, given = usage.parse(parser, argv)
     store = read_state(settings.state)
     with contextlib.closing(Outpost()) as outpost:
@@ -73,6 +73,7 @@ def _survey(store: Store, prober: Prober, settings: config.Settings) -> tuple[So
             strategy,
             anchors=settings.anchors,
             recover_writable=settings.recover_writable,
+            held=holding.ask(settings).dead,
         ),
     )
 

@@ -16,11 +16,12 @@ from rich.table import Table
 from rich.text import Text
 
 from csi_fluid import config
-from csi_fluid.cli import screen, times, usage, words
+from csi_fluid.cli import holding, screen, times, usage, words
 from recover import loop, survey
 from recover.errors import StateError
 from recover.linux.outpost import Outpost
 from recover.linux.probe import Prober
+from recover.seamless.client import Status
 from recover.states import State
 from recover.store import Store
 from recover.survey import SourceReport
@@ -40,6 +41,7 @@ class Report:
     sources: tuple[SourceReport, ...]
     problems: tuple[str, ...]
     now: float
+    held: Status = Status({})  # noqa: RUF009  nothing is held
 
 
 def run(argv: Sequence[str]) -> int:
@@ -47,7 +49,7 @@ def run(argv: Sequence[str]) -> int:
     parser = usage.Parser("status", "[OPTIONS]", "Show what is published and how it is.", _EXAMPLES)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--watch", action="store_true", help="show it again every two seconds")
-    usage.add_options(parser, usage.named("state", "endpoint", *usage.HEALING))
+    usage.add_options(parser, usage.named("state", "endpoint", "holder", *usage.HEALING))
     settings, given = usage.parse(parser, argv)
     if given.watch:
         if given.json or not sys.stdout.isatty():
@@ -67,6 +69,7 @@ def look(settings: config.Settings) -> Report:
     """Return what is true now; raises usage.Failure where there is no state file to read."""
     store = read_state(settings.state)
     strategy = loop.chosen_strategy(settings.strategy)
+    held = holding.ask(settings)
     with contextlib.closing(Outpost()) as outpost:
         sources = survey.survey(
             store,
@@ -74,9 +77,10 @@ def look(settings: config.Settings) -> Report:
             strategy,
             anchors=settings.anchors,
             recover_writable=settings.recover_writable,
+            held=held.dead,
         )
     problems = (store.problem, absence(settings.endpoint))
-    return Report(sources, tuple(filter(None, problems)), time.time())
+    return Report(sources, tuple(filter(None, problems)), time.time(), held)
 
 
 def read_state(path: Path) -> Store:
@@ -133,6 +137,8 @@ def cells(source: SourceReport, now: float) -> tuple[Text, ...]:
 def notes_of(report: Report) -> Iterator[tuple[str, str]]:
     """Yield (about what, what is wrong and what to do)."""
     for source in report.sources:
+        if text := holding.words(report.held.of(source.source)):
+            yield source.dataset, text
         if advice := words.advice(source):
             yield source.dataset, advice
         heal = source.last_heal
@@ -158,6 +164,7 @@ def as_data(report: Report) -> dict[str, object]:
             "publications": [asdict(publication) for publication in source.publications],
             "plan": [step.describe() for step in source.steps],
             "advice": words.advice(source),
+            "held": asdict(report.held.of(source.source)),
         }
         for source in report.sources
     ]

@@ -20,6 +20,10 @@ def main() -> int:
             from csi_fluid.demo import sidecars
 
             return sidecars.tell(given)
+        if given.seamless:
+            from csi_fluid.demo import seamless
+
+            return seamless.tell(given)
         from csi_fluid.demo import story
 
         return story.tell(given)

@@ -18,6 +18,7 @@ examples:
   csi-fluid demo
   csi-fluid demo --daemon=s3fs
   csi-fluid demo --serverless
+  csi-fluid demo --seamless
   csi-fluid demo --svg=heal.svg"""
 
 
@@ -26,10 +27,12 @@ class Options:
     """Which FUSE daemon dies, and where a picture of the screen is written (None: nowhere).
 
     serverless: it is the sidecar of the application's pod, and there is no node plugin.
+    seamless: the application waits for the daemon and sees no error.
     """
 
     daemon: str
     serverless: bool
+    seamless: bool
     svg: Path | None
 
 
@@ -54,9 +57,16 @@ def parse(words: Sequence[str]) -> Options:
         help="the daemon is a sidecar of the pod, healed by the agent beside it (bindfs only)",
     )
     parser.add_argument(
+        "--seamless",
+        action="store_true",
+        help="with the gate SeamlessRecovery: the pod reads through three crashes without an error",
+    )
+    parser.add_argument(
         "--svg", type=Path, metavar="FILE", help="write what the screen shows as a picture, too"
     )
     options = Options(**vars(parser.parse_args(words)))
     if options.serverless and options.daemon != "bindfs":
         parser.error("--serverless shows bindfs only; leave --daemon out")
+    if options.serverless and options.seamless:
+        parser.error("--seamless is not for serverless pods; leave one of them out")
     return options

@@ -76,6 +76,45 @@ ABORTS = Metric(
     "FUSE connections ended because their daemon did not answer, by result (aborted, failed).",
     ("result",),
 )
+HELD_CONNECTIONS = Metric(
+    "csi_fluid_held_connections",
+    "gauge",
+    "connections",
+    "FUSE connections kept by the holder: of a live daemon, held (callers wait), served.",
+    ("state",),
+)
+HELD_WAITING = Metric(
+    "csi_fluid_held_waiting",
+    "gauge",
+    "requests",
+    "Requests to dead FUSE daemons that wait now.",
+)
+HOLDS = Metric(
+    "csi_fluid_holds_total",
+    "counter",
+    "holds",
+    "Times that callers of a dead FUSE daemon were kept waiting for the next one.",
+)
+HELD_REQUESTS = Metric(
+    "csi_fluid_held_requests_total",
+    "counter",
+    "requests",
+    "Requests to dead FUSE daemons by what became of them: served, walked_again, refused (the "
+    "file changed), failed (at the deadline), killed (their callers).",
+    ("result",),
+)
+HELD_BYTES = Metric(
+    "csi_fluid_held_read_bytes_total",
+    "counter",
+    "bytes",
+    "File data given to readers of dead FUSE daemons.",
+)
+HELD_LONGEST = Metric(
+    "csi_fluid_held_longest_wait_seconds",
+    "gauge",
+    "seconds",
+    "The longest that a request to a dead FUSE daemon has waited for its answer.",
+)
 LAYERS = Metric(
     "csi_fluid_layers",
     "gauge",
@@ -175,6 +214,12 @@ METRICS: tuple[Metric, ...] = (
     HEAL_SECONDS,
     OUTAGE_SECONDS,
     ABORTS,
+    HELD_CONNECTIONS,
+    HELD_WAITING,
+    HOLDS,
+    HELD_REQUESTS,
+    HELD_BYTES,
+    HELD_LONGEST,
     LAYERS,
     ABANDONED_PROBES,
     RPC_SECONDS,

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from csi_fluid import metrics
+from csi_fluid.metrics import held
 from csi_fluid.metrics.values import Gauges, Values
 from recover import observer
 from recover.linux.probe import Prober
 from recover.observer import Event
 from recover.rows import Publication
+from recover.seamless.client import Status
 
 _RESULTS = ("healed", "failed", "skipped")
 
@@ -40,6 +42,7 @@ class MetricsObserver:
         self._layers: dict[str, int] = {}  # by source
         self.registered: Callable[[], bool] | None = None  # where the plugin registers itself
         self.events_waiting: Callable[[], int] = lambda: 0
+        self.held: Callable[[], Status] | None = None  # where connections are held
         self._strategy = ""
 
     @property
@@ -99,6 +102,7 @@ class MetricsObserver:
         for publication, (_, at) in ill.items():
             since[publication.source,] = min(at, since.get((publication.source,), at))
         return {
+            **held.gauges(self.held),
             metrics.PUBLICATIONS: {(state,): float(states[state]) for state in metrics.STATES},
             metrics.BROKEN_SINCE: since,
             metrics.LAYERS: layers,

@@ -16,7 +16,7 @@ from csi_fluid.metrics import Metric
 
 Labels = tuple[str, ...]
 Gauges = Mapping[Metric, Mapping[Labels, float]]
-"""The present values of gauges, by the values of their labels."""
+"""The present values of gauges, and of counters kept elsewhere, by the values of their labels."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", '"': r"\""})
@@ -91,8 +91,7 @@ class Values:
     def _lines(self, metric: Metric, gauges: Gauges) -> Iterator[str]:
         yield f"# HELP {metric.name} {metric.help}"
         yield f"# TYPE {metric.name} {metric.kind}"
-        single = gauges if metric.kind == "gauge" else self._counts
-        for labels, value in single.get(metric, {}).items():
+        for labels, value in gauges.get(metric, self._counts.get(metric, {})).items():
             yield _line(metric.name, metric.labels, labels, value)
         for labels, histogram in self._histograms.get(metric, {}).items():
             for suffix, bound, value in histogram.samples():

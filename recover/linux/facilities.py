@@ -160,13 +160,21 @@ TABLE = (
         "exits of daemons are noticed by process events",
         "without those either, a crash is noticed at the next tick",
     ),
+    Facility(
+        "pidfd_getfd",
+        "5.6",
+        _known(lambda: syscalls.pidfd_getfd(_NOWHERE, 0), errno.EBADF),
+        "the connections of dead daemons are not held",
+        "with SeamlessRecovery too, applications see a crash",
+    ),
     Facility("fsopen", "5.2", _fsopen, "fusectl is mounted in a namespace that nobody sees"),
     Facility(
         "fuse_connection",
         "6.16",
         _fuse_connection,
         "every process with /dev/fuse open counts as a daemon of each volume",
-        "the exit of one daemon wakes the recovery of all volumes",
+        "the exit of one daemon wakes the recovery of all volumes, and with SeamlessRecovery too "
+        "applications see a crash",
     ),
 )
 _BY_NAME = {facility.name: facility for facility in TABLE}

@@ -13,6 +13,7 @@ from recover.linux import facilities, syscalls, workshop
 from recover.linux.mounts import closing
 
 _DEVICE = "/dev/fuse"
+HOLDER = "csi-fluid-hold"  # the process that has copies of descriptors, and serves nobody alive
 
 
 def connection_of(dev: str) -> int:
@@ -58,10 +59,18 @@ def daemons(dev: str) -> tuple[int, ...]:
 
 def _holders() -> Iterator[tuple[int, frozenset[int | None]]]:
     for name in os.listdir("/proc"):
-        if name.isdigit():
+        if name.isdigit() and not _is_holder(name):
             serves = frozenset(_connections(name))
             if serves:
                 yield int(name), serves
+
+
+def _is_holder(pid: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
+            return (file.read() or b"").strip() == HOLDER.encode()
+    except OSError:
+        return False
 
 
 def _connections(pid: str) -> Iterator[int | None]:

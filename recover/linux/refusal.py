@@ -19,6 +19,7 @@ OPTIONAL = {
     "statmount": errno.ENOSYS,
     "fanotify_mnt": errno.EINVAL,
     "pidfd_open": errno.ENOSYS,
+    "pidfd_getfd": errno.ENOSYS,
     "fsopen": errno.ENOSYS,
     "fuse_connection": 0,
 }

@@ -19,9 +19,14 @@ _COLUMN = {"x86_64": 0, "aarch64": 1}.get(os.uname().machine, 0)
 _NUMBERS = {
     "mount": (165, 40)[_COLUMN],
     "umount2": (166, 39)[_COLUMN],
+    "getdents64": (217, 61)[_COLUMN],
+    "setfsuid": (122, 151)[_COLUMN],
+    "setfsgid": (123, 152)[_COLUMN],
     "unshare": (272, 97)[_COLUMN],
     "fanotify_init": (300, 262)[_COLUMN],
     "fanotify_mark": (301, 263)[_COLUMN],
+    "name_to_handle_at": (303, 264)[_COLUMN],
+    "open_by_handle_at": (304, 265)[_COLUMN],
     "setns": (308, 268)[_COLUMN],
     "statx": (332, 291)[_COLUMN],
     # the same everywhere from 424 on
@@ -31,6 +36,7 @@ _NUMBERS = {
     "fsconfig": 431,
     "fsmount": 432,
     "openat2": 437,
+    "pidfd_getfd": 438,
     "mount_setattr": 442,
     "statmount": 457,
 }
@@ -43,6 +49,7 @@ AT_EMPTY_PATH = 0x1000
 AT_STATX_FORCE_SYNC = 0x2000
 AT_STATX_DONT_SYNC = 0x4000
 AT_RECURSIVE = 0x8000
+AT_HANDLE_FID = 0x200
 
 # <linux/mount.h>
 OPEN_TREE_CLONE = 1
@@ -114,6 +121,7 @@ STATMOUNT_SB_BASIC = 0x01
 STATMOUNT_MNT_ROOT = 0x08
 STATMOUNT_MNT_POINT = 0x10
 STATMOUNT_FS_TYPE = 0x20
+_HANDLE_ROOM = 128  # MAX_HANDLE_SZ
 _STATMOUNT_STRINGS = 512  # where the strings begin, behind the fixed part
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -303,3 +311,56 @@ def statmount(mnt_id: int) -> StatMount:
         return os.fsdecode(ctypes.string_at(ctypes.addressof(buffer) + _STATMOUNT_STRINGS + offset))
 
     return StatMount(f"{major}:{minor}", text(root), text(mount_point), text(fs_type))
+
+
+def pidfd_getfd(pidfd: int, fd: int) -> int:
+    """Return a copy of another process's descriptor: pidfd_getfd(2), 5.6+; O_CLOEXEC is set."""
+    return _call("pidfd_getfd", b"", _long(pidfd), _long(fd), _long(0))
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """A file handle: its type, and the bytes that the file system gave for a file."""
+
+    kind: int
+    data: bytes
+
+
+def name_to_handle_at(fd: int) -> Handle:
+    """Return the handle of what a descriptor refers to, also of an O_PATH one: open(2) by handle.
+
+    On FUSE this makes no request (AT_HANDLE_FID, 6.5+).
+    """
+    buffer = ctypes.create_string_buffer(struct.pack("=Ii", _HANDLE_ROOM, 0), 8 + _HANDLE_ROOM)
+    flags = AT_EMPTY_PATH | AT_HANDLE_FID
+    mount_id = ctypes.c_int()
+    name = b"name_to_handle_at"
+    _call(name.decode(), name, _long(fd), b"", buffer, ctypes.byref(mount_id), _long(flags))
+    size, kind = struct.unpack_from("=Ii", buffer)
+    return Handle(kind, buffer.raw[8 : 8 + size])
+
+
+def open_by_handle_at(mount_fd: int, handle: Handle, flags: int) -> int:
+    """Open a file by its handle, on the file system of mount_fd: open_by_handle_at(2).
+
+    mount_fd must not be O_PATH.  On FUSE an inode that the kernel does not know is asked for.
+    """
+    data = struct.pack("=Ii", len(handle.data), handle.kind) + handle.data
+    name = b"open_by_handle_at"
+    return _call(name.decode(), name, _long(mount_fd), data, _long(flags | os.O_CLOEXEC))
+
+
+def setfsuid(uid: int) -> None:
+    """Let the calling thread touch files as this user: setfsuid(2); root's rights go with it."""
+    _call("setfsuid", b"", _long(uid))
+
+
+def setfsgid(gid: int) -> None:
+    """Let the calling thread touch files as this group: setfsgid(2)."""
+    _call("setfsgid", b"", _long(gid))
+
+
+def getdents64(fd: int, buffer: bytearray) -> int:
+    """Read directory entries with the file system's own offsets: getdents64(2); 0 at the end."""
+    room = (ctypes.c_char * len(buffer)).from_buffer(buffer)
+    return _call("getdents64", b"", _long(fd), room, _long(len(buffer)))

@@ -7,6 +7,7 @@ from csi_fluid.testbed import programs
 
 _PUT = """
 gocryptfs -q -nosyslog -sharedstorage -passfile "$1" "$2" "$3"
+mkdir -p "$(dirname "$3/$4")"
 cat >"$3/$4"
 umount "$3"
 """

@@ -16,6 +16,7 @@ from csi_fluid.kubelet import Kubelet
 from csi_fluid.mountroot import MountRoot
 from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
+from recover.holds import HoldSettings
 from recover.layout import Layout
 from recover.linux import facilities
 from recover.linux.mountinfo import Mount
@@ -83,6 +84,7 @@ class Healing:
         recover_writable: bool = False,
         warning_threshold: int = 50,
         hung_abort_after_s: float | None = None,
+        hold_s: float | None = None,
         locks: Locks | None = None,
         wake_ups: Callable[[], WakeUps] = WakeUps,
     ) -> None:
@@ -100,6 +102,9 @@ class Healing:
             recover_writable=recover_writable,
             warning_threshold=warning_threshold,
             hung_abort_after_s=hung_abort_after_s,
+            holds=None
+            if hold_s is None
+            else HoldSettings(node.machine.folder("hold") / "s", hold_s),
         )
         self._node = node
         self._claims = targets.Claims()

@@ -78,6 +78,20 @@ def test_the_pod_of_a_killed_sidecar_lists_again():
     assert left_since(before) == set()
 
 
+def test_with_seamless_recovery_the_pod_sees_no_error():
+    sandbox.require("fuse_connection")
+    before = traces()
+
+    done = demo("--seamless")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(r"errors in the pod\W+0\b", done.stdout)
+    assert done.stdout.count("the pod reads on\n") == 3
+    assert "cannot access" not in done.stdout
+    assert done.stderr == ""
+    assert left_since(before) == set()
+
+
 def test_twice_in_a_row_works_and_leaves_only_the_picture(workdir: Path):
     picture = workdir / "heal.svg"
     before = traces()

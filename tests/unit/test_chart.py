@@ -41,6 +41,7 @@ def by_name(objects: list[Object]) -> dict[tuple[str, str], Object]:
         ((RECOVERY,), ["overlays/recovery"]),
         ((RECOVERY, "csi.resetBackoff=20s"), ["overlays/reset-backoff"]),
         ((RECOVERY, "csi.useNodeAuthorization=false"), ["overlays/service-account"]),
+        ((f"{RECOVERY}\\,SeamlessRecovery=true",), ["overlays/seamless"]),
         (("monitoring.enabled=true",), ["overlays/monitoring"]),
         (WEBHOOK, ["serverless"]),
         ((*WEBHOOK, "monitoring.enabled=true"), ["serverless", "serverless/monitoring"]),
@@ -58,10 +59,10 @@ def test_the_chart_makes_the_objects_that_kustomize_makes(
 def test_every_component_and_overlay_is_compared():
     """A folder that is new must find its way into the test above."""
     assert {path.name for path in (FOLDER / "components").iterdir()} == {
-        *("monitoring", "recovery", "reset-backoff", "service-account")
+        *("monitoring", "recovery", "reset-backoff", "seamless", "service-account")
     }
     assert {path.name for path in (FOLDER / "overlays").iterdir()} == {
-        *("monitoring", "recovery", "reset-backoff", "service-account")
+        *("monitoring", "recovery", "reset-backoff", "seamless", "service-account")
     }
 
 
@@ -178,7 +179,7 @@ def test_a_typo_is_refused_with_its_place(setting: str):
 def test_every_gate_is_accepted(gate: str):
     daemonset = manifests.one(manifests.charted(f"csi.featureGates={gate}=true"), "DaemonSet")
 
-    assert started(daemonset).recovery
+    assert started(daemonset).gates[gate] if gate in kinds.GATES else started(daemonset).recovery
 
 
 def environment(daemonset: Object) -> dict[str, str]:

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 from csi_fluid import config, kinds, metrics, telling
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
+from recover.holds import HoldSettings
 
 NEEDED = ("--nodeid=n1", "--endpoint=unix:///run/csi.sock")
 REQUIRED = ("nodeid", "endpoint")
@@ -96,7 +97,6 @@ def test_every_option_with_a_flag_can_be_given():
         ((*NEEDED, "--feature-gates=FuseRecovery"), "expected FuseRecovery=true or"),
         ((*NEEDED, "--feature-gates=FuseRecovery=yes"), "'yes'; expected true or false"),
         ((*NEEDED, "--feature-gates=fuseRecovery=true"), "there is no gate fuseRecovery"),
-        ((*NEEDED, "--feature-gates=SeamlessRecovery=true"), "not in this version"),
         ((*NEEDED, "--kubelet-registration-path=csi.sock"), "expected an absolute path"),
         ((*NEEDED, f"--kubelet-registration-path=/{'x' * 107}"), "at most 107 bytes"),
         ((*NEEDED, "--prune-fs=fuse.a,b c"), "expected words without blank"),
@@ -200,7 +200,31 @@ def test_a_duration_is_the_sum_of_its_parts(seconds, millis):
     ],
 )
 def test_gates_are_kubernetes_gates(text, on):
-    assert kinds.parse_gates(text) == {"FuseRecovery": on}
+    assert kinds.parse_gates(text)["FuseRecovery"] is on
+
+
+@pytest.mark.parametrize(
+    ("gates", "on"),
+    [
+        ("", False),
+        ("FuseRecovery=true", False),
+        ("AllBeta=true", False),
+        ("SeamlessRecovery=true", False),
+        ("FuseRecovery=true,SeamlessRecovery=true", True),
+        ("AllBeta=true,AllAlpha=true", True),
+    ],
+)
+def test_nothing_is_held_but_with_both_gates(gates, on):
+    assert (settings(f"--feature-gates={gates}").holds is not None) is on
+
+
+def test_the_holder_is_the_plugins_own_unless_another_one_is_named():
+    gates = "--feature-gates=FuseRecovery=true,SeamlessRecovery=true"
+    own = settings(gates, "--state=/var/lib/x/state.db").holds
+    other = settings(gates, "--holder=/run/holder/socket", "--hold-timeout=5s").holds
+
+    assert own == HoldSettings(Path("/var/lib/x/holder/socket"), 30.0, starts=True)
+    assert other == HoldSettings(Path("/run/holder/socket"), 5.0, starts=False)
 
 
 @pytest.mark.parametrize(

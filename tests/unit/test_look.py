@@ -359,11 +359,11 @@ def test_older_daemons_that_answer_or_hang_still_serve():
 @pytest.mark.parametrize(("dev", "dead"), [(LIVE, False), (DEAD, True)])
 def test_the_live_mount_is_not_dead_because_one_of_its_number_was(dev: str, *, dead: bool):
     """The kernel gives a number away again when the last anchor of a dead generation went."""
-    found = (anchor(dev, number=NUMBER),)
+    gone = frozenset({dev})
     with contextlib.closing(OwnTable()) as own:
         looker = Looker(Store(), Prober(), own, Strategy.PROPAGATION, anchors=SHELF.root)
         alive = Reply(Answer.ALIVE, LIVE)
-        verdicts = looker._verdicts(SOURCE, alive, (generation(dev),), found, [], frozenset())
+        verdicts = looker._verdicts(SOURCE, alive, gone, gone, [], gone)
 
     assert verdicts == ({dev: Answer.DEAD} if dead else {})
 

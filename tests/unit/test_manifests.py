@@ -26,7 +26,8 @@ KUSTOMIZE = "kustomize.config.k8s.io"
 
 
 def container(daemonset: Object | None = None) -> Object:
-    (found,) = (daemonset or manifests.base("daemonset"))["spec"]["template"]["spec"]["containers"]
+    every = (daemonset or manifests.base("daemonset"))["spec"]["template"]["spec"]["containers"]
+    (found,) = (each for each in every if each["name"] not in {"holder", "reader"})
     return dict(found)
 
 

@@ -1,0 +1,191 @@
+"""Which daemons' connections are held, so that a crash lets callers wait instead of fail.
+
+The healer's side of `seamless`: it hands every live daemon to the holder, tells it when all mounts
+show the newest, and keeps our own looks away from mounts that make whoever asks them wait.
+`NoHolds` is the same with the gate off.
+"""
+
+import functools
+import logging
+import os
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from recover.errors import Error
+from recover.linux import facilities, fuse, mounts, namespaces, syscalls
+from recover.linux.mountinfo import Mount
+from recover.linux.mounts import Attributes
+from recover.linux.owntable import OwnTable
+from recover.linux.probe import Prober
+from recover.rows import Publication
+from recover.seamless.client import Client, Held, Status
+
+_log = logging.getLogger(__name__)
+
+_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+@dataclass(frozen=True, slots=True)
+class HoldSettings:
+    """The holder's socket; how long callers are kept waiting, in s; whether we start the holder."""
+
+    socket: Path
+    hold_s: float = 30.0
+    starts: bool = True
+
+
+class Holding(Protocol):
+    """What a healer asks of holds; each may be asked for by the thread of any source."""
+
+    def begin(self, source: str) -> frozenset[str]:
+        """Clear the way to a source; return the superblocks of dead daemons that are held."""
+
+    def is_kept(self, source: str, live: str) -> bool:
+        """Tell whether nothing is left to do to keep the live daemon's connection."""
+
+    def keep(self, source: str, live: str, publications: Iterable[Publication]) -> None:
+        """Have callers wait when the live daemon ends; what keeps us from that is logged."""
+
+    def swapped(self, source: str, live: str) -> None:
+        """Say that every mount that could be swapped shows the live superblock."""
+
+    def release(self, source: str) -> None:
+        """Let go of a source that nobody uses."""
+
+    def close(self) -> None:
+        """Hang up; what is held stays held."""
+
+
+class NoHolds:
+    """Nothing is ever held."""
+
+    def begin(self, _: str) -> frozenset[str]:
+        """Return nothing."""
+        return frozenset()
+
+    def is_kept(self, _: str, __: str) -> bool:
+        """Say that there is nothing to do."""
+        return True
+
+    def keep(self, _: str, __: str, ___: Iterable[Publication]) -> None:
+        """Keep nothing."""
+
+    def swapped(self, _: str, __: str) -> None:
+        """Serve nobody."""
+
+    def release(self, _: str) -> None:
+        """Let nothing go."""
+
+    def close(self) -> None:
+        """Keep on holding nothing."""
+
+
+class Holds:
+    """Holds by the holder's process; one for all sources."""
+
+    def __init__(self, client: Client, prober: Prober, own: OwnTable, hold_s: float) -> None:
+        """Take the collaborators and the seconds for which callers are kept waiting."""
+        self._client = client
+        self._prober = prober
+        self._own = own
+        self._hold_s = hold_s
+        self._lock = threading.Lock()
+        self._status = Status({}, problem="not asked yet")
+        self._refused: dict[str, str] = {}  # source -> the superblock that may not be held
+
+    def begin(self, source: str) -> frozenset[str]:
+        """Clear the way to a source; return the superblocks of dead daemons that are held.
+
+        A look at a held mount waits, and so would the next daemon that finds one at its place.
+        """
+        with self._lock:
+            self._status = self._client.ensured()
+            dead = self._status.dead
+        for _ in range(len(dead)):
+            top = self._own.current().at(source)
+            if top is None or top.dev not in dead:
+                break
+            detach = functools.partial(_detach, source, top)
+            try:
+                namespaces.visit(namespaces.home(), detach, self._prober, key=("clear", source))
+            except (Error, OSError):
+                break  # somebody else was quicker, or the look that follows tells
+        return dead
+
+    def status(self) -> Status:
+        """Return what is held now."""
+        return self._client.status()
+
+    def _held(self, source: str) -> Held:
+        return self._status.of(source)
+
+    def is_kept(self, source: str, live: str) -> bool:
+        """Tell whether nothing is left to do to keep the live daemon's connection."""
+        held = self._held(source)
+        if self._refused.get(source) == live:
+            return True
+        return held.has_root and held.newest == live and held.connections.get(live) == "live"
+
+    def keep(self, source: str, live: str, publications: Iterable[Publication]) -> None:
+        """Have callers wait when the live daemon ends; what keeps us from that is logged."""
+        if self.is_kept(source, live):
+            return
+        self._refused.pop(source, None)
+        try:
+            self._adopt(source, live, publications)
+        except (Error, OSError) as error:
+            _log.warning("applications will see the next crash of %s: %s", source, error)
+            if isinstance(error, PermissionError):  # of others the next look may find no trace
+                self._refused[source] = live
+
+    def _adopt(self, source: str, live: str, publications: Iterable[Publication]) -> None:
+        if not all(p.read_only for p in publications):
+            raise PermissionError("a writable volume is not held: what is written would be lost")
+        if lacking := facilities.lack("fuse_connection"):
+            raise PermissionError(f"Linux 6.16 is needed to tell connections apart: {lacking}")
+        open_root = functools.partial(_open_root, source, live)
+        root = self._prober.run(("root", source), open_root, discard=os.close)
+        with mounts.closing(root):
+            self._client.adopt(source, live, fuse.daemons(live), root, self._hold_s)
+        self._status = self._client.status()
+
+    def swapped(self, source: str, live: str) -> None:
+        """Say that every mount that could be swapped shows the live superblock."""
+        held = self._held(source)
+        if held.newest == live and len(held.connections) > 1:
+            try:
+                self._client.serve(source, live)
+            except OSError:
+                return  # it has died meanwhile: the next run sees to that
+
+    def release(self, source: str) -> None:
+        """Let go of a source that nobody uses."""
+        self._refused.pop(source, None)
+        if source in self._status.sources:
+            try:
+                self._client.release(source)
+            except OSError:
+                return  # the holder is gone, and all that was held
+
+    def close(self) -> None:
+        """Hang up; what is held stays held."""
+        self._client.close()
+
+
+def _detach(source: str, top: Mount, root_fd: int) -> None:
+    with mounts.closing(mounts.open_exactly(source, top, root_fd)) as fd:
+        mounts.detach(fd)
+
+
+def _open_root(source: str, live: str) -> int:
+    """Open the root directory of a mount through a copy that stands nowhere; asks its daemon."""
+    with mounts.clone(source, "", Attributes(), live) as copy:
+        fd = os.open(".", _ROOT, dir_fd=copy.fd)
+    # A directory that is no superblock's root would make paths of numbers come out wrong.
+    if syscalls.name_to_handle_at(fd).data[:8] != bytes((0, 0, 0, 0, 1, 0, 0, 0)):
+        os.close(fd)
+        raise PermissionError(f"{source} shows a part of its superblock only")
+    return fd

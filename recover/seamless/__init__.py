@@ -1,0 +1,1 @@
+"""Recovery without an error in the application: hold a dead daemon's connection, then serve it."""

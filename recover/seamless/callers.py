@@ -1,0 +1,119 @@
+"""Who waits in a request: whether it is to be killed, where its path began, and acting in its name.
+
+Only files of /proc that take no lock of the caller's memory are read: `cmdline`, `maps` and `mem`
+may wait for a page of the very mount that is held.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from recover.linux import syscalls
+
+_SIGKILL = 1 << 8
+_UNASKED = syscalls.AT_STATX_DONT_SYNC | syscalls.AT_NO_AUTOMOUNT
+_BELOW = -100  # AT_FDCWD, of a path that may begin anywhere below the working directory or root
+_STATS_BY_MACHINE: dict[str, dict[int, int | None]] = {
+    "x86_64": {4: None, 6: None, 262: 3, 332: 2},  # stat lstat newfstatat statx: where flags are
+    "aarch64": {79: 3, 291: 2},
+}
+_STATS = _STATS_BY_MACHINE.get(os.uname().machine, {})
+
+
+def is_killed(tid: int) -> bool:
+    """Tell whether a thread has SIGKILL pending, as after any signal that ends its process."""
+    status = _status(f"/proc/{tid}/status")
+    return status is None or bool(_pending(status) & _SIGKILL)
+
+
+def killed_users() -> frozenset[tuple[int, int]]:
+    """Return fsuid and fsgid of the threads on this machine that have SIGKILL pending.
+
+    For callers whose thread is not known: those in another PID namespace than their daemon's.
+    """
+    return frozenset(_killed())
+
+
+def _killed() -> Iterator[tuple[int, int]]:
+    for thread in _threads():
+        status = _status(f"{thread}/status")
+        if status is not None and _pending(status) & _SIGKILL:
+            yield _fsid(status, b"Uid:"), _fsid(status, b"Gid:")
+
+
+def _threads() -> Iterator[str]:
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):  # the process ended
+            for tid in os.listdir(f"/proc/{pid}/task"):
+                yield f"/proc/{pid}/task/{tid}"
+
+
+def _status(path: str) -> list[bytes] | None:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return os.read(fd, 8192).split(b"\n")
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _pending(status: list[bytes]) -> int:
+    found = 0
+    for line in status:
+        if line.startswith((b"SigPnd:", b"ShdPnd:")):
+            found |= int(line.split()[1], 16)
+    return found
+
+
+def _fsid(status: list[bytes], key: bytes) -> int:
+    return next((int(line.split()[4]) for line in status if line.startswith(key)), -1)
+
+
+def began_outside(tid: int, dev: str) -> bool:
+    """Tell whether a thread waits in a stat-like call whose path begins outside a superblock.
+
+    Walked again it ends in the new mount, and so agrees with what the program does next with that
+    path: cp(1) compares st_dev of both.  A path that may begin inside is better served.
+    """
+    try:
+        with open(f"/proc/{tid}/syscall", encoding="ascii") as file:
+            number, *words = file.read().split()
+        call = int(number)
+        if call not in _STATS:
+            return False
+        arguments = [int(word, 16) for word in words]
+        flags_at = _STATS[call]
+        if flags_at is not None and arguments[flags_at] & syscalls.AT_EMPTY_PATH:
+            return False  # of an open file
+        start = _BELOW if flags_at is None else _signed(arguments[0])
+        names = ("cwd", "root") if start == _BELOW else (f"fd/{start}",)
+        return all(_superblock(f"/proc/{tid}/{name}") != dev for name in names)
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _signed(word: int) -> int:
+    return (word & 0xFFFFFFFF) - (1 << 32 if word & 0x80000000 else 0)
+
+
+def _superblock(path: str) -> str:
+    return syscalls.statx(syscalls.AT_FDCWD, path, _UNASKED, 0).dev
+
+
+@contextlib.contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Touch files with a caller's rights for a block, on this thread alone."""
+    if (uid, gid) == (0, 0):
+        yield
+        return
+    syscalls.setfsgid(gid)
+    syscalls.setfsuid(uid)  # last, and first back: with it go the rights to read anything
+    try:
+        yield
+    finally:
+        syscalls.setfsuid(0)
+        syscalls.setfsgid(0)

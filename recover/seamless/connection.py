@@ -1,0 +1,212 @@
+"""One FUSE connection of which the holder has copies: read, answered, let go.
+
+While its daemon lives nothing is read: that would steal the daemon's requests.
+"""
+
+import contextlib
+import errno
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from recover.linux import syscalls
+from recover.seamless import callers, copies, wire
+from recover.seamless.line import Line, Waiting
+from recover.seamless.link import Answer, Link
+
+_BUFFER = (1 << 20) + 8192  # what the kernel may want to hand over at once: max_write and a head
+_BURST = 16  # requests of one connection before another's turn
+_POLLED = 256  # callers that are looked after without a sign that they were interrupted
+
+
+class Over(Exception):
+    """Nobody uses the connection any more, or somebody aborted it."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What was done for the callers of a connection; longest_s is the longest wait."""
+
+    served: int = 0
+    read_bytes: int = 0
+    walked_again: int = 0
+    refused: int = 0
+    failed: int = 0
+    killed: int = 0
+    longest_s: float = 0.0
+
+    def add(self, other: "Tally") -> None:
+        """Add another one, as of a connection that is over."""
+        for name in ("served", "read_bytes", "walked_again", "refused", "failed", "killed"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.longest_s = max(self.longest_s, other.longest_s)
+
+
+@dataclass(slots=True)
+class Connection:
+    """A connection: copies of its descriptors, its daemons, and who waits.
+
+    died_at is the monotonic time when its last daemon had ended, None while one lives.
+    """
+
+    source: str
+    dev: str
+    copies: list[int] = field(default_factory=list)
+    daemons: dict[int, int] = field(default_factory=dict)  # pidfd -> pid
+    line: Line = field(default_factory=Line)
+    link: Link | None = None
+    tally: Tally = field(default_factory=Tally)
+    died_at: float | None = None
+    is_resent: bool = False
+    ids_are_ours: bool = False
+
+    @property
+    def number(self) -> int:
+        """Return the kernel's number of it."""
+        return int(self.dev.partition(":")[2])
+
+    def fileno(self) -> int:
+        """Return the descriptor that is read and written; the other ones are only kept open."""
+        return self.copies[0]
+
+    def adopt(self, pid: int) -> int | None:
+        """Copy a daemon's descriptors, again if it has more; return a new pidfd to be watched.
+
+        Raises OSError where that is refused or it serves no such connection.
+        """
+        if pid in self.daemons.values():
+            if len(copies.numbers(pid, self.number)) > len(self.copies):
+                self._replace(copies.of(pid, self.number))
+            return None
+        found = copies.of(pid, self.number)
+        pidfd = syscalls.pidfd_open(pid)
+        self.daemons[pidfd] = pid
+        self.ids_are_ours = copies.same_pid_namespace(pid)
+        self._replace([*found, *self.copies[len(found) :]])
+        return pidfd
+
+    def _replace(self, found: list[int]) -> None:
+        old, self.copies = self.copies, found
+        for fd in old:
+            if fd not in found:
+                os.close(fd)
+
+    def hold(self) -> None:
+        """Take over from the dead daemon: its unanswered requests come back, and are to be read."""
+        self.died_at = time.monotonic()
+        with contextlib.suppress(OSError):  # before Linux 6.9, or nobody uses the connection
+            self.is_resent = os.write(self.fileno(), wire.RESEND) > 0
+        os.set_blocking(self.fileno(), False)  # the flag was the daemon's too
+
+    def read(self, buffer: bytearray) -> None:
+        """Take what the kernel has for us, answering what can be; raises Over."""
+        for _ in range(_BURST):
+            try:
+                length = os.readv(self.fileno(), [buffer])
+            except OSError as error:
+                if error.errno == errno.EAGAIN:
+                    return
+                if error.errno in {errno.EINTR, errno.ENOENT}:  # the caller has given it up
+                    continue
+                raise Over from error
+            answer = self.line.take(bytes(buffer[:length]), time.monotonic())
+            if answer is not None:
+                self._write(answer)
+
+    def _write(self, *pieces: bytes | memoryview) -> None:
+        with contextlib.suppress(OSError):  # nobody waits for it any more
+            os.writev(self.fileno(), pieces)
+
+    # -- with the reader -------------------------------------------------------------------------
+
+    def pump(self, may: Callable[[Waiting], bool] = lambda _: True) -> None:
+        """Hand the reader what it may be given now."""
+        if self.link is None:
+            return
+        try:
+            for message in self.line.forgotten():
+                self.link.ask(message)
+            for waiting, slot, start, length in self.line.at_hand(time.monotonic()):
+                data = self.link.slot(slot, length, start)
+                self._write(wire.reply(waiting.request.unique, 0, length), data)
+                self._count(waiting, length)
+            for waiting in self.line.due(may):
+                self.link.ask(waiting.message, waiting.slot, waiting.want)
+        except OSError:
+            self.cut()
+
+    def answered(self) -> None:
+        """Pass on what the reader has answered."""
+        while self.link is not None:
+            try:
+                self._pass_on(self.link, self.link.answered())
+            except BlockingIOError:
+                return
+            except (OSError, EOFError):
+                self.cut()
+
+    def _pass_on(self, link: Link, answer: Answer) -> None:
+        waiting, slot = self.line.served(answer.unique)
+        if waiting is None:
+            self.line.release(slot)
+            return
+        length = min(answer.shared, waiting.span.size) if waiting.span is not None else 0
+        data = link.slot(slot, length) if length else memoryview(b"")
+        head = wire.reply(answer.unique, answer.error, len(answer.body) + length)
+        self._write(head, answer.body, data)
+        self._count(waiting, length, answer.error)
+        self.line.keep(waiting, answer.shared, time.monotonic())
+
+    def _count(self, waiting: Waiting, length: int, error: int = 0) -> None:
+        self.tally.served += 1
+        self.tally.read_bytes += length
+        self.tally.walked_again += error == errno.ESTALE
+        self.tally.refused += error == errno.EIO
+        self.tally.longest_s = max(self.tally.longest_s, time.monotonic() - waiting.since)
+
+    def cut(self) -> None:
+        """Take note that the reader is gone; what it had waits for the next one."""
+        link, self.link = self.link, None
+        if link is not None:
+            link.close()
+        self.line.take_back()
+
+    # -- ends of waits ---------------------------------------------------------------------------
+
+    def fail_all(self) -> None:
+        """End all waits with ENOTCONN, as if nothing was held."""
+        for waiting in self.line.all_waiting():
+            self._end(waiting, errno.ENOTCONN)
+            self.tally.failed += 1
+
+    def let_killed_go(self) -> None:
+        """End the waits of callers that are to be killed: they cannot end by themselves."""
+        waiting = self.line.all_waiting()
+        users: frozenset[tuple[int, int]] | None = None
+        for each in waiting:
+            if not each.interrupted and len(waiting) > _POLLED:
+                continue
+            request = each.request
+            if self.ids_are_ours and request.pid:
+                is_killed = callers.is_killed(request.pid)
+            elif each.interrupted:
+                users = callers.killed_users() if users is None else users
+                is_killed = (request.uid, request.gid) in users
+            else:
+                continue
+            if is_killed:
+                self._end(each, errno.EINTR)
+                self.tally.killed += 1
+
+    def _end(self, waiting: Waiting, error: int) -> None:
+        if self.line.give_up(waiting.request.unique):
+            self._write(wire.reply(waiting.request.unique, error))
+
+    def close(self) -> None:
+        """Let go of everything; the connection ends here if its daemon is dead."""
+        self.cut()
+        for fd in (*self.copies, *self.daemons):
+            os.close(fd)
+        self.copies.clear()
+        self.daemons.clear()

@@ -1,0 +1,247 @@
+"""The requests of one held connection that wait for an answer: pure, in the order of their coming.
+
+What needs no data is answered at once, because exit(2) sends FLUSH and waits for it beyond SIGKILL;
+writes are refused at once, so that nothing large is kept.  All else waits until a reader may serve
+it, and then until it has.
+"""
+
+import errno
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+from recover.seamless import wire
+from recover.seamless.wire import Op, Request, Span
+
+NO_SLOT = -1
+SLOTS = 4  # READs of a connection that are served at once
+SLOT_BYTES = 1 << 20  # the largest READ: 256 pages, FUSE_MAX_MAX_PAGES
+WINDOW_BYTES = 512 * 1024  # what is read at once for who reads on where he ended
+WINDOW_S = 1.0  # how long that may wait for its reader: the content behind may change
+SENT = 24  # requests of a connection that the reader has at once
+PARKED = 16384  # requests of a connection that wait; more are failed
+
+
+@dataclass(slots=True)
+class Waiting:
+    """A request as it came, since when (monotonic seconds), and its slot while it is served.
+
+    span is what a READ asks for, None of others; want how much the reader is to bring.
+    """
+
+    request: Request
+    message: bytes
+    since: float
+    span: Span | None = None
+    slot: int = NO_SLOT
+    want: int = 0
+    interrupted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What lies in a slot: a part of a file, and whether the file ends with it."""
+
+    node: int
+    offset: int
+    length: int
+    is_end: bool
+    at: float  # monotonic, when it was read
+
+    def has(self, waiting: Waiting) -> bool:
+        """Tell whether it answers a READ as a whole."""
+        span = waiting.span
+        if span is None or waiting.request.node != self.node or span.offset < self.offset:
+            return False
+        return self.is_end or span.offset + span.size <= self.offset + self.length
+
+
+@dataclass(slots=True)
+class Line:
+    """What waits on one connection; `parked` is not with the reader, `sent` is.
+
+    `given_up` holds the slots of READs whose callers are gone while the reader still writes there.
+    """
+
+    parked: dict[int, Waiting] = field(default_factory=dict)
+    sent: dict[int, Waiting] = field(default_factory=dict)
+    given_up: dict[int, int] = field(default_factory=dict)
+    free: list[int] = field(default_factory=lambda: list(range(SLOTS)))
+    windows: dict[int, Window] = field(default_factory=dict)  # by slot, oldest first
+    ends: dict[tuple[int, int], int] = field(default_factory=dict)  # where READs ended, by handle
+    forgets: list[bytes] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.parked) + len(self.sent)
+
+    def take(self, message: bytes, now: float) -> bytes | None:
+        """Return the answer to a request, or None if it waits or wants none."""
+        try:
+            request = wire.parse(message)
+            return self._take(request, message, now)
+        except wire.Malformed:
+            return wire.reply(wire.unique_of(message), errno.EIO)
+
+    def _take(self, request: Request, message: bytes, now: float) -> bytes | None:
+        op = request.op
+        if op in wire.UNANSWERED:
+            self._note(request, message)
+            return None
+        if op == Op.RELEASEDIR:
+            self._keep(message)  # the reader keeps listings by handle
+        error = self._at_once(request)
+        if error is not None:
+            return wire.reply(request.unique, error)
+        span = wire.span(request.body) if op == Op.READ else None
+        self.parked[request.unique] = Waiting(request, message, now, span)
+        return None
+
+    def _at_once(self, request: Request) -> int | None:
+        """Return the errno of what can be answered without a reader (0: done), None for others."""
+        op = request.op
+        if op in wire.DONE_AT_ONCE:
+            return 0
+        if op in wire.WRITES:
+            return errno.EROFS
+        if op not in wire.SERVED:
+            return errno.ENOSYS  # the kernel has another way, for each
+        if op == Op.READ and wire.span(request.body).size > SLOT_BYTES:
+            return errno.EIO  # a short answer would mean the end of the file
+        if op == Op.LOOKUP and wire.name(request.body) in {b".", b".."}:
+            return (
+                errno.ESTALE
+            )  # the kernel asks for a number that it has forgotten: nobody holds it
+        return errno.ENOTCONN if len(self) >= PARKED else None
+
+    def _note(self, request: Request, message: bytes) -> None:
+        if request.op == Op.INTERRUPT:
+            waiting = self._find(wire.interrupted(request.body))
+            if waiting is not None:
+                waiting.interrupted = True
+        elif request.op in {Op.FORGET, Op.BATCH_FORGET}:
+            self._keep(message)
+
+    def _keep(self, message: bytes) -> None:
+        if len(self.forgets) < PARKED:  # one that is lost costs the reader a few bytes
+            self.forgets.append(message)
+
+    def _find(self, unique: int) -> Waiting | None:
+        return self.parked.get(unique) or self.sent.get(unique)
+
+    def at_hand(self, now: float) -> Iterator[tuple[Waiting, int, int, int]]:
+        """Yield READs whose data a window has: slot, where in it, and how much."""
+        for slot, window in list(self.windows.items()):
+            if now - window.at > WINDOW_S:
+                self._close(slot)
+        for unique, waiting in list(self.parked.items()) if self.windows else ():
+            for slot, window in self.windows.items():
+                if window.has(waiting):
+                    del self.parked[unique]
+                    yield waiting, slot, *self._part(waiting, window)
+                    break
+
+    def _part(self, waiting: Waiting, window: Window) -> tuple[int, int]:
+        assert waiting.span is not None
+        self._note_end(waiting)
+        start = min(waiting.span.offset - window.offset, window.length)
+        return start, min(waiting.span.size, window.length - start)
+
+    def _note_end(self, waiting: Waiting) -> None:
+        assert waiting.span is not None
+        key = waiting.request.node, waiting.span.handle
+        self.ends.pop(key, None)
+        self.ends[key] = waiting.span.offset + waiting.span.size
+        if len(self.ends) > 8 * SLOTS:
+            del self.ends[next(iter(self.ends))]
+
+    def due(self, may: Callable[[Waiting], bool] = lambda _: True) -> Iterator[Waiting]:
+        """Yield what the reader may be given now, with a slot for each READ.
+
+        Of what waits only that which `may` allows.
+        """
+        for unique, waiting in list(self.parked.items()):
+            if not may(waiting):
+                continue
+            if len(self.sent) + len(self.given_up) >= SENT:
+                return
+            if waiting.span is not None and not self._prepare(waiting, waiting.span):
+                continue
+            del self.parked[unique]
+            self.sent[unique] = waiting
+            yield waiting
+
+    def _prepare(self, waiting: Waiting, span: Span) -> bool:
+        """Give a READ a slot; False if none is free, or if another one brings its data too."""
+        node = waiting.request.node
+        for other in self.sent.values():
+            if other.span is not None and other.request.node == node:
+                coming = Window(node, other.span.offset, other.want, is_end=False, at=0.0)
+                if coming.has(waiting):
+                    return False
+        if not self.free and self.windows:
+            self._close(next(iter(self.windows)))
+        if not self.free:
+            return False
+        goes_on = self.ends.get((node, span.handle)) == span.offset
+        waiting.slot = self.free.pop()
+        waiting.want = max(span.size, WINDOW_BYTES if goes_on else 0)
+        self._note_end(waiting)
+        return True
+
+    def keep(self, waiting: Waiting, length: int, now: float) -> None:
+        """Keep what a READ brought, for those that go on there, or free its slot."""
+        span = waiting.span
+        if span is None or length <= span.size:
+            self.release(waiting.slot)
+            return
+        is_end = length < waiting.want
+        self.windows[waiting.slot] = Window(waiting.request.node, span.offset, length, is_end, now)
+
+    def _close(self, slot: int) -> None:
+        del self.windows[slot]
+        self.release(slot)
+
+    def close_windows(self) -> None:
+        """Forget what was brought from a mount that is no longer the newest."""
+        for slot in list(self.windows):
+            self._close(slot)
+
+    def forgotten(self) -> list[bytes]:
+        """Return the messages that want no answer, which the reader is to know."""
+        kept, self.forgets = self.forgets, []
+        return kept
+
+    def served(self, unique: int) -> tuple[Waiting | None, int]:
+        """Return what the reader has answered, None if it was given up; and the slot to free."""
+        waiting = self.sent.pop(unique, None)
+        slot = self.given_up.pop(unique, NO_SLOT) if waiting is None else waiting.slot
+        return waiting, slot
+
+    def release(self, slot: int) -> None:
+        """Take a slot back whose data nobody needs any more."""
+        if slot != NO_SLOT:
+            self.free.append(slot)
+
+    def give_up(self, unique: int) -> bool:
+        """Stop waiting for a request that somebody else has answered; False if it is unknown."""
+        if self.parked.pop(unique, None) is not None:
+            return True
+        waiting = self.sent.pop(unique, None)
+        if waiting is None:
+            return False
+        self.given_up[unique] = waiting.slot
+        return True
+
+    def take_back(self) -> None:
+        """Take note that the reader is gone: all that it had waits again, before all else."""
+        again = dict(self.sent)
+        for waiting in again.values():
+            waiting.slot = NO_SLOT
+        self.parked = again | self.parked
+        self.sent = {}
+        self.given_up = {}
+        self.windows = {}
+        self.free = list(range(SLOTS))
+
+    def all_waiting(self) -> list[Waiting]:
+        """Return everything that waits."""
+        return [*self.parked.values(), *self.sent.values()]

@@ -1,0 +1,220 @@
+"""The reader: a process that answers for dead daemons from the files of the newest mount.
+
+    python -m recover.seamless.reader SOCKET [stay]
+
+With `stay`, as in a container of its own, it waits for the next holder at its end.
+It owns files of FUSE mounts, so a thread of it may hang, and it may have to wait at its end for a
+daemon to answer FLUSH: that is why it is not the holder.  All it knows can be found again from the
+kernel; when it ends what it was asked waits for the next one.
+"""
+
+import contextlib
+import os
+import resource
+import signal
+import socket
+import sys
+import threading
+import time
+from pathlib import Path
+
+from recover.seamless import handles
+from recover.seamless.channel import Channel, Message
+from recover.seamless.files import Owned, Root
+from recover.seamless.handles import Anchor
+from recover.seamless.line import NO_SLOT, SLOTS
+from recover.seamless.link import Link
+from recover.seamless.standin import Dataset, StandIn
+
+_STACK = 512 * 1024
+_CONNECT_S = 5.0
+_PAUSE_S = 0.5  # before the next holder is looked for
+_ANCHORED_S = 30.0  # how often it is looked whether somebody still uses an old connection
+
+
+class Workers:
+    """The threads that answer for one connection: one, and more while all are busy.
+
+    Each connection has its own: one that reads in a mount whose daemon is dead waits for another
+    connection's.
+    """
+
+    def __init__(self, link: Link, standin: StandIn) -> None:
+        """Own the link."""
+        self._link = link
+        self._standin = standin
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._idle = 0
+        self._spawn()
+
+    def _spawn(self) -> None:
+        with self._lock:
+            if self._threads >= SLOTS:
+                return
+            self._threads += 1
+        threading.Thread(target=self._work, name=f"for {self._standin.dev}", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                self._serve_one()
+        except (OSError, EOFError):  # the connection is over, or the holder has ended
+            pass
+        finally:
+            with self._lock:
+                self._threads -= 1
+                is_last = not self._threads
+            if is_last:
+                self._link.close()
+
+    def _serve_one(self) -> None:
+        with self._lock:
+            self._idle += 1
+        try:
+            message, slot, want = self._link.next_request()
+        finally:
+            with self._lock:
+                self._idle -= 1
+                is_alone = not self._idle
+        if is_alone:
+            self._spawn()
+        answer = self._standin.answer(message, self._room(slot, want))
+        if answer is not None:
+            self._link.answer(answer)
+
+    def _room(self, slot: int, want: int) -> memoryview | None:
+        return None if slot == NO_SLOT else self._link.slot(slot, want)
+
+    def stop(self) -> None:
+        """Let the threads end that wait for a request."""
+        with contextlib.suppress(OSError):
+            self._link.shut()
+
+
+class Reader:
+    """Does what the holder says, until that ends."""
+
+    def __init__(self, channel: Channel) -> None:
+        """Own the connection to the holder."""
+        self._channel = channel
+        self._datasets: dict[str, Dataset] = {}
+        self._roots: dict[tuple[str, str], Owned] = {}  # by source and superblock
+        self._standins: dict[tuple[str, str], StandIn] = {}
+        self._workers: dict[tuple[str, str], Workers] = {}
+        self._looking = threading.Lock()
+
+    def run(self) -> None:
+        """Serve until the holder has ended; raises OSError then."""
+        threading.Thread(target=self._let_go, name="anchors", daemon=True).start()
+        while True:
+            message = self._channel.receive()
+            self._do(message, message.text("source"), message.text("dev"))
+
+    def _do(self, message: Message, source: str, dev: str) -> None:
+        match message.text("do"):
+            case "root":
+                root = Root(dev, message.fds[0])
+                dataset = self._datasets.setdefault(source, Dataset())
+                dataset.root, dataset.is_swapped = root, False
+                dataset.swapped_at, dataset.told = time.monotonic(), set()
+                self._roots[source, dev] = root.owned
+                self._channel.send({"do": "rooted", "source": source, "dev": dev})
+            case "serve":
+                self._serve(source, dev, message)
+            case "swapped":
+                self._swapped(source)
+            case "over":
+                self._over(source, dev)
+            case "release":
+                self._release(source)
+            case _:  # of a newer holder
+                message.close()
+
+    def _serve(self, source: str, dev: str, message: Message) -> None:
+        dataset = self._datasets.setdefault(source, Dataset())
+        ours = message.words.get("pids") is True
+        standin = self._standins.get((source, dev))
+        if standin is None:
+            standin = StandIn(dev, dataset, ids_are_ours=ours)
+            root = self._roots.pop((source, dev), None)
+            standin.anchor = None if root is None else Anchor(root)
+            self._standins[source, dev] = standin
+            threading.Thread(target=self._note, args=([standin],), daemon=True).start()
+        sock = socket.socket(fileno=message.fds[0])
+        sock.settimeout(None)
+        self._workers[source, dev] = Workers(Link(sock, message.fds[1]), standin)
+
+    def _swapped(self, source: str) -> None:
+        dataset = self._datasets.setdefault(source, Dataset())
+        dataset.swapped_at, dataset.is_swapped = time.monotonic(), True
+        threading.Thread(target=self._settle, args=(self._of(source),), daemon=True).start()
+
+    def _of(self, source: str) -> list[StandIn]:
+        return [standin for (of, _), standin in self._standins.items() if of == source]
+
+    def _note(self, standins: list[StandIn], *, above: bool = False) -> None:
+        """Learn what processes hold of connections."""
+        new = {s.dev: s for s in standins if not s.learned.is_set()}
+        for dev, fd in handles.held(frozenset(new), above=above) if new else ():
+            with contextlib.suppress(OSError):
+                new[dev].learn(fd)
+        for standin in standins:
+            (standin.learned if above else standin.noted).set()
+
+    def _settle(self, standins: list[StandIn]) -> None:
+        """Learn also what lies above that, and close what is open in older mounts."""
+        self._note(standins, above=True)
+        for standin in standins:
+            standin.settle()
+
+    def _over(self, source: str, dev: str) -> None:
+        self._roots.pop((source, dev), None)
+        self._standins.pop((source, dev), None)
+        workers = self._workers.pop((source, dev), None)
+        if workers is not None:
+            workers.stop()
+
+    def _release(self, source: str) -> None:
+        for of, dev in {*self._standins, *self._roots}:
+            if of == source:
+                self._over(of, dev)
+        self._datasets.pop(source, None)
+
+    def _let_go(self) -> None:
+        """Close the anchors of connections that nobody else uses, or those would never end."""
+        pause = threading.Event()
+        while not pause.wait(_ANCHORED_S):
+            anchored = {s.dev: s for s in list(self._standins.values()) if s.anchor is not None}
+            if anchored:
+                used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
+                for dev in anchored.keys() - used:
+                    anchored[dev].anchor = None
+
+
+def main() -> None:
+    """Serve a holder, and where we are to stay the next one."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    threading.stack_size(_STACK)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    os.setgroups([])  # a caller's groups are not ours
+    _serve_one(Path(sys.argv[1]))
+    if sys.argv[2:] == ["stay"]:
+        threading.Event().wait(_PAUSE_S)
+        os.execv(  # noqa: S606  a process whose threads may hang is replaced as a whole
+            sys.executable, (sys.executable, "-m", "recover.seamless.reader", *sys.argv[1:])
+        )
+
+
+def _serve_one(place: Path) -> None:
+    """Serve a holder until it has ended."""
+    with contextlib.suppress(OSError):
+        channel = Channel.connect(place, "reader", _CONNECT_S)
+        channel.settimeout(None)
+        Reader(channel).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""An application that reads through crashes of an unmodified daemon sees waiting, and no error."""
+
+import os
+import random
+import signal
+
+import pytest
+
+from tests.harness import Bindfs, Gocryptfs, Node, Rclone, S3fs, pause
+from tests.harness.node import MakeFilesystem
+from tests.harness.readers import KINDS, Readers, tree
+from tests.privileged.healing import whole
+from tests.privileged.seamless.held import HeldHealing
+
+CRASHES = int(os.environ.get("SEAMLESS_CRASHES", "6"))  # of each daemon
+
+
+@pytest.mark.timeout(40 + 8 * CRASHES)
+@pytest.mark.parametrize(
+    ("filesystem", "kinds"),
+    [
+        (Bindfs, KINDS),
+        # It lets the kernel keep no name: each walk waits in the volume's root, and cp in its race.
+        (Gocryptfs, tuple(kind for kind in KINDS if kind != "cp")),
+        # A folder of a bucket has another time in each life of the daemon: tar says so.
+        (Rclone, ("oldfd", "mmap", "cp", "grep", "walk", "cwd", "exec", "find")),
+        # And other inode numbers, by which cp, find and grep compare.
+        (S3fs, ("oldfd", "mmap", "cwd", "exec")),
+    ],
+)
+def test_all_kinds_of_readers_see_no_error(
+    node: Node, heal: HeldHealing, filesystem: MakeFilesystem, kinds: tuple[str, ...]
+):
+    data = node.dataset("demo", filesystem, files=tree())
+    main = heal.container(node, data)
+    chance = random.Random(1)
+
+    with Readers(main.pid, "/data", kinds) as readers:
+        for number in range(CRASHES):
+            pause(chance.random())
+            is_kept = filesystem is Gocryptfs  # it goes on serving after SIGTERM
+            data.daemon.kill((signal.SIGKILL, signal.SIGTERM)[number % 2 and not is_kept])
+            data.daemon.restart(2 * chance.random())
+            heal.await_served(data)
+        results = readers.results()
+
+    assert {kind: found["errors"] for kind, found in results.items() if found["errors"]} == {}
+    assert all(found["passes"] for found in results.values()), results
+    assert whole(node, main.sees, "/data", data)
+    assert heal.held(data).counts["refused"] == 0

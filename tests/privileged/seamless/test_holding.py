@@ -1,0 +1,270 @@
+"""Who waits in a held connection can always go: killed, unpublished, at the deadline."""
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from recover import observer as told
+from tests.harness import Bindfs, Dataset, Gocryptfs, Node, pause, until
+from tests.harness.node import Container, MakeFilesystem
+from tests.privileged.healing import shown, whole
+from tests.privileged.seamless.held import HeldHealing, end, pid_of
+
+# Opens a file, says so, and reads it again and again with the page cache dropped.
+_KEEPS_READING = """
+import os, signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: None)
+fd = os.open(sys.argv[1], os.O_RDONLY)
+print("ready", flush=True)
+while True:
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    os.pread(fd, 4096, 0)
+"""
+# Asks for a name again and again: in that the kernel waits beyond SIGKILL, unlike in a read.
+_KEEPS_ASKING = _KEEPS_READING.replace(
+    "    os.pread(fd, 4096, 0)",
+    "    try: os.stat(sys.argv[1] + 'x')\n    except FileNotFoundError: pass",
+)
+
+
+class Apart(Bindfs):
+    """bindfs in a PID namespace of its own."""
+
+    def command(self, mount_point: Path) -> list[str]:
+        """Return the command."""
+        return ["unshare", "--pid", "--fork", "--kill-child", *super().command(mount_point)]
+
+
+FAST_S = 3.0  # what must not wait for a hold of 20 s
+
+
+@pytest.fixture
+def data(node: Node) -> Dataset:
+    return node.dataset("demo", files={"a.txt": b"one\n", "big": b"x" * 100_000, "in/b.txt": b"b"})
+
+
+@contextlib.contextmanager
+def reading(
+    main: Container, path: str, code: str = _KEEPS_READING
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Keep a file of a volume open and read it for a block."""
+    # Not in its PID namespace: nsenter would fork for that, and we would kill nsenter.
+    enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
+    python = os.path.realpath(sys.executable)
+    command = [*enter, python, "-c", code, path]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def waits(heal: HeldHealing, data: Dataset) -> bool:
+    return heal.held(data).counts["waiting"] > 0
+
+
+def ends(process: subprocess.Popen[bytes]) -> None:
+    """Fail unless a process that was killed ends long before the hold does."""
+    assert process.wait(FAST_S) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("filesystem", [Bindfs, Gocryptfs])  # the second one implements FLUSH
+def test_a_killed_reader_ends_while_held(node: Node, heal: HeldHealing, filesystem: MakeFilesystem):
+    data = node.dataset("demo", filesystem, files={"big": b"x" * 100_000})
+    main = heal.container(node, data)
+    with reading(main, "/data/big", _KEEPS_ASKING) as process:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        process.kill()
+        ends(process)
+
+
+def test_a_killed_reader_ends_also_where_the_daemon_cannot_see_it(node: Node, heal: HeldHealing):
+    """A daemon in a PID namespace of its own, as in a container: its requests name no thread."""
+    data = node.dataset("demo", Apart, files={"big": b"x" * 100_000})
+    main = heal.container(node, data)
+    with reading(main, "/data/big", _KEEPS_ASKING) as killed, reading(main, "/data/big") as other:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the readers wait")
+        killed.kill()
+        ends(killed)
+        data.daemon.restart()
+        heal.await_served(data)
+        assert other.poll() is None
+
+
+def test_a_signal_that_is_handled_ends_no_wait(node: Node, heal: HeldHealing, data: Dataset):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        process.send_signal(signal.SIGUSR1)
+        pause(0.5)  # the interrupt is there by then; nothing tells of it
+        data.daemon.restart()
+        heal.await_served(data)
+        until(lambda: not waits(heal, data), "the reader goes on")
+        assert process.poll() is None
+
+
+@pytest.mark.parametrize("victim", ["holder", "reader", "both"])
+def test_a_killed_holder_or_reader_leaves_nobody_unkillable(
+    node: Node, heal: HeldHealing, data: Dataset, victim: str
+):
+    main = heal.container(node, data)
+    with reading(main, "/data/big", _KEEPS_ASKING) as process:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        for name in ("reader", "holder") if victim == "both" else (victim,):
+            end(name)
+        if victim == "reader":
+            process.kill()
+            ends(process)
+        else:  # its connection has ended: an error, as without a hold
+            assert process.wait(FAST_S) == 1
+    data.daemon.restart()
+    heal.await_whole(data, main.sees, "/data")
+
+
+def test_a_reader_process_killed_while_it_serves_is_replaced_and_nobody_sees_it(
+    node: Node, heal: HeldHealing, data: Dataset
+):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        heal.crash(data)
+        heal.await_served(data)
+        before = pid_of("reader")
+        end("reader")
+        heal.look(data)
+        until(lambda: pid_of("reader") not in {None, before}, "another reader")
+        heal.await_served(data)
+        served = heal.held(data).counts["served"]
+        until(lambda: heal.held(data).counts["served"] > served + 10, "the old file is read")
+        assert process.poll() is None
+
+
+def test_the_holder_outlives_the_plugin_and_is_found_again(
+    node: Node, heal: HeldHealing, data: Dataset
+):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        holder = pid_of("holder")
+        heal.stop()
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        heal.start()
+        heal.await_held(data)
+        data.daemon.restart()
+        heal.await_served(data)
+        until(lambda: not waits(heal, data), "the reader goes on")
+        assert process.poll() is None
+        assert pid_of("holder") == holder
+        assert whole(node, main.sees, "/data", data)
+
+
+@pytest.mark.parametrize("heal", [0.5], indirect=True)
+def test_the_deadline_ends_the_wait_and_not_what_comes_after(
+    node: Node, heal: HeldHealing, data: Dataset
+):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        data.daemon.kill()
+        assert process.wait(FAST_S) == 1
+    heal.await_held(data)
+    assert main.sees.read("/data/a.txt") == errno.ENOTCONN
+    data.daemon.restart()
+    heal.await_served(data)
+    assert main.sees.read("/data/a.txt") == b"one\n"
+
+
+def test_unpublish_does_not_wait_and_ends_the_hold(node: Node, heal: HeldHealing, data: Dataset):
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    main = pod.container("main", {"/data": target})
+    heal.await_kept(data)
+    with reading(main, "/data/big") as process:
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        began = time.monotonic()
+        heal.unpublish(target)
+        assert time.monotonic() - began < FAST_S
+        assert process.wait(FAST_S) == 1  # its volume is gone
+    until(lambda: str(data.volume.source) not in heal.client.status().sources, "let go")
+
+
+def test_stopping_the_plugin_does_not_wait(node: Node, heal: HeldHealing, data: Dataset):
+    heal.container(node, data)
+    data.daemon.kill()
+    heal.await_held(data)
+    assert heal.stop() < FAST_S
+    heal.start()
+
+
+def test_a_publish_during_a_hold_waits_for_the_daemon_and_for_nothing_else(
+    node: Node, heal: HeldHealing, data: Dataset
+):
+    heal.container(node, data)
+    data.daemon.kill()
+    heal.await_held(data)
+    data.daemon.restart()
+    target = heal.publish(node.pod(), data)
+    heal.await_served(data)
+    assert node.sees.read(target / "a.txt") == b"one\n"
+    assert shown(node.sees, target)
+
+
+def test_a_writable_volume_is_not_held(node: Node, heal: HeldHealing, caplog):
+    data = node.dataset("rw", read_only=False)
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    heal.await_looked(data)
+    until(lambda: "a writable volume is not held" in caplog.text, "it is told")
+    caplog.clear()
+    data.daemon.kill()
+    until(lambda: heal.ear.of(told.Broken), "the crash is noticed")
+    assert node.sees.read(target / "a.txt") == errno.ENOTCONN
+
+
+def test_content_that_changed_is_refused_and_never_mixed(
+    node: Node, heal: HeldHealing, data: Dataset
+):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        data.daemon.kill()
+        heal.await_held(data)
+        pause(0.01)
+        data.put("big", b"y" * 100_000)
+        data.daemon.restart()
+        heal.await_served(data)
+        assert process.wait(FAST_S) == 1
+    assert heal.held(data).counts["refused"] > 0
+    assert main.sees.read("/data/big") == b"y" * 100_000
+
+
+def test_the_mode_of_a_file_holds_for_a_caller_of_a_dead_daemon(node: Node, heal: HeldHealing):
+    data = node.dataset("demo", files={"a.txt": b"one\n", "secret": b"s"})
+    backing = node.machine.folder("data-demo") / "data"
+    os.chmod(backing / "secret", 0o600)
+    main = heal.container(node, data)
+    script = "cd /data; echo ready; read go; cat a.txt; cat secret"
+    enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
+    caller = ["setpriv", "--reuid=1234", "--regid=1234", "--clear-groups", "sh", "-c", script]
+    with subprocess.Popen(
+        [*enter, *caller], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+        heal.crash(data)
+        heal.await_served(data)
+        out, _ = process.communicate(b"go\n", timeout=FAST_S)
+    assert out.startswith(b"one\n")
+    assert b"Permission denied" in out
