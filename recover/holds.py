@@ -10,8 +10,6 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from recover.errors import Error
@@ -26,15 +24,6 @@ from recover.seamless.client import Client, Held, Status
 _log = logging.getLogger(__name__)
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class HoldSettings:
-    """The holder's socket; how long callers are kept waiting, in s; whether we start the holder."""
-
-    socket: Path
-    hold_s: float = 30.0
-    starts: bool = True
 
 
 class Holding(Protocol):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recover import observer as told, reconcile
 from recover.heal import Context, Healer, Options
-from recover.holds import Holding, Holds, HoldSettings, NoHolds
+from recover.holds import Holding, Holds, NoHolds
 from recover.layout import Layout
 from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
@@ -21,7 +21,7 @@ from recover.linux.owntable import OwnTable
 from recover.linux.wakeups import Wake, WakeUps
 from recover.observer import Observer
 from recover.parts import Parts
-from recover.policy import Strategy
+from recover.policy import HoldSettings, Strategy
 from recover.seamless.client import Client, Status
 from recover.serverless.sidecars import Sidecars
 
@@ -214,6 +214,8 @@ class Recovery:
         of an earlier plugin right may have bared a dead one inside a container.
         """
         worker = self._workers.get(source)
+        if worker is not None:
+            worker.healer.suspect()
         if worker is None or not worker.healer.is_whole:
             self._new.add(source)
         elif source not in self._soon:
