@@ -10,8 +10,6 @@ import logging
 import os
 import threading
 from collections.abc import Iterable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 from recover.errors import Error
@@ -26,15 +24,6 @@ from recover.seamless.client import Client, Held, Status
 _log = logging.getLogger(__name__)
 
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
-
-@dataclass(frozen=True, slots=True)
-class HoldSettings:
-    """The holder's socket; how long callers are kept waiting, in s; whether we start the holder."""
-
-    socket: Path
-    hold_s: float = 30.0
-    starts: bool = True
 
 
 class Holding(Protocol):
@@ -142,14 +131,20 @@ class Holds:
                 self._refused[source] = live
 
     def _adopt(self, source: str, live: str, publications: Iterable[Publication]) -> None:
-        if not all(p.read_only for p in publications):
+        rows = tuple(publications)
+        if not all(p.read_only for p in rows):
             raise PermissionError("a writable volume is not held: what is written would be lost")
+        if any(p.method == "sidecar" for p in rows):
+            raise PermissionError("the volume of a serverless pod is not held")
         if lacking := facilities.lack("fuse_connection"):
             raise PermissionError(f"Linux 6.16 is needed to tell connections apart: {lacking}")
+        pids = fuse.daemons(live)
+        if not pids:
+            raise PermissionError("its FUSE daemon is not in sight; set hostPID: true")
         open_root = functools.partial(_open_root, source, live)
         root = self._prober.run(("root", source), open_root, discard=os.close)
         with mounts.closing(root):
-            self._client.adopt(source, live, fuse.daemons(live), root, self._hold_s)
+            self._client.adopt(source, live, pids, root, self._hold_s)
         self._status = self._client.status()
 
     def swapped(self, source: str, live: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from recover import observer as told, reconcile
 from recover.heal import Context, Healer, Options
-from recover.holds import Holding, Holds, HoldSettings, NoHolds
+from recover.holds import Holding, Holds, NoHolds
 from recover.layout import Layout
 from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
@@ -23,6 +23,7 @@ from recover.observer import Observer
 from recover.parts import Parts
 from recover.policy import Strategy
 from recover.seamless.client import Client, Status
+from recover.seamless.settings import HoldSettings
 from recover.serverless.sidecars import Sidecars
 
 log = logging.getLogger(__name__)

@@ -182,7 +182,7 @@ class Reader:
         self._datasets.pop(source, None)
 
     def _let_go(self) -> None:
-        """Close the anchors of connections that nobody else uses, or those would never end."""
+        """Close what is open for connections that nobody else uses, or those would never end."""
         pause = threading.Event()
         while not pause.wait(_ANCHORED_S):
             anchored = {s.dev: s for s in list(self._standins.values()) if s.anchor is not None}
@@ -190,6 +190,7 @@ class Reader:
                 used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
                 for dev in anchored.keys() - used:
                     anchored[dev].anchor = None
+                    anchored[dev].backings.keep_only(None)
 
 
 def main() -> None:

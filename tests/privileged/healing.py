@@ -16,7 +16,6 @@ from csi_fluid.kubelet import Kubelet
 from csi_fluid.mountroot import MountRoot
 from csi_fluid.volumes import publish, readiness, targets, unpublish
 from recover import loop, observer as told
-from recover.holds import HoldSettings
 from recover.layout import Layout
 from recover.linux import facilities
 from recover.linux.mountinfo import Mount
@@ -25,6 +24,7 @@ from recover.linux.wakeups import WakeUps
 from recover.locks import Locks
 from recover.parts import Parts
 from recover.rows import Publication
+from recover.seamless.settings import HoldSettings
 from recover.store import Store
 from tests.harness import Dataset, Node, Pod, View, until
 
