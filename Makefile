@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench coverage runtime unit rpc privileged debug sanity
+.PHONY: help demo test check bench coverage runtime unit rpc privileged soak mutations debug sanity
 .PHONY: cluster-up cluster-down test-cluster test-kernels kubectl image backoff pictures fmt proto install clean _python _tools _kernels _cluster
 
 DAEMON ?= bindfs
@@ -52,6 +52,12 @@ rpc: _python ## Run the tests of the real server on a unix socket
 privileged: _python _tools $(if $(KERNEL),_kernels) ## Run the tests on the real kernel with real FUSE daemons (KERNEL=5.10: on that one)
 	@$(if $(KERNEL),$(py) -m tests.kernels test --kernel=$(KERNEL) -- $(ARGS),$(pytest)) tests/privileged
 
+soak: _python _tools ## Let everything crash at random for MINUTES (5), and see that nothing grows (SEED=N: again)
+	@MINUTES=$(or $(MINUTES),5) $(pytest) -rP tests/privileged/test_soak.py
+
+mutations: _python _tools ## Take away each line that keeps a promise, and see its test fail (ARGS="WORD ...")
+	@$(py) -m tests.mutations $(ARGS)
+
 test-kernels: _python _tools _kernels ## Run them on each of the other kernels, and write docs/kernels.md
 	@.ci/setup csi-sanity
 	@$(py) -m tests.kernels test --write -- $(ARGS) tests/privileged tests/sanity
@@ -78,7 +84,9 @@ test-cluster: _python _cluster ## Run the tests on a Kubernetes of their own
 backoff: _python _cluster ## Measure outages at kubelet's own back-off, half an hour (ARGS="--crashes=3")
 	@$(py) -m tests.cluster.backoff $(ARGS)
 
-pictures: _python _tools _cluster ## Draw docs/dashboard.svg and docs/status.svg anew, from crashes on a cluster
+pictures: _python _tools _cluster ## Draw the pictures of the pages anew, from crashes here and on a cluster
+	@.venv/bin/csi-fluid demo --svg=docs/heal.svg
+	@RECORD=docs/watch.svg $(pytest) tests/privileged/test_watch.py
 	@$(py) -m tests.cluster.pictures
 
 image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar

@@ -31,12 +31,13 @@ from csi_fluid.volumes.readiness import Sources
 from csi_fluid.volumes.stage import Stager
 from csi_fluid.volumes.static import StaticVolumes
 from csi_fluid.volumes.stats import Stats
-from csi_fluid.volumes.targets import Claims
+from csi_fluid.volumes.targets import Claims, Pods
 from csi_fluid.volumes.unpublish import Unpublisher
 from csi_fluid.volumes.users import Users
 from recover import loop, observer, reconcile
 from recover.layout import Layout
 from recover.linux import mountinfo
+from recover.linux.outpost import Outpost
 from recover.linux.probe import Prober
 from recover.parts import Parts
 from recover.rows import Method
@@ -82,7 +83,9 @@ class Plugin:
         self._kubelet = Kubelet(os.path.realpath(settings.kubelet_root))
         self._layout = Layout(self._kubelet, MountRoot(os.path.realpath(settings.mount_root)))
         self._store = Store.open(settings.state, self._tell_of_state)
-        self._prober = Prober(timeout_s=settings.probe_timeout_s)
+        self._outpost = Outpost()
+        self._outpost.start()  # it is there before the first look at a FUSE mount
+        self._prober = Prober(timeout_s=settings.probe_timeout_s, outpost=self._outpost)
         self._parts = Parts.of(self._store, self._prober, settings.anchors)
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._api = self._build_api()
@@ -118,6 +121,7 @@ class Plugin:
             _log.warning("a heal did not end in time; the next start finishes it")
         self._api.stop(_EVENTS_GRACE_S)
         self._meter.stop()
+        self._outpost.close()
         self._store.close()
 
     def _build_api(self) -> ApiSide:
@@ -169,7 +173,7 @@ class Plugin:
         changed = self._recovery.changed if self._recovery else self._flush
         volumes = Volumes(
             stager=Stager(self._api.kube, users, claims, prober, self._settings.mount_root),
-            publisher=Publisher(self._parts, sources, claims, changed),
+            publisher=Publisher(self._parts, sources, claims, changed, Pods(self._kubelet.root)),
             unpublisher=Unpublisher(self._parts, claims, changed),
             stats=Stats(store, prober),
             health=Health(store, prober, sources),

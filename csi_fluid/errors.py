@@ -50,7 +50,7 @@ class NotReady(Error):
     """The FUSE mount behind a volume cannot be used now; a later try may succeed.
 
     reason is one word for machines: FuseNotMounted, FuseNotConnected, FuseFailing, FuseHung,
-    FuseNoDirectory, SubPathMissing or KubeletElsewhere.
+    FuseNoDirectory or SubPathMissing.
     """
 
     def __init__(self, reason: str, message: str) -> None:

@@ -42,19 +42,12 @@ _SUB_PATHS = "volume-subpaths"
 _NOTE = "vol_data.json"
 _POD = r"(?P<pods>.*/pods)/(?P<uid>[^/]+)"
 _TARGET = re.compile(rf"{_POD}/{_VOLUMES}/(?P<name>[^/]+)/mount", re.DOTALL)
-_IN_VOLUME = re.compile(rf"(?P<root>.+)/pods/[^/]+/{_VOLUMES}/", re.DOTALL)
 _SUB_PATH = re.compile(rf"{_POD}/{_SUB_PATHS}/(?P<name>[^/]+)/.+", re.DOTALL)
 
 
 def volume_of(target: str) -> PodVolume | None:
     """Return the volume whose target a path is, of any kubelet; None where it is no target."""
     return _matched(_TARGET.fullmatch(target))
-
-
-def root_of(path: str) -> str:
-    """Return the directory of the kubelet that has a path in a pod's CSI volumes, "" for none."""
-    found = _IN_VOLUME.match(path)
-    return found["root"] if found else ""
 
 
 def is_of_volume(path: str) -> bool:

@@ -100,17 +100,22 @@ def _orphans(table: MountTable, store: Store, layout: Layout) -> Iterator[_Orpha
         if volume is None or store.publication(path) is not None:
             continue
         stack = table.stack(path)
-        if not stack or not stack[-1].is_fuse or _is_within_fuse(stack[0], table):
+        if not stack or not stack[-1].is_fuse or _is_within_fuse(stack[0], table, volume.pods):
             continue
         note = layout.pods.note(path)
         if note is None or note.is_ours:
             yield _Orphan(stack[-1], volume, "" if note is None else note.volume_id)
 
 
-def _is_within_fuse(mount: Mount, table: MountTable) -> bool:
+def _is_within_fuse(mount: Mount, table: MountTable, pods: str) -> bool:
+    """Tell whether a mount stands in a FUSE mount of some pod.
+
+    What is above the pods is the machine's own: a container's root may be a FUSE mount, and then
+    everything here stands in one (fuse-overlayfs).
+    """
     seen = {mount.mnt_id}
     while (above := table.by_id.get(mount.parent_id)) and above.mnt_id not in seen:
-        if above.is_fuse:
+        if above.is_fuse and above.mount_point.startswith(f"{pods}/"):
             return True
         seen.add(above.mnt_id)
         mount = above

@@ -3,6 +3,7 @@
     Error
     ├── Hung           a FUSE path did not answer in time         (also a TimeoutError)
     ├── Crowded        too many probes were abandoned already     (also a TimeoutError)
+    ├── Unstarted      the process that probes cannot be had
     ├── Busy           somebody else holds the lock of this key
     ├── Covered        another mount stands where ours should be touched
     ├── Unverified     the swap was done but the new mount did not answer through it
@@ -26,11 +27,21 @@ class Hung(Error, TimeoutError):
 
 
 class Crowded(Error, TimeoutError):
-    """So many threads wait on hung FUSE paths that no new one is started."""
+    """So many calls wait on hung FUSE paths that no new one is started."""
 
     def __init__(self, abandoned: int) -> None:
         super().__init__(f"{abandoned} probes of hung FUSE paths still wait; not starting more")
         self.abandoned = abandoned
+
+
+class Unstarted(Error):
+    """The process that is to make a call that may hang cannot be started, or ends at once."""
+
+    def __init__(self, command: str) -> None:
+        super().__init__(
+            f"`{command}`, which asks the FUSE daemons, does not run: is memory missing, "
+            "a process number, or a file of the installation?"
+        )
 
 
 class Busy(Error):

@@ -6,6 +6,7 @@ hang.  `detect` and `reach` then say what is broken and what will heal it.
 
 import enum
 import functools
+import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -43,7 +44,8 @@ class View:
     mount that is used.
     hanging counts the dead copies that need nothing but a mount on their anchor; strays are dead
     copies on the node off no anchor, copies those in other namespaces that nothing on the node
-    reaches, exposed those that it would reach and harm, bare the publications without a mount.
+    reaches, exposed those that it would reach and harm, bare the publications without a mount; cut
+    are namespaces with more mounts of it than are looked at.
     layers is the most mounts that stand at a path which shows the live one, deep are the paths on
     the node with more than two.
     peers are copies in our own namespace that are peers of the mount at the source.
@@ -63,6 +65,7 @@ class View:
     strays: tuple[Copy, ...] = ()
     copies: tuple[Copy, ...] = ()
     exposed: tuple[Copy, ...] = ()
+    cut: tuple[Namespace, ...] = ()
     kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
     layers: int = 1
     deep: tuple[Copy, ...] = ()
@@ -204,9 +207,18 @@ class Looker:
         origins: dict[Mount, detect.Origin] = {}
         if nested := [mount for copy in view.copies for mount in copy.nested]:
             table, known = self._own.current(), self._store.generations()  # not read needlessly
-            found = ((mount, detect.origin_of(mount, table, known)) for mount in nested)
+            found = ((m, detect.origin_of(m, table, known)) for m in nested if not m.is_mapped)
             origins = {mount: origin for mount, origin in found if origin is not None}
-        return visits.Case(self._node(view), view.copies, view.kin, origins, view.is_sidecar)
+        inside = {copy.namespace for copy in view.copies}
+        return visits.Case(
+            self._node(view),
+            view.copies,
+            view.kin,
+            origins,
+            foreign=frozenset(filter(namespaces.is_foreign, inside)),
+            cut=view.cut,
+            on_source=view.is_sidecar,
+        )
 
     def _node(self, view: View) -> node.Case:
         return node.Case(
@@ -322,7 +334,8 @@ def tables_with(
         if any(mark in data for mark in marks):
             table = mountinfo.excerpt(data, ours)
             if strangers := detect.impostors(table, generations):
-                table = MountTable(m for m in table if m.dev not in strangers)
+                kept = (m for m in table if m.dev not in strangers)
+                table = MountTable(kept, is_cut=table.is_cut)
             yield namespace, table
 
 
@@ -367,6 +380,7 @@ def with_copies(
         strays=strays,
         copies=_visible(fates[_Fate.MISSED]),
         exposed=tuple(fates[_Fate.EXPOSED]),
+        cut=tuple(namespace for namespace, table in tables if table.is_cut),
         kin=kin,
         layers=max(layers, default=1),
         deep=tuple(copy for copy in here if len(copy.stack) > _LAYERS),
@@ -405,20 +419,20 @@ def _shown(table: MountTable, copies: Iterable[Copy]) -> tuple[Copy, ...]:
 
 
 def _visible(copies: Iterable[Copy]) -> tuple[Copy, ...]:
-    """Leave out the copies that something else hides, for which the whole tables are read."""
-    tables: dict[int, MountTable] = {}
+    """Leave out the copies that something else hides, for which the tables are read again."""
     kept: list[Copy] = []
-    for copy in copies:
-        pid = copy.namespace.pid
-        if pid not in tables:
-            try:
-                tables[pid] = mountinfo.read(pid)
-            except OSError:  # the process ended
-                tables[pid] = MountTable(())
-        stack = tables[pid].stack(copy.path)[-len(copy.stack) :]
-        if [m.mnt_id for m in stack] == [m.mnt_id for m in copy.stack]:
-            kept.append(copy)
+    for pid, group in itertools.groupby(copies, key=lambda copy: copy.namespace.pid):
+        there = tuple(group)
+        try:
+            table = mountinfo.leading_to(mountinfo.read_bytes(pid), (c.path for c in there))
+        except OSError:  # the process ended
+            continue
+        kept += [c for c in there if _ids(table.stack(c.path)[-len(c.stack) :]) == _ids(c.stack)]
     return tuple(kept)
+
+
+def _ids(stack: Iterable[Mount]) -> list[int]:
+    return [mount.mnt_id for mount in stack]
 
 
 def _kin(behind: Iterable[Anchor], here: Iterable[Copy]) -> dict[int, tuple[Kin, ...]]:

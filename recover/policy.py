@@ -9,6 +9,10 @@ from collections.abc import Iterable
 
 from recover.rows import Publication
 
+MAPPED = (
+    "it is id-mapped, and the kernel does not tell how, so the owners of its files would be "
+    "others; restart the container to heal it"
+)
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 30.0
 

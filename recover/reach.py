@@ -11,7 +11,7 @@ from recover.anchors.anchor import Anchor
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount
 
-_RESTRICTIONS = frozenset({"ro", "nosuid", "nodev", "noexec"})
+_RESTRICTIONS = frozenset({"ro", "nosuid", "nodev", "noexec", "idmapped"})
 
 Group = tuple[int, str]  # a peer group, and the root that its mounts have
 

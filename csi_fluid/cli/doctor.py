@@ -86,7 +86,8 @@ def _capabilities() -> Iterator[Finding]:
 def _host_processes() -> Finding:
     what = "the host's processes"
     if namespaces.sees_host():
-        return Finding(what, "ok", "visible: --strategy=auto heals by namespace")
+        kind = "namespace" if namespaces.can_mount_inside() else "propagation"
+        return Finding(what, "ok", f"visible: --strategy=auto heals by {kind}")
     return Finding(
         what,
         "limited",

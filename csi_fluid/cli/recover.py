@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from csi_fluid import config
@@ -11,6 +12,7 @@ from csi_fluid.kubelet import Kubelet
 from recover import loop, observer, survey
 from recover.anchors.plan import Skip
 from recover.heal import Context, Healer, Options
+from recover.linux.outpost import Outpost
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.parts import Parts
@@ -36,7 +38,12 @@ def run(argv: Sequence[str]) -> int:
     usage.add_options(parser, usage.named("state", "holder", *usage.HEALING))
     settings, given = usage.parse(parser, argv)
     store = read_state(settings.state)
-    prober = Prober(timeout_s=settings.probe_timeout_s)
+    with contextlib.closing(Outpost()) as outpost:
+        prober = Prober(timeout_s=settings.probe_timeout_s, outpost=outpost)
+        return _recover(store, prober, settings, given)
+
+
+def _recover(store: Store, prober: Prober, settings: config.Settings, given: Namespace) -> int:
     reports = _chosen(_survey(store, prober, settings), given.targets)
     _print_plan(reports)
     if given.dry_run:

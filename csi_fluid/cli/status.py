@@ -19,6 +19,7 @@ from csi_fluid import config
 from csi_fluid.cli import holding, screen, times, usage, words
 from recover import loop, survey
 from recover.errors import StateError
+from recover.linux.outpost import Outpost
 from recover.linux.probe import Prober
 from recover.seamless.client import Status
 from recover.states import State
@@ -67,17 +68,17 @@ def run(argv: Sequence[str]) -> int:
 def look(settings: config.Settings) -> Report:
     """Return what is true now; raises usage.Failure where there is no state file to read."""
     store = read_state(settings.state)
-    prober = Prober(timeout_s=settings.probe_timeout_s)
     strategy = loop.chosen_strategy(settings.strategy)
     held = holding.ask(settings)
-    sources = survey.survey(
-        store,
-        prober,
-        strategy,
-        anchors=settings.anchors,
-        recover_writable=settings.recover_writable,
-        held=held.dead,
-    )
+    with contextlib.closing(Outpost()) as outpost:
+        sources = survey.survey(
+            store,
+            Prober(timeout_s=settings.probe_timeout_s, outpost=outpost),
+            strategy,
+            anchors=settings.anchors,
+            recover_writable=settings.recover_writable,
+            held=held.dead,
+        )
     problems = (store.problem, absence(settings.endpoint))
     return Report(sources, tuple(filter(None, problems)), time.time(), held)
 

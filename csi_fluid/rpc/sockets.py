@@ -5,6 +5,7 @@ import errno
 import os
 import socket
 import stat
+import struct
 import tempfile
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import grpc.aio
 from csi_fluid.errors import EndpointInUse
 
 _CONNECT_S = 1.0
+_UCRED = struct.Struct("=iII")  # struct ucred: pid, uid, gid
 
 
 async def offer(server: grpc.aio.Server, path: Path) -> "Place":
@@ -78,6 +80,8 @@ def _identity(path: Path) -> tuple[int, int] | None:
 def check_free(path: Path, otherwise: str) -> bool:
     """Tell whether a socket that nobody listens on stands at a path; False if nothing does.
 
+    A process whose main thread has ended counts as nobody: it was killed, and only a thread that
+    waits for a FUSE daemon keeps its descriptors (`recover.linux.outpost`).
     Raises EndpointInUse where somebody listens, or where something else than a socket stands;
     otherwise is what a person can do instead of making room.
     """
@@ -93,6 +97,22 @@ def check_free(path: Path, otherwise: str) -> bool:
             probe.connect(str(path))
         except ConnectionRefusedError:
             return True
+        if _is_dead(_listener(probe)):
+            return True
     raise EndpointInUse(
         errno.EADDRINUSE, f"another process serves at {path}; stop it or {otherwise}"
     )
+
+
+def _listener(connected: socket.socket) -> int:
+    """Return the process that listens at the other end; 0 if we do not see it: unix(7)."""
+    credentials = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
+    return int(_UCRED.unpack(credentials)[0])
+
+
+def _is_dead(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] == "Z"

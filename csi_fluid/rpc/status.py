@@ -23,6 +23,7 @@ _TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.Overloaded, grpc.StatusCode.UNAVAILABLE),
     (recovery.Hung, grpc.StatusCode.UNAVAILABLE),
     (recovery.Crowded, grpc.StatusCode.UNAVAILABLE),
+    (recovery.Unstarted, grpc.StatusCode.UNAVAILABLE),
     (errors.Withdrawn, grpc.StatusCode.ABORTED),
     (recovery.Busy, grpc.StatusCode.ABORTED),
     (recovery.Covered, grpc.StatusCode.ABORTED),

@@ -19,7 +19,7 @@ def of_daemon(prober: Prober, mount_root: str, runtime: tuple[str, str, str]) ->
     Raises Hung, Crowded, OSError.
     """
     path = Path(mount_root, *runtime, ".meta", "fuse", "labels")
-    return parse(prober.run(("labels", path), lambda: _read(path)))
+    return parse(prober.call(("labels", path), _read, path))
 
 
 def parse(text: str) -> str:

@@ -1,7 +1,7 @@
 """Publish a volume: make its FUSE mount visible at a target.
 
     1. claim the target: a second publish of it is refused while this one lasts
-    2. refuse if something else is published there and lives
+    2. refuse if no pod would see it, or something else is published there and lives
     3. wait until the source is ready                    (readiness; no lock is held)
     4. done if the target shows the source already       (what kubelet's restart asks for)
     5. make the source's anchor if it has none yet
@@ -25,7 +25,7 @@ from csi_fluid import driver
 from csi_fluid.errors import Conflict, InvalidArgument
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.readiness import Content, Patience, Source, Sources
-from csi_fluid.volumes.targets import Claim, Claims, Kind, Seen
+from csi_fluid.volumes.targets import Claim, Claims, Kind, Pods, Seen
 from recover.anchors.shelf import Variant
 from recover.errors import Covered, Unverified
 from recover.linux import mountinfo, mounts, namespaces, syscalls
@@ -67,6 +67,7 @@ class Publisher:
         sources: Sources,
         claims: Claims,
         changed: Callable[[str], None],
+        pods: Pods,
     ) -> None:
         """Take the collaborators; changed(source) is told which source has another publication."""
         self._store = parts.store
@@ -76,17 +77,19 @@ class Publisher:
         self._sources = sources
         self._claims = claims
         self._changed = changed
+        self._pods = pods
 
     def publish(self, wanted: Publication, patience: Patience, *, unchecked: bool = False) -> None:
         """Make the wanted publication true, or find that it is.
 
         unchecked: publish whatever stands at the source, without waiting for a FUSE mount.
-        Raises Busy, Conflict, InvalidArgument, NotReady, Occupied, Overloaded, Withdrawn, Hung,
-        Unverified, OSError.
+        Raises Busy, Conflict, InvalidArgument, NotReady, Occupied, Overloaded, Unseen, Withdrawn,
+        Hung, Unverified, OSError.
         """
         target, source_path = targets.canonical(self._prober, wanted.target, wanted.source)
         wanted = replace(wanted, target=target, source=source_path)
         _refuse_overlap(wanted)
+        self._pods.check(target, is_mount=wanted.method is Method.BIND)
         content = Content(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
         with self._claims.hold(wanted.target, wanted.volume_id) as claim:
             before = self._standing(wanted.target)
@@ -178,8 +181,11 @@ class Publisher:
         a daemon mounts over its dead mount.
         """
         if not source.mount.is_fuse:  # a plain directory, on request: it has no generations
-            flags = frozenset({"ro"} if wanted.read_only else ())
-            with self._sources.clone(source, Attributes(flags, "private", keep=True)) as clone:
+            # What is mounted in it later appears, as in a bind of Fluid's, but comes with its own
+            # flags: not in a volume that must not be written to.
+            own = Attributes(frozenset({"ro"}), keep=True)
+            wide = Attributes(frozenset(), "slave-shared", keep=True)
+            with self._sources.clone(source, own if wanted.read_only else wide) as clone:
                 yield clone, 0
             return
         with self._keeper.turn(wanted.source):

@@ -98,7 +98,7 @@ class Stager:
         until = min(patience.left_s, _SESSIONS_WAIT_S)
         tick = threading.Event()  # never set: what is waited for makes no sound here
         waited = 0.0
-        while not self._prober.run(("session manager", socket), lambda: os.path.lexists(socket)):
+        while not self._prober.call(("session manager", socket), os.path.lexists, socket):
             if waited >= until:
                 raise NotReady(
                     "SessionManagerMissing",

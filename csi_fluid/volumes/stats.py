@@ -56,8 +56,8 @@ class Stats:
 
     def _statfs(self, row: Publication, dev: str) -> os.statvfs_result:
         try:
-            # A hung daemon costs one sleeping thread, not one for each pod.
-            return self._prober.run(("statfs", row.source, dev), lambda: os.statvfs(row.target))
+            # A hung daemon costs one sleeping call, not one for each pod.
+            return self._prober.call(("statfs", row.source, dev), os.statvfs, row.target)
         except Hung as error:
             raise NotReady(
                 "FuseHung",

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csi_fluid import kubelet
-from csi_fluid.errors import NotReady, Occupied, Unseen, Withdrawn
+from csi_fluid.errors import Occupied, Unseen, Withdrawn
 from recover.errors import Busy
 from recover.linux import mountinfo, mounts, namespaces
 from recover.linux.probe import Prober
@@ -49,37 +49,33 @@ class Seen:
 def canonical(prober: Prober, *paths: str) -> tuple[str, ...]:
     """Return paths with the links in their parent directories resolved; raises Hung."""
     key = f"the way to {' and to '.join(paths)}"
-    return prober.run(key, lambda: tuple(map(_canonical, paths)))
+    return tuple(_canonical(prober, key, Path(path)) for path in paths)
 
 
-def _canonical(path: str) -> str:
-    place = Path(path)
-    return str(Path(os.path.realpath(place.parent)) / place.name)
+def _canonical(prober: Prober, key: str, path: Path) -> str:
+    return str(Path(prober.call(key, os.path.realpath, path.parent)) / path.name)
 
 
 class Pods:
-    """The folder of the pods in kubelet's directory, in which alone a pod sees a volume."""
+    """The folders of pods in kubelet's directory, in which alone a pod sees a volume."""
 
     def __init__(self, kubelet_root: str) -> None:
-        """Take kubelet's directory as this process has it; it may be a link."""
+        """Take kubelet's directory as this process was told it."""
         self._root = kubelet_root
         self._shared = 0  # a mount that was found to be shared
 
     def check(self, target: str, *, is_mount: bool) -> None:
-        """Raise Unseen unless the node sees what is published at a canonical path.
+        """Raise Unseen unless the node sees what is published at a canonical path of kubelet's.
 
         That is so below the folder that kubelet made for the pod; and if it is a mount, only where
         mounts are passed on to the node.  What is missing above the pod's folder is never made:
         it would be a directory of this container, which hides that kubelet's is somewhere else.
+        A target that is not as kubelet's are is its caller's business.
         """
-        pods = Path(os.path.realpath(self._root), "pods")
-        try:
-            uid, *below = Path(target).relative_to(pods).parts
-        except ValueError:
-            uid, below = "", []
-        if not below:
-            raise self._unseen(f"{target} is not in a pod's folder in {pods}")
-        pod = pods / uid
+        volume = kubelet.volume_of(target)
+        if volume is None:
+            return
+        pod = Path(volume.pods, volume.pod_uid)
         if not pod.is_dir():
             raise self._unseen(f"{pod} is not there, although kubelet makes it before it calls")
         if is_mount and not self._is_passed_on(pod):
@@ -99,7 +95,7 @@ class Pods:
         return Unseen(
             f"{fact}: no pod would see the volume; KUBELET_ROOTDIR ({self._root}) must name "
             "kubelet's directory, and that of the node must be mounted there with "
-            "mountPropagation: Bidirectional"
+            "mountPropagation: Bidirectional (with Helm: csi.kubelet.rootDir)"
         )
 
 
@@ -131,18 +127,7 @@ def _look(path: str) -> Seen:
 
 @contextlib.contextmanager
 def directory(path: Path) -> Iterator[None]:
-    """Have a directory at path for a block; what had to be made goes again if the block fails.
-
-    Raises NotReady where kubelet's own directory would have to be made for it: kubelet has another
-    one than this container, in which no pod would see the volume.
-    """
-    root = kubelet.root_of(str(path))
-    if root and not os.path.lexists(root):
-        raise NotReady(
-            "KubeletElsewhere",
-            f"kubelet's directory is {root}, which this container does not have; give it to "
-            "the plugin, in KUBELET_ROOTDIR and as its volume (with Helm: csi.kubelet.rootDir)",
-        )
+    """Have a directory at path for a block; what had to be made goes again if the block fails."""
     made: list[Path] = []
     try:
         for missing in _missing(path):

@@ -172,7 +172,7 @@ class Case:
 
     def may_cover(self, stray: Copy) -> bool:
         """Tell whether a dead copy off no anchor may be healed."""
-        return _refusal_of(self, stray) is None
+        return _refusal_of(self, stray, _owners(self, stray)) is None
 
 
 def clear(case: Case) -> tuple[Bare, ...]:
@@ -325,11 +325,7 @@ def variant_of(case: Case, copy: Copy, publication: Publication | None) -> Varia
     """
     owners = (publication,) if publication else case.publications
     base = copy.stack[0]
-    reason = policy.refusal(
-        copy_read_only=copy.read_only,
-        publications=owners,
-        recover_writable=case.recover_writable,
-    )
+    reason = _refusal_of(case, copy, owners)
     inner = publication.sub_path if publication else detect.inner_path(base, case.generations)
     if inner is None:
         return reason or f"it shows {base.inner_path}, which is outside of the source"
@@ -348,10 +344,12 @@ def _owners(case: Case, stray: Copy) -> tuple[Publication, ...]:
     return (publication,) if publication else case.publications
 
 
-def _refusal_of(case: Case, stray: Copy) -> str | None:
+def _refusal_of(case: Case, copy: Copy, owners: tuple[Publication, ...]) -> str | None:
+    if any(mount.is_mapped for mount in copy.stack):
+        return policy.MAPPED
     return policy.refusal(
-        copy_read_only=stray.read_only,
-        publications=_owners(case, stray),
+        copy_read_only=copy.read_only,
+        publications=owners,
         recover_writable=case.recover_writable,
     )
 

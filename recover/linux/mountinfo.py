@@ -7,6 +7,7 @@ A table is a tree, not a list: which mount a path shows is found by walking from
 by unique id, and MOVE_MOUNT_BENEATH puts a younger mount below an older one).
 """
 
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,7 @@ from recover.linux import facilities, procself, syscalls
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _OUTSIDE = -1  # stands for every parent that the process does not see
+MOST = 4096  # mounts of one dataset in one namespace; an ordinary pod has a few
 DELETED = "//deleted"  # the kernel's suffix of a root whose directory was removed
 
 
@@ -48,6 +50,11 @@ class Mount(
         return "ro" in self.options
 
     @property
+    def is_mapped(self) -> bool:
+        """Tell whether owners of files are shown as others: mount_setattr(2), MOUNT_ATTR_IDMAP."""
+        return "idmapped" in self.options
+
+    @property
     def inner_path(self) -> str:
         """Return the path within the superblock, without the mark of a removed directory."""
         return self.root.removesuffix(DELETED) or "/"
@@ -64,10 +71,14 @@ def is_fuse(fs_type: str) -> bool:
 
 
 class MountTable:
-    """The mounts of one namespace as one process sees them."""
+    """The mounts of one namespace as one process sees them.
 
-    def __init__(self, mounts: Iterable[Mount]) -> None:
+    is_cut: there are more, which were left out of an excerpt.
+    """
+
+    def __init__(self, mounts: Iterable[Mount], *, is_cut: bool = False) -> None:
         self.mounts: tuple[Mount, ...] = tuple(mounts)
+        self.is_cut = is_cut
 
     def __iter__(self) -> Iterator[Mount]:
         return iter(self.mounts)
@@ -135,23 +146,48 @@ def _prefixes(path: str) -> Iterator[str]:
         yield path
 
 
-def parse(data: bytes) -> MountTable:
+def parse(data: bytes, *, is_cut: bool = False) -> MountTable:
     """Parse the text of a mountinfo file; a line that is not of its form raises ValueError."""
-    return MountTable(_parse_line(line) for line in os.fsdecode(data).split("\n") if line)
+    lines = (line for line in os.fsdecode(data).split("\n") if line)
+    return MountTable(map(_parse_line, lines), is_cut=is_cut)
 
 
-def excerpt(data: bytes, devs: frozenset[str]) -> MountTable:
+def excerpt(data: bytes, devs: frozenset[str], most: int = MOST) -> MountTable:
     """Parse the mounts of some superblocks, and what stands on those, out of a mountinfo file.
 
-    Where a few mounts of many count this costs a fraction of `parse`.
+    Where a few mounts of many count this costs a fraction of `parse`.  At most so many of them: who
+    may mount in a user namespace of his own can make any number, and the kernel tells the oldest
+    first, which are those that were there when he began.
     """
-    lines = [line.split(b" ", 3) for line in data.split(b"\n") if line]
+    lines = [line for line in data.split(b"\n") if line]
     wanted = {dev.encode() for dev in devs}
-    chosen = {fields[0] for fields in lines if fields[2] in wanted}
+    found = [line for line in lines if line.split(b" ", 3)[2] in wanted]
+    is_cut = len(found) > most
+    chosen = {line.split(b" ", 1)[0] for line in found[:most]}
     size = -1
-    while size != (size := len(chosen)):
-        chosen.update(fields[0] for fields in lines if fields[1] in chosen)
-    return parse(b"\n".join(b" ".join(fields) for fields in lines if fields[0] in chosen))
+    while size != (size := len(chosen)) <= most:
+        chosen.update(
+            mine for mine, on in (line.split(b" ", 2)[:2] for line in lines) if on in chosen
+        )
+    kept = (line for line in lines if line.split(b" ", 1)[0] in chosen)
+    return parse(b"\n".join(itertools.islice(kept, 2 * most)), is_cut=is_cut)
+
+
+def leading_to(data: bytes, paths: Iterable[str]) -> MountTable:
+    """Parse the mounts that a walk to one of these paths may pass, out of a mountinfo file."""
+    places = {os.fsencode(prefix) for path in paths for prefix in _prefixes(path)}
+    lines = data.split(b"\n")
+    return parse(b"\n".join(line for line in lines if line and _place(line) in places))
+
+
+def _place(line: bytes) -> bytes:
+    field = line.split(b" ", 5)[4]
+    return _OCTAL.sub(lambda match: bytes((int(match[1], 8),)), field) if b"\\" in field else field
+
+
+def ids(data: bytes) -> frozenset[int]:
+    """Return the ids of the mounts in a mountinfo file."""
+    return frozenset(int(line.split(b" ", 1)[0]) for line in data.split(b"\n") if line)
 
 
 @lru_cache(maxsize=256)  # there are few sets of options, however many mounts and tables

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import facilities, syscalls
+from recover.linux import facilities, procself, syscalls
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -63,6 +63,17 @@ def sees_host() -> bool:
     return pid_ns == _INITIAL_PID_NS or _inode(1) not in {None, _inode("self")}
 
 
+def is_foreign(namespace: Namespace) -> bool:
+    """Tell whether a namespace is another user namespace's: nothing attached there is locked."""
+    try:
+        with closing(_open_of(namespace, "ns/mnt", os.O_RDONLY)) as fd:
+            return procself.is_foreign(fd)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # the user namespace is none below ours
+        return True
+
+
 def can_mount_inside() -> bool:
     """Tell whether the kernel lets a visit take a mount along and attach it (Linux 5.2)."""
     return facilities.has("open_tree") and facilities.has("move_mount")
@@ -88,7 +99,8 @@ def visit(
     """
     if key is None:
         key = "namespace", namespace.inode
-    return prober.run(key, lambda: _inside(namespace, func), timeout_s, release)
+    payer = None if namespace.inode == _inode("self") else namespace.inode
+    return prober.run(key, lambda: _inside(namespace, func), timeout_s, release, payer=payer)
 
 
 def _inside(namespace: Namespace, func: Callable[[int], T]) -> T:

@@ -1,9 +1,12 @@
 """Touch a FUSE path with a time limit.
 
 A request to a FUSE daemon that does not answer sleeps in the kernel and cannot be cancelled, so it
-runs in a thread that can be given up.  Given-up threads are bounded twice: one for each key (while
-the old one sleeps, a new call of that key fails at once) and `max_abandoned` in all.  They end by
-themselves when the daemon answers or its connection ends.
+is made in another process (`outpost`), or where that cannot be in a thread, and can be given up.
+Given-up calls are bounded: one for each key (while the old one sleeps, a new call of that key
+fails at once), and `max_abandoned` in all.  What a pod can make hang, because it happens in its
+mount namespace or for a copy there, has a bound apart, and each such *payer* a small one: the
+plugin's own calls, and those for other pods, go on.  All end by themselves when the daemon answers
+or its connection ends.
 """
 
 import enum
@@ -14,8 +17,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from recover.errors import Crowded, Hung
-from recover.linux import facilities, syscalls
+from recover.errors import Crowded, Hung, Unstarted
+from recover.linux import facilities, outpost, procself, syscalls
+from recover.linux.message import Descriptor
+from recover.linux.outpost import Outpost, Unanswered
 
 T = TypeVar("T")
 
@@ -58,8 +63,13 @@ class _Call(Generic[T]):
     """One call on its thread; whoever comes second, its end or the giving up, sees the other."""
 
     def __init__(
-        self, func: Callable[[], T], release: Callable[[], None], discard: Callable[[T], None]
+        self,
+        outpost: Outpost | None,
+        func: Callable[[], T],
+        release: Callable[[], None],
+        discard: Callable[[T], None],
     ) -> None:
+        self._outpost = outpost
         self._func = func
         self._release = release
         self._discard = discard
@@ -71,7 +81,8 @@ class _Call(Generic[T]):
 
     def run(self) -> None:
         try:
-            self.value = self._func()
+            with outpost.bound(self._outpost):
+                self.value = self._func()
         except BaseException as error:  # noqa: BLE001  handed to the caller, who raises it
             self.error = error
         self._release()
@@ -92,14 +103,36 @@ def _nothing(*_: object) -> None:
     """Release or discard nothing."""
 
 
-class Prober:
-    """Runs calls that may hang, each in a thread of its own, and counts those given up."""
+@dataclass(frozen=True, slots=True)
+class _Sleeper:
+    """A call that was given up; forget releases what it still has when it has ended."""
 
-    def __init__(self, *, timeout_s: float = 3.0, max_abandoned: int = 64) -> None:
+    key: Hashable
+    payer: int | None
+    has_ended: Callable[[], bool]
+    forget: Callable[[], None] = _nothing
+
+
+class Prober:
+    """Makes calls that may hang, and counts those given up."""
+
+    def __init__(
+        self,
+        *,
+        timeout_s: float = 3.0,
+        max_abandoned: int = 256,
+        max_of_pods: int = 64,
+        max_of_payer: int = 2,
+        outpost: Outpost | None = None,
+    ) -> None:
+        """Take where requests to daemons are made; None: in this process, which they can keep."""
         self.timeout_s = timeout_s
         self._max_abandoned = max_abandoned
+        self._max_of_pods = max_of_pods
+        self._max_of_payer = max_of_payer
         self._lock = threading.Lock()
-        self._abandoned: list[tuple[Hashable, threading.Event]] = []  # key, its end
+        self._abandoned: list[_Sleeper] = []
+        self._outpost = outpost
 
     @property
     def abandoned(self) -> int:
@@ -112,7 +145,40 @@ class Prober:
         """Tell whether a given-up call of this key still sleeps."""
         with self._lock:
             self._forget_finished()
-            return any(key == sleeping for sleeping, _ in self._abandoned)
+            return self._sleeps(key)
+
+    def _sleeps(self, key: Hashable) -> bool:
+        return any(key == sleeper.key for sleeper in self._abandoned)
+
+    def call(
+        self,
+        key: Hashable,
+        func: Callable[..., T],
+        *arguments: object,
+        timeout_s: float | None = None,
+    ) -> T:
+        """Return func(*arguments), made in the outpost, or raise what it raises.
+
+        func is found there by its name, and called again if the process goes away under it.  A
+        descriptor that is lent is a `message.Descriptor`, for func a number.  Raises Hung and
+        Crowded as `run` does, and Unstarted.
+        """
+        if self._outpost is None:
+            return self.run(key, lambda: outpost.there(func, *arguments), timeout_s)
+        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        self._admit(key, limit_s, None)
+        try:
+            return self._outpost.call(func, arguments, limit_s)
+        except Unanswered as error:
+            with self._lock:
+                self._abandoned.append(_Sleeper(key, None, error.line.has_ended, error.line.close))
+            raise Hung(key, limit_s) from None
+
+    def open(self, key: Hashable, func: Callable[..., int], *arguments: object) -> int:
+        """Do what `call` does with a function that opens something; the descriptor is ours."""
+        if self._outpost is None:
+            return self.run(key, lambda: func(*arguments), discard=os.close)
+        return self.call(key, outpost.given, func, *arguments)
 
     def run(
         self,
@@ -121,68 +187,86 @@ class Prober:
         timeout_s: float | None = None,
         release: Callable[[], None] = _nothing,
         discard: Callable[[T], None] = _nothing,
+        payer: int | None = None,
     ) -> T:
-        """Return func(), or raise what it raises.
+        """Return func(), made on a thread of its own, or raise what it raises.
 
+        The requests that it makes to daemons (`ask`, a walk that the kernel has not in memory) are
+        made in the other process, so the thread itself never sleeps where no signal reaches it.
         release is called exactly once: when func ends, however late, or when it was not started.
         discard takes a value that came too late, such as a descriptor to close.
         A key may be a function, asked at the beginning and again at the giving up: a call that does
         several things one after the other thus names the one that hangs.
+        payer is the mount namespace (its inode) of the pod that could make it hang, None: no pod.
         Raises Hung when it takes longer than timeout_s (default: the prober's) or when an earlier
         call of the same key still sleeps, Crowded when too many calls sleep.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            self._admit(_now(key), limit_s)
+            self._admit(_now(key), limit_s, payer)
         except (Hung, Crowded):
             release()
             raise
-        call = _Call(func, release, discard)
+        call = _Call(self._outpost, func, release, discard)
         threading.Thread(target=call.run, name=f"probe {_now(key)}", daemon=True).start()
         if not call.done.wait(limit_s) and call.give_up():
+            if self._outpost is not None:
+                self._outpost.set_apart()
             with self._lock:
-                self._abandoned.append((_now(key), call.done))
+                self._abandoned.append(_Sleeper(_now(key), payer, call.done.is_set))
             raise Hung(_now(key), limit_s)
         if call.error is not None:
             raise call.error
         return call.value
 
-    def _admit(self, key: Hashable, limit_s: float) -> None:
+    def _admit(self, key: Hashable, limit_s: float, payer: int | None) -> None:
         with self._lock:
             self._forget_finished()
-            if any(key == sleeping for sleeping, _ in self._abandoned):
+            if self._sleeps(key):
                 raise Hung(key, limit_s)
-            if len(self._abandoned) >= self._max_abandoned:
-                raise Crowded(len(self._abandoned))
+            payers = [sleeper.payer for sleeper in self._abandoned]
+            of_ours = payers.count(None)
+            if payer is None:
+                count, most = of_ours, self._max_abandoned
+            elif payers.count(payer) >= self._max_of_payer:
+                count, most = payers.count(payer), self._max_of_payer
+            else:
+                count, most = len(payers) - of_ours, self._max_of_pods
+            if count >= most:
+                raise Crowded(count)
 
     def _forget_finished(self) -> None:
-        self._abandoned = [entry for entry in self._abandoned if not entry[1].is_set()]
+        for sleeper in self._abandoned[:]:
+            if sleeper.has_ended():
+                self._abandoned.remove(sleeper)
+                sleeper.forget()
 
     def ask(self, path: str, timeout_s: float | None = None) -> Reply:
         """Ask the daemon behind a mount point; never raises for what a FUSE mount may do.
 
         Keyed by path and superblock: a stopped daemon must not stand for the one mounted over it.
         """
-        asking = [("open", path)]  # then path and superblock of what was opened there
-
-        def open_and_ask() -> Reply:
-            fd = _open(path)
-            try:
-                asking.append((path, syscalls.statx(fd, "", _UNASKED, 0).dev))
-                if self.sleeps(asking[-1]):
-                    return Reply(Answer.HUNG, asking[-1][1])
-                return ask(fd)
-            finally:
-                os.close(fd)
-
+        dev = ""
         try:
-            return self.run(lambda: asking[-1], open_and_ask, timeout_s)
-        except (Hung, Crowded):
-            return Reply(Answer.HUNG, asking[1][1] if len(asking) > 1 else "")
+            at_once = _open_in_memory(path)
+            found = self.open(("open", path), _open, path) if at_once is None else at_once
+            with procself.closing(found) as fd:
+                dev = syscalls.statx(fd, "", _UNASKED, 0).dev
+                return self.call((path, dev), _ask, Descriptor(fd), timeout_s=timeout_s)
+        except (Hung, Crowded, Unstarted):
+            return Reply(Answer.HUNG, dev)
         except (FileNotFoundError, NotADirectoryError):
             return Reply(Answer.ABSENT)
         except OSError as error:  # a directory above it is on a dead mount itself
             return Reply(_verdict(error), errno=error.errno or 0)
+
+
+def _open_in_memory(path: str) -> int | None:
+    """Open a place if the kernel has all of the way in memory; never sleeps."""
+    try:
+        return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, syscalls.RESOLVE_CACHED)
+    except OSError:
+        return None
 
 
 def _now(key: Hashable | Callable[[], Hashable]) -> Hashable:
@@ -195,6 +279,10 @@ def _open(path: str) -> int:
 
 def ask_path(path: str) -> Reply:
     """Ask the daemon behind a mount point, unbounded: call it through a Prober."""
+    return outpost.there(_ask_path, path)
+
+
+def _ask_path(path: str) -> Reply:
     try:
         fd = _open(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -202,21 +290,25 @@ def ask_path(path: str) -> Reply:
     except OSError as error:  # a directory above it is on a dead mount itself
         return Reply(_verdict(error), errno=error.errno or 0)
     try:
-        return ask(fd)
+        return _ask(fd)
     finally:
         os.close(fd)
 
 
 def ask(fd: int) -> Reply:
-    """Force a round trip to the server behind fd, unbounded.
+    """Force a round trip to the server behind fd, unbounded: call it through a Prober.
 
     A stat may fail for reasons of the storage (EIO of an unreachable bucket, EACCES without
     allow_other) while the daemon lives, so such an error is checked against statfs(2), which asks
     the daemon about itself: only ENOTCONN or ECONNABORTED mean that it is dead.
     """
+    return outpost.there(_ask, Descriptor(fd))
+
+
+def _ask(fd: int) -> Reply:
     try:
         if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE is not to be forced
-            ask_once(fd)
+            _ask_once(fd)
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
         return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
     except OSError as error:
@@ -225,14 +317,21 @@ def ask(fd: int) -> Reply:
     if first in DEAD_ERRNOS:
         return Reply(Answer.DEAD, dev, first)
     try:
-        ask_once(fd)
+        _ask_once(fd)
     except OSError as error:
         return Reply(Answer.DEAD, dev, error.errno or 0)
     return Reply(Answer.FAILING, dev, first)
 
 
 def ask_once(fd: int) -> None:
-    """Send one request, which the daemon answers about itself, unbounded; OSError if it is dead."""
+    """Send one request, which the daemon answers about itself; OSError if it is dead.
+
+    Unbounded: call it through a Prober.
+    """
+    outpost.there(_ask_once, Descriptor(fd))
+
+
+def _ask_once(fd: int) -> None:
     try:
         os.fstatvfs(fd)
     except OSError as error:

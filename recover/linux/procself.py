@@ -56,14 +56,19 @@ def open_namespace() -> int:
 
 
 def is_locked() -> bool:
-    """Tell whether the calling thread's mount namespace is another user namespace's.
+    """Tell whether the calling thread's mount namespace is foreign."""
+    with closing(os.open(_own(f"{_thread()}/ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)) as fd:
+        return is_foreign(fd)
 
-    What stood in it when it was made cannot be taken away in it: mount_namespaces(7).
+
+def is_foreign(namespace_fd: int) -> bool:
+    """Tell whether a mount namespace belongs to another user namespace than this process.
+
+    What stood in it when it was made, and what the kernel passed on to it, is locked there: its
+    root can neither take it away nor weaken its flags.  What is attached in it is not:
+    mount_namespaces(7).
     """
-    with (
-        closing(os.open(_own(f"{_thread()}/ns/mnt"), os.O_RDONLY | os.O_CLOEXEC)) as fd,
-        closing(fcntl.ioctl(fd, _NS_GET_USERNS)) as owner,
-    ):
+    with closing(fcntl.ioctl(namespace_fd, _NS_GET_USERNS)) as owner:
         return not os.path.samestat(os.fstat(owner), os.stat(_own("ns/user")))
 
 

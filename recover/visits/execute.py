@@ -26,6 +26,7 @@ _VISITORS = 2  # namespaces visited at a time
 _MOST_VISITORS = 64
 _HURRY_S = 0.1  # after so long without an end of a visit another one begins beside those
 _MANY = 8  # steps in one namespace that make it likely to be that of the host
+_AT_ONCE = 32  # steps of one visit, each of which has descriptors until it ends
 
 
 _Ended = list[Result[Act]] | Exception  # of one visit
@@ -44,6 +45,7 @@ class Executor:
         Between namespaces, stopping() is asked; what was not begun is then left for the next start.
         """
         groups = [list(g) for _, g in itertools.groupby(steps, key=lambda s: s.namespace.inode)]
+        groups.sort(key=len)  # who has very many waits for the others
 
         def inside(group: list[Act]) -> list[Result[Act]]:
             if stopping():
@@ -61,11 +63,11 @@ class Executor:
         asleep, rest = visit.split(batch)
         yield from asleep
         while rest:
-            ready, failed = self._prepare(rest)
+            ready, failed = self._prepare(rest[:_AT_ONCE])
             yield from failed
             results = self._act(visit, ready) if ready else []
             yield from results
-            rest = list(ready)[len(results) :]
+            rest = [*list(ready)[len(results) :], *rest[_AT_ONCE:]]
 
     def _act(self, visit: Batch[Act], ready: Mapping[Act, "_Prepared"]) -> list[Result[Act]]:
         def release() -> None:
@@ -110,7 +112,8 @@ class Executor:
 
         if not step.inner:
             return clone()
-        return self._prober.run(("clone", step.origin, step.inner), clone, discard=Clone.close)
+        key, payer = ("clone", step.origin, step.inner), step.namespace.inode
+        return self._prober.run(key, clone, discard=Clone.close, payer=payer)
 
     def _rebuild(self, mount: Mount, origin: Origin, prepared: "_Prepared") -> mounts.Nested:
         """Copy a mount that stands inside a dead one, and find its place in the new one."""
@@ -129,8 +132,9 @@ class Executor:
                 os.close(place_fd)
                 raise
 
-        key = ("nest", prepared.step.namespace.inode, mount.mount_point)
-        return self._prober.run(key, build, discard=mounts.Nested.close)
+        payer = prepared.step.namespace.inode
+        key = ("nest", payer, mount.mount_point)
+        return self._prober.run(key, build, discard=mounts.Nested.close, payer=payer)
 
 
 @dataclass(slots=True)
@@ -224,7 +228,7 @@ def _still_there(steps: list[Act]) -> list[Act]:
     Where a namespace shares the host's directories, the swaps made at home have reached it already.
     """
     try:
-        here = mountinfo.read(steps[0].namespace.pid).by_id
+        here = mountinfo.ids(mountinfo.read_bytes(steps[0].namespace.pid))
     except OSError:  # it ended; the visit will say so
         return steps
     return [

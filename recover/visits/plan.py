@@ -5,6 +5,7 @@ Pure.  These are the copies that nothing mounted on the node reaches: private on
 which something else is mounted, which a mount from outside would cover.
 """
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +16,15 @@ from recover.detect import Copy, Origin
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
+
+MOST = 256  # copies that are visited in one namespace
+
+_FOREIGN = (
+    "it is in a user namespace of its own, whose root could take off, or make writable, what is "
+    "mounted from outside; restart the container to heal it, and give it the volume with "
+    "mountPropagation HostToContainer to have it healed from then on"
+)
+_SURPLUS = f"more than {MOST} copies of the volume are mounted in this container"
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +125,28 @@ class Case:
     copies: tuple[Copy, ...] = ()
     kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
     origins: Mapping[Mount, Origin] = field(default_factory=dict)
+    foreign: frozenset[Namespace] = frozenset()  # of other user namespaces
+    cut: tuple[Namespace, ...] = ()  # with more mounts of the source than were looked at
     on_source: bool = False  # copies belong to the source itself: it is the sidecar of their pod
 
 
 def steps(case: Case, origins: anchors.Origins) -> tuple[Step, ...]:
-    """Return the steps that heal what hangs off nothing on the node, one for each copy."""
-    return tuple(_for_copy(case, copy, origins) for copy in case.copies)
+    """Return the steps that heal what hangs off nothing on the node, one for each copy.
+
+    Of a namespace with very many the first alone, which an ordinary pod has.
+    """
+    found: list[Step] = []
+    surplus = dict.fromkeys((n for n in case.cut if n not in case.foreign), "/")
+    for namespace, group in itertools.groupby(case.copies, key=lambda copy: copy.namespace):
+        copies = tuple(group)
+        if namespace in case.foreign:
+            more = f" (and {len(copies) - 1} more there)" if len(copies) > 1 else ""
+            found.append(Skip(namespace, copies[0].path, _FOREIGN + more))
+            continue
+        if len(copies) > MOST:
+            surplus[namespace] = copies[MOST].path
+        found += [_for_copy(case, copy, origins) for copy in copies[:MOST]]
+    return (*found, *(Skip(namespace, path, _SURPLUS) for namespace, path in surplus.items()))
 
 
 def _for_copy(case: Case, copy: Copy, origins: anchors.Origins) -> Step:

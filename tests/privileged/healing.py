@@ -57,13 +57,14 @@ class Trap(Locks):
 
     def __init__(self) -> None:
         super().__init__()
-        self.spring: Callable[[], None] | None = None
+        self.spring: Callable[[], object] | None = None
+        self.key = ""  # of the lock alone before which it springs
 
     @contextlib.contextmanager
     def hold(self, key: str, *, wait_s: float = 0.0) -> Iterator[None]:
         """Hold a lock, once something was done before."""
-        spring, self.spring = self.spring, None
-        if spring is not None:
+        if self.spring is not None and self.key in {"", key}:
+            spring, self.spring = self.spring, None
             spring()
         with super().hold(key, wait_s=wait_s):
             yield
@@ -78,6 +79,7 @@ class Healing:
         *,
         strategy: str = "namespace",
         probe_timeout_s: float = 1.0,
+        prober: Prober | None = None,
         period_s: float = PERIOD_S,
         recover_writable: bool = False,
         warning_threshold: int = 50,
@@ -88,7 +90,7 @@ class Healing:
     ) -> None:
         self.ear = Ear()
         self.strategy = strategy
-        self.prober = Prober(timeout_s=probe_timeout_s)
+        self.prober = prober or Prober(timeout_s=probe_timeout_s)
         self.store = Store.open(node.machine.state)
         self.parts = Parts.of(self.store, self.prober, node.machine.kubelet / "plugin", locks)
         self._settings = loop.Settings(
@@ -156,7 +158,8 @@ class Healing:
 
     def put(self, row: Publication, timeout_s: float = 20.0) -> None:
         """Make a publication true."""
-        publisher = publish.Publisher(self.parts, self._sources, self._claims, self._changed)
+        pods = targets.Pods(str(self._node.machine.kubelet))
+        publisher = publish.Publisher(self.parts, self._sources, self._claims, self._changed, pods)
         publisher.publish(row, readiness.Patience(time.monotonic() + timeout_s))
 
     def unpublish(self, target: Path | str) -> None:

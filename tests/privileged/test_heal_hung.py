@@ -1,6 +1,7 @@
 """A daemon that hangs delays nobody else's heal, and is not mistaken for a dead one."""
 
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -8,6 +9,7 @@ import pytest
 
 from csi_fluid.testbed import programs
 from recover import observer as told
+from recover.linux.probe import Prober
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
 
@@ -149,6 +151,55 @@ def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
     assert heal.prober.abandoned <= 4  # the source, and one for each thing tried on the way there
     hung.daemon.kill(signal.SIGCONT)
     programs.run("umount", "-l", place)
+
+
+@pytest.mark.usefixtures("visits")
+def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dataset):
+    """A dataset within another one that is stopped: each visit to these pods sleeps there."""
+    data, third = node.dataset("demo"), node.dataset("third")
+    prober = Prober(timeout_s=PATIENCE_S, max_abandoned=6, max_of_pods=6)
+    with healing(node, prober=prober, period_s=0.2) as heal:
+        volumes = {"/a": heal.publish(node.pod(), hung), "/a/in": heal.publish(node.pod(), data)}
+        for number in range(12):
+            node.pod().container(f"stuck-{number}", volumes, Propagation.NONE)
+        target = heal.publish(node.pod(), third)
+
+        hung.daemon.kill(signal.SIGSTOP)
+        until(lambda: heal.ear.of(told.Hung), "the hang is told")
+        _let_names_expire()
+        data.daemon.kill()
+        data.daemon.restart()
+        until(lambda: prober.abandoned > 6, "as many visits sleep as may")
+
+        heal.crash(third)
+        assert whole(node, node.sees, target, third)
+        heal.unpublish(heal.publish(node.pod(), third))
+        hung.daemon.kill(signal.SIGCONT)
+
+
+def test_beside_fifty_hung_datasets_a_healthy_one_is_served(node: Node):
+    with healing(node, probe_timeout_s=PATIENCE_S, period_s=0.5) as heal:
+        before = threading.active_count()
+        pod = node.pod()
+        hung = [node.dataset(f"hung-{number}") for number in range(50)]
+        for each in hung:
+            heal.publish(pod, each)
+        data = node.dataset("demo")
+        target = heal.publish(pod, data)
+
+        for each in hung:
+            each.daemon.kill(signal.SIGSTOP)
+        until(lambda: len(heal.ear.of(told.Hung)) == len(hung), "all hangs are told", timeout_s=30)
+        for _ in range(3):
+            assert heal.crash(data).latency_s < PATIENCE_S
+            heal.unpublish(heal.publish(node.pod(), data))
+
+        assert whole(node, node.sees, target, data)
+        assert heal.prober.abandoned <= 2 * len(hung)
+        for each in hung:
+            each.daemon.kill(signal.SIGCONT)
+        until(lambda: heal.prober.abandoned == 0, "the calls end")
+    until(lambda: threading.active_count() <= before, "the threads end")
 
 
 def test_abandoned_threads_stay_bounded_while_everything_hangs(

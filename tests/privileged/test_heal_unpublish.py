@@ -50,17 +50,17 @@ def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
     with healing(node, locks=trap) as heal:
         data = node.dataset("demo")
         target = heal.publish(node.pod(), data)
+        heal.publish(node.pod("other"), data)  # so there is something that could be mounted
         heal.await_looked(data)
 
-        def unpublish() -> None:
-            heal.unpublish(target)
-            target.mkdir()  # kubelet makes it for the next pod
-
-        programs.run("umount", "-l", target)
-        trap.spring = unpublish
         data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        programs.run("umount", "-l", target)
+        # What an unpublish does first; the directory is that of the next pod.
+        trap.key = str(target)
+        trap.spring = lambda: heal.store.remove_publication(trap.key)
         data.daemon.restart()
-        until(lambda: trap.spring is None and not heal.store.publications(), "the unpublish")
+        until(lambda: trap.spring is None and len(heal.store.publications()) == 1, "the unpublish")
         heal.stop()
 
         assert not node.sees.layers(target)

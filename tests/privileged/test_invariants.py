@@ -10,8 +10,10 @@ import pytest
 
 from csi_fluid.testbed import programs
 from recover import observer as told
-from recover.linux import mountinfo, namespaces
+from recover.errors import Unverified
+from recover.linux import mountinfo, mounts, namespaces
 from recover.rows import Generation
+from recover.visits import execute
 from tests.harness import BedError, Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, Trap, healing, shown, whole
 from tests.privileged.watching import GONE, Watch
@@ -123,6 +125,19 @@ def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
         data.daemon.start()
         heal.healed(data)
         assert whole(node, node.sees, target, data)
+
+
+def test_a_path_that_does_not_answer_after_the_swap_is_no_success(node: Node):
+    data = node.dataset()
+    path = str(data.volume.source)
+    live = node.sees.layers(path)[-1].dev
+    with mounts.closing(mounts.open_path("/")) as root:
+        execute.verify(path, root, live)
+        with pytest.raises(Unverified, match="superblock"):
+            execute.verify(path, root, "0:0")
+        data.daemon.kill()
+        with pytest.raises(Unverified, match="is dead"):
+            execute.verify(path, root, live)
 
 
 # 6. Only what is ours.

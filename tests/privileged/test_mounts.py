@@ -15,8 +15,8 @@ from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.probe import Answer, Prober
 from tests import sandbox
-from tests.harness import Dataset, Node, Propagation
-from tests.privileged.healing import Healing, only_layer, whole
+from tests.harness import Dataset, Node
+from tests.privileged.healing import only_layer
 from tests.privileged.surgery import at_home, pile
 
 FILES = {"a.txt": b"1", "sub/b.txt": b"1"}
@@ -228,30 +228,6 @@ def test_parting_gives_a_mount_a_peer_group_of_its_own(data: Dataset, place: Pat
     assert after.shared != before.shared
     assert (after.dev, after.options) == (before.dev, before.options)
     assert len(mountinfo.read().stack(str(place))) == 1
-
-
-@pytest.mark.parametrize("propagation", [Propagation.NONE, Propagation.HOST_TO_CONTAINER])
-def test_mounts_locked_by_a_user_namespace_heal_to_two_layers_and_no_more(
-    node: Node, heal: Healing, data: Dataset, propagation: Propagation
-):
-    if propagation is Propagation.NONE:
-        sandbox.require("open_tree", "move_mount")
-    pod = node.pod()
-    target = heal.publish(pod, data)
-    script = "exec unshare --user --map-root-user --mount --propagation unchanged sleep infinity"
-    outer = pod.container("outer", {"/data": target}, propagation, command=["sh", "-c", script])
-    sees = outer.sees
-    assert sees.names("/data") == {"a.txt", "sub"}
-
-    layers = []
-    for _ in range(5):
-        heal.crash(data)
-        assert sees.names("/data") == {"a.txt", "sub"}
-        layers.append(len(sees.layers("/data")))
-        assert sees.layers("/data")[-1].read_only
-
-    assert max(layers) <= 2
-    assert whole(node, node.sees, target, data)
 
 
 # Bare places, and what stands at a path.

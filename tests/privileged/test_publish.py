@@ -297,6 +297,25 @@ def test_an_unchecked_source_may_be_a_plain_directory(on: Publishing, data: Data
     assert (data.volume.source / "plain").is_dir()
 
 
+@pytest.mark.parametrize("read_only", [False, True])
+def test_what_is_mounted_in_a_plain_directory_later_appears_unless_it_could_be_written_to(
+    on: Publishing, data: Dataset, read_only: bool
+):
+    data.daemon.close()
+    place = data.volume.source / "later"
+    place.mkdir()
+    skip = {"fluid.io/skip-check-mount-ready-target": "MountPod"}
+    on.publish(data, attributes=skip, read_only=read_only)
+
+    programs.run("mount", "-t", "tmpfs", "later", place)
+    (place / "file").touch()
+
+    assert on.sees.names(on.target / "later") == (set() if read_only else {"file"})
+    on.unpublish(data)
+    programs.run("umount", place)
+    assert on.is_as_never_published()
+
+
 # ---- Refused
 
 

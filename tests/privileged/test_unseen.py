@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
+import grpc
 import pytest
 
 from csi_fluid.errors import Unseen
+from csi_fluid.kubelet import Kubelet
 from csi_fluid.testbed import programs
 from csi_fluid.volumes.targets import Pods
 from tests.harness import Node
@@ -23,17 +25,22 @@ def test_a_target_in_a_pods_folder_is_seen(node: Node, target: Path):
     check(node.machine.kubelet, target)
 
 
-def test_kubelets_directory_may_be_a_link(node: Node, target: Path):
-    link = node.machine.root / "link"
-    link.symlink_to(node.machine.kubelet)
-
-    check(link, target)
+def test_a_target_that_is_not_as_kubelets_are_is_its_callers_business(node: Node):
+    check(node.machine.kubelet, node.machine.root / "elsewhere" / "mount")
 
 
-@pytest.mark.parametrize("place", ["elsewhere/pods/uid/mount", "kubelet/pods/uid", "kubelet/pods"])
-def test_a_target_outside_of_every_pod_is_not(node: Node, target: Path, place: str):
-    with pytest.raises(Unseen, match=r"KUBELET_ROOTDIR \(.*/kubelet\) must name"):
-        check(node.machine.kubelet, node.machine.root / place)
+def test_a_publish_that_no_pod_would_see_is_refused_and_makes_nothing(node: Node):
+    """kubelet has its directory at a path where this container has none, or one of its own."""
+    data = node.dataset()
+    plugin = node.plugin()
+    elsewhere = node.machine.root / "data" / "kubelet"
+    target = Path(Kubelet(str(elsewhere)).target("uid", data.volume.volume_id))
+
+    with pytest.raises(grpc.RpcError, match=r"no pod would see.*KUBELET_ROOTDIR") as refused:
+        plugin.client.publish(data.volume, target)
+
+    assert refused.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert not elsewhere.exists()
 
 
 def test_a_pod_that_kubelet_did_not_make_is_told_and_not_made(node: Node):

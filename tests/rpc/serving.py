@@ -81,7 +81,9 @@ class Serving:
                 self.prober,
                 str(folder),
             ),
-            publisher=publish.Publisher(parts, sources, claims, self.changed.append),
+            publisher=publish.Publisher(
+                parts, sources, claims, self.changed.append, targets.Pods(str(folder))
+            ),
             unpublisher=unpublish.Unpublisher(parts, claims, self.changed.append),
             stats=stats.Stats(self.store, self.prober),
             health=health.Health(self.store, self.prober, sources),

@@ -2,8 +2,11 @@
 
 import logging
 import os
+import platform
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +16,9 @@ import pytest
 import csi_fluid
 from csi_fluid._pb import csi_pb2, csi_pb2_grpc
 from csi_fluid.errors import EndpointInUse
+from csi_fluid.rpc import sockets
 from csi_fluid.rpc.client import Client
+from csi_fluid.testbed.waiting import until
 from tests.rpc.serving import Serving, capability, refusal, serving
 
 METHODS = [
@@ -127,6 +132,31 @@ def test_a_socket_that_is_served_is_left_alone(tmp_path: Path):
         ):
             pass
         assert client.ready()
+
+
+LEFT_BEHIND = """
+import ctypes, socket, sys, threading
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(sys.argv[1])
+listening.listen()
+threading.Thread(target=lambda: print("listening", flush=True) or threading.Event().wait()).start()
+ctypes.CDLL(None).syscall(60)  # exit(2), of this thread alone
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the number of exit(2) is another one")
+def test_a_socket_that_only_a_left_over_thread_keeps_is_free(tmp_path: Path):
+    """As of a plugin that was killed while a FUSE daemon kept one of its threads."""
+    path = tmp_path / "csi.sock"
+    command = [sys.executable, "-c", LEFT_BEHIND, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        state = Path(f"/proc/{process.pid}/stat")
+        until(lambda: " Z " in state.read_text(), "its main thread to end")
+
+        assert sockets.check_free(path, "go elsewhere")
+        process.kill()
 
 
 def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path):

@@ -68,12 +68,6 @@ def test_what_is_mounted_in_a_pod_is_known_below_any_kubelet():
     assert not any(KUBELET.is_in_pod(path) for path in ("/mnt", "/var/lib/kubelet/pods2/x"))
 
 
-def test_the_directory_of_a_kubelet_is_known_from_a_path_in_a_volume():
-    assert kubelet.root_of(TARGET) == "/var/lib/kubelet"
-    assert kubelet.root_of(TARGET.replace("/var/lib", "/data")) == "/data/kubelet"
-    assert kubelet.root_of(BIND) == kubelet.root_of("/mnt") == ""
-
-
 def test_a_slash_at_the_end_of_the_root_changes_nothing():
     slashed = Kubelet("/var/lib/kubelet/")
 

@@ -243,6 +243,18 @@ def test_an_excerpt_has_what_stands_on_the_mounts_that_count():
     assert ids(chosen.mounts) == [35, 41]
 
 
+def test_an_excerpt_of_very_many_mounts_has_the_oldest_and_says_so():
+    line = b"%d 1 0:9 / /m%d rw - fuse x rw\n"
+    many = b"".join(line % (number, number) for number in range(2, 12))
+
+    cut, whole = (mountinfo.excerpt(many, frozenset({"0:9"}), most) for most in (4, 10))
+
+    assert [mount.mnt_id for mount in cut] == [2, 3, 4, 5]
+    assert cut.is_cut
+    assert len(whole.mounts) == 10
+    assert not whole.is_cut
+
+
 def test_an_excerpt_has_what_stands_on_it_in_any_order_of_lines():
     lines = [b"%d %d 0:%d / /a rw - ext4 x rw\n" % (n, n + 1, n) for n in range(1, 5)]
 
@@ -351,7 +363,9 @@ def test_a_path_shows_what_was_mounted_last_where_a_walk_ends(data):
 
     table = tree(*data.draw(st.permutations(made)))
 
+    part = mountinfo.leading_to(b"".join(map(line_of, table)), paths[1:4])
     assert {path: ids(table.stack(path)) for path in paths if table.stack(path)} == visible
+    assert [part.stack(path) for path in paths[1:4]] == [table.stack(path) for path in paths[1:4]]
 
 
 def is_at_or_below(path: str, above: str) -> bool:

@@ -129,6 +129,24 @@ def test_given_up_calls_are_bounded(prober: Prober, stopped: Stopped):
     assert stopped.calls == 3
 
 
+def test_a_pod_that_makes_calls_hang_pays_alone(stopped: Stopped):
+    prober = Prober(timeout_s=SOON_S, max_of_payer=2, max_of_pods=3)
+    for key, payer in ((1, 7), (2, 7), (3, 8)):
+        with pytest.raises(Hung):
+            prober.run(key, stopped, payer=payer)
+
+    with pytest.raises(Crowded) as its_own:
+        prober.run("one more", stopped, payer=8 - 1)
+    with pytest.raises(Crowded) as of_all:
+        prober.run("of another pod", stopped, payer=9)
+
+    assert (its_own.value.abandoned, of_all.value.abandoned) == (2, 3)
+    assert prober.run("ours", lambda: 1) == 1
+    stopped.go_on()
+    until(lambda: prober.abandoned == 0, "the given-up threads end")
+    assert prober.run("again", lambda: 1, payer=7) == 1
+
+
 def test_calls_of_one_key_that_began_together_are_all_counted(prober: Prober, stopped: Stopped):
     together = threading.Barrier(2)
 
@@ -284,9 +302,10 @@ def test_what_is_not_there_is_absent(prober: Prober, tmp_path: Path, inner: str)
 
 
 def test_a_path_whose_opening_sleeps_is_hung(prober: Prober, stopped: Stopped, tmp_path: Path):
-    give_up(prober, stopped, ("open", str(tmp_path)))
+    absent = str(tmp_path / "absent")  # for what is there the kernel need not be asked to wait
+    give_up(prober, stopped, ("open", absent))
 
-    assert prober.ask(str(tmp_path)).answer is Answer.HUNG
+    assert prober.ask(absent).answer is Answer.HUNG
 
 
 def test_a_path_whose_superblock_sleeps_is_hung(prober: Prober, stopped: Stopped, tmp_path: Path):

@@ -100,3 +100,15 @@ def test_a_directory_can_be_demanded(opened: Open, tree: Path):
 def test_another_mount_can_be_forbidden(opened: Open):
     assert found(opened, Path("/"), "proc", BENEATH) == "/proc"
     assert found(opened, Path("/"), "proc", ONE_MOUNT) == errno.EXDEV
+
+
+def test_a_place_in_a_container_is_opened_without_any_link(tree: Path):
+    root_fd = os.open(tree / "inside", os.O_PATH)
+    try:
+        os.close(resolve.open_path("/folder", root_fd))
+        with pytest.raises(OSError, match="link") as refused:
+            resolve.open_path("/link", root_fd)
+    finally:
+        os.close(root_fd)
+
+    assert refused.value.errno == errno.ELOOP

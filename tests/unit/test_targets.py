@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from csi_fluid.errors import NotReady, Occupied, Withdrawn
+from csi_fluid.errors import Occupied, Withdrawn
 from csi_fluid.volumes import targets
 from csi_fluid.volumes.targets import Claims, Kind
 from recover.errors import Busy
@@ -37,21 +37,6 @@ def test_only_what_was_made_goes_again(place: Path):
         raise ZeroDivisionError
 
     assert list(place.parent.rglob("*")) == [place.parent / "mine"]
-
-
-def test_kubelets_directory_is_not_made_where_kubelet_does_not_look(place: Path):
-    """As on MicroK8s, whose kubelet is in a snap: the pod would see an empty directory."""
-    kubelet = place.parent / "kubelet"
-    target = kubelet / "pods/uid-1/volumes/kubernetes.io~csi/pv/mount"
-
-    message = f"directory is {kubelet}, .*rootDir"
-    with pytest.raises(NotReady, match=message), targets.directory(target):
-        pass
-
-    assert not kubelet.exists()
-    kubelet.mkdir()
-    with targets.directory(target):
-        assert target.is_dir()
 
 
 def test_a_directory_that_got_files_is_kept(place: Path):

@@ -124,16 +124,26 @@ def test_a_place_within_a_fuse_mount_is_not_even_read():
     def read(path: str) -> dict[str, object]:
         raise AssertionError(f"read {path}")
 
-    bait = f"{SOURCE}/pods/u1/volumes/kubernetes.io~csi/default-demo/mount"
+    bait, pod = target(), f"{KUBELET}/pods/u1"
     on_plain = table(
         GLOBAL,
-        line(31, f"{SOURCE}/pods", on=30, dev="8:1", kind="ext4 /dev/vda1"),
-        line(32, bait, on=31),
+        line(31, pod),
+        line(32, f"{pod}/volumes", on=31, dev="8:1", kind="ext4 /dev/vda1"),
         line(33, bait, on=32),
+        line(34, bait, on=33),
     )
 
-    for mounts in (table(GLOBAL, line(31, bait, on=30)), on_plain):
-        assert adopt.find(mounts, Store(), layout(read, SOURCE)) == Found((), ())
+    for mounts in (table(GLOBAL, line(31, pod), line(32, bait, on=31)), on_plain):
+        assert adopt.find(mounts, Store(), layout(read)) == Found((), ())
+
+
+def test_the_machines_own_root_may_be_a_fuse_mount():
+    """The root of every container is, where the runtime's snapshots are fuse-overlayfs."""
+    root = line(2, "/", dev="0:40", kind="fuse.fuse-overlayfs fuse-overlayfs")
+    kubelet = line(3, KUBELET, on=2, dev="8:1", kind="ext4 /dev/vda1")
+    own = table(root, kubelet, line(30, SOURCE, on=2, peers="shared:77"), line(31, target(), on=3))
+
+    assert sources(find(own)) == {target(): (SOURCE, "")}
 
 
 # Without vol_data.json

@@ -176,6 +176,13 @@ def test_a_stray_outside_of_the_source_is_left():
     assert "/other" in step.reason
 
 
+def test_a_stray_that_is_id_mapped_is_left():
+    case = node_case(copy(mount(options="ro,idmapped"), path="/s"))
+
+    assert "id-mapped" in only(Skip, case).reason
+    assert not of(Cover, case)
+
+
 def test_a_stray_is_covered_read_only_where_every_publication_is():
     # an earlier plugin set the flag too late for it to propagate
     case = node_case(copy(mount(options="rw,relatime"), path="/s"))

@@ -36,9 +36,16 @@ def test_every_test_module_belongs_to_one_part():
     """Those of other kernels are run by `make test-kernels`, emulated and by the hour."""
     folder = parts.ROOT / "tests"
     modules = set(folder.rglob("test_*.py")) - set((folder / "kernels").rglob("test_*.py"))
-    found = [file for lane in parts.LANES for part in lane for file in part.files()]
+    every = [part for lane in parts.LANES for part in lane]
+    found = [file for part in every if not part.environ for file in part.files()]
 
     assert sorted(found) == sorted(modules)
+
+
+def test_what_runs_once_more_in_another_environment_is_there():
+    (part,) = (part for lane in parts.LANES for part in lane if part.environ)
+
+    assert len(part.files()) == len(part.paths)
 
 
 def test_counts_and_failures_are_those_of_pytest():

@@ -18,6 +18,7 @@ from recover.visits.plan import Case, Kin, MakePrivate, Peel, Step, Swap
 from tests.unit.handmade import (
     DEAD,
     FOREIGN,
+    HOME,
     KEPT_OPTIONS,
     LIVE,
     NUMBER,
@@ -46,7 +47,7 @@ TARGET, PART = Kin("/t", "/"), Kin("/s", "/sub")
 
 
 def inside(*stack: Mount, within: tuple[Mount, ...] = ()) -> Copy:
-    return copy(*stack, at=POD, path="/data", inside=within)
+    return copy(*(stack or (mount(),)), at=POD, path="/data", inside=within)
 
 
 def case(
@@ -110,6 +111,40 @@ def test_a_copy_keeps_what_stands_inside_and_can_be_rebuilt():
     step = only(Swap, case(inside(within=(kept,)), origins={kept: origin}))
     assert step.copy.nested == (kept,)
     assert step.nested == ((kept, origin),)
+
+
+# What would be weaker
+
+
+def test_nothing_is_attached_in_the_namespace_of_another_user_namespace():
+    here = inside()
+
+    assert "user namespace" in only(Skip, case(here, foreign=frozenset({POD}))).reason
+    assert only(Swap, case(here, foreign=frozenset({HOME}))).path == here.path
+
+
+def test_an_id_mapped_copy_is_left():
+    assert "id-mapped" in only(Skip, case(inside(mount(options="ro,idmapped")))).reason
+
+
+def test_of_very_many_copies_in_one_namespace_the_first_are_healed_and_the_rest_told_once():
+    many = (inside(), *(copy(mount(), at=POD, path=f"/{n}") for n in range(plan.MOST + 5)))
+    *swaps, rest = planned(case(*many, copy(mount(), at=OTHER_POD, path="/data")))
+
+    assert [step.path for step in swaps][:2] == ["/data", "/0"]
+    assert len(swaps) == plan.MOST + 1
+    assert isinstance(rest, Skip)
+    assert f"more than {plan.MOST}" in rest.reason
+
+
+def test_a_table_that_was_not_read_to_its_end_is_told():
+    assert "more than" in only(Skip, case(cut=(POD,))).reason
+
+
+def test_of_another_user_namespace_one_word_is_said():
+    step = only(Skip, case(inside(), inside(), inside(), foreign=frozenset({POD})))
+
+    assert "and 2 more there" in step.reason
 
 
 # Writable volumes
