@@ -23,8 +23,6 @@ from recover.seamless.client import Client, Held, Status
 
 _log = logging.getLogger(__name__)
 
-_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
 
 class Holding(Protocol):
     """What a healer asks of holds; each may be asked for by the thread of any source."""
@@ -141,8 +139,8 @@ class Holds:
         pids = fuse.daemons(live)
         if not pids:
             raise PermissionError("its FUSE daemon is not in sight; set hostPID: true")
-        open_root = functools.partial(_open_root, source, live)
-        root = self._prober.run(("root", source), open_root, discard=os.close)
+        take_root = functools.partial(_take_root, source, live)
+        root = self._prober.run(("root", source), take_root, discard=os.close)
         with mounts.closing(root):
             self._client.adopt(source, live, pids, root, self._hold_s)
         self._status = self._client.status()
@@ -175,10 +173,13 @@ def _detach(source: str, top: Mount, root_fd: int) -> None:
         mounts.detach(fd)
 
 
-def _open_root(source: str, live: str) -> int:
-    """Open the root directory of a mount through a copy that stands nowhere; asks its daemon."""
+def _take_root(source: str, live: str) -> int:
+    """Return an O_PATH descriptor of a copy of a mount that stands nowhere; asks nobody.
+
+    It is for the reader to open: an open file of a FUSE mount may keep its owner from ending.
+    """
     with mounts.clone(source, "", Attributes(), live) as copy:
-        fd = os.open(".", _ROOT, dir_fd=copy.fd)
+        fd = os.dup(copy.fd)
     # A directory that is no superblock's root would make paths of numbers come out wrong.
     if syscalls.name_to_handle_at(fd).data[:8] != bytes((0, 0, 0, 0, 1, 0, 0, 0)):
         os.close(fd)

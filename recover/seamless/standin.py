@@ -38,6 +38,7 @@ class Dataset:
 
     def __init__(self) -> None:
         self.root: Root | None = None
+        self.coming = ""  # the superblock whose root is being opened
         self.swapped_at = 0.0  # monotonic
         self.is_swapped = False
         self.told: set[int] = set()
