@@ -15,7 +15,7 @@ from typing import Any, Literal
 from csi_fluid import kinds, kubelet
 from csi_fluid.kinds import Kind
 from csi_fluid.kubelet import Kubelet
-from recover.seamless.settings import HoldSettings
+from recover.policy import HoldSettings
 
 Owner = Literal["Fluid", "ours"]
 

@@ -206,6 +206,13 @@ class Healer:
         """Tell whether something is broken and the source is away."""
         return self._waiting is not None
 
+    def suspect(self) -> None:
+        """Have the next run look into all namespaces, however short a while the last look is ago.
+
+        May be called by any thread.
+        """
+        self._everywhere_at = -_FRESH_S
+
     def close(self) -> None:
         """Forget everything and release what is held."""
         self._generations.close()

@@ -1,7 +1,8 @@
 """What paths mean on this node, as whoever runs recovery knows it: handed in, never assumed.
 
 Recovery sees mount points and rows.  Which of them are volumes of pods, and of which, and what a
-source's own path says about it, is the business of those who laid the directories out.
+source's own path says about it, is the business of those who laid the directories out:
+`csi_fluid.kubelet` and `csi_fluid.mountroot`.
 """
 
 from dataclasses import dataclass

@@ -21,9 +21,8 @@ from recover.linux.owntable import OwnTable
 from recover.linux.wakeups import Wake, WakeUps
 from recover.observer import Observer
 from recover.parts import Parts
-from recover.policy import Strategy
+from recover.policy import HoldSettings, Strategy
 from recover.seamless.client import Client, Status
-from recover.seamless.settings import HoldSettings
 from recover.serverless.sidecars import Sidecars
 
 log = logging.getLogger(__name__)
@@ -215,6 +214,8 @@ class Recovery:
         of an earlier plugin right may have bared a dead one inside a container.
         """
         worker = self._workers.get(source)
+        if worker is not None:
+            worker.healer.suspect()
         if worker is None or not worker.healer.is_whole:
             self._new.add(source)
         elif source not in self._soon:

@@ -6,6 +6,8 @@ right, so it is healed on request alone.
 
 import enum
 from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
 
 from recover.rows import Publication
 
@@ -22,6 +24,15 @@ class Strategy(enum.StrEnum):
 
     NAMESPACE = "namespace"  # those inside other mount namespaces too, by a visit
     PROPAGATION = "propagation"  # none: nobody else's namespace can be entered
+
+
+@dataclass(frozen=True, slots=True)
+class HoldSettings:
+    """The holder's socket; how long callers are kept waiting, in s; whether we start the holder."""
+
+    socket: Path
+    hold_s: float = 30.0
+    starts: bool = True
 
 
 def refusal(

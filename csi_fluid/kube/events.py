@@ -1,4 +1,4 @@
-"""Events in Kubernetes: taken at once, sent by a thread of their own, kept while nobody takes them.
+"""Sends events, whose kinds `telling` has: taken at once, sent by a thread, kept if need be.
 
 What is told comes from the healing path, so `record` only puts it into a queue.  The thread looks
 up the objects, makes an event for each, and counts up the one it made before where the same happens

@@ -1,4 +1,7 @@
-"""The metrics of a running plugin: what feeds them, and where they are served."""
+"""The metrics of a running plugin: what feeds them, and where they are served.
+
+Each is defined in the package itself, `metrics/__init__.py`.
+"""
 
 import logging
 from collections.abc import Callable

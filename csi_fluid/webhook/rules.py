@@ -1,4 +1,7 @@
-"""What becomes of a pod: the whole decision, as a function of its JSON.  Pure."""
+"""What becomes of a pod, as a function of its JSON.  Pure.
+
+The rules for each of its FUSE sidecars, and what restarts it, are in `sidecars`.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -23,8 +23,8 @@ from recover.linux.probe import Prober
 from recover.linux.wakeups import WakeUps
 from recover.locks import Locks
 from recover.parts import Parts
+from recover.policy import HoldSettings
 from recover.rows import Publication
-from recover.seamless.settings import HoldSettings
 from recover.store import Store
 from tests.harness import Dataset, Node, Pod, View, until
 

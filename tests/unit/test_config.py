@@ -10,7 +10,7 @@ from hypothesis import given, strategies as st
 from csi_fluid import config, kinds, metrics, telling
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
-from recover.seamless.settings import HoldSettings
+from recover.policy import HoldSettings
 
 NEEDED = ("--nodeid=n1", "--endpoint=unix:///run/csi.sock")
 REQUIRED = ("nodeid", "endpoint")
