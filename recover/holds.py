@@ -23,8 +23,6 @@ from recover.seamless.client import Client, Held, Status
 
 _log = logging.getLogger(__name__)
 
-_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-
 
 class Holding(Protocol):
     """What a healer asks of holds; each may be asked for by the thread of any source."""
@@ -131,14 +129,20 @@ class Holds:
                 self._refused[source] = live
 
     def _adopt(self, source: str, live: str, publications: Iterable[Publication]) -> None:
-        if not all(p.read_only for p in publications):
+        rows = tuple(publications)
+        if not all(p.read_only for p in rows):
             raise PermissionError("a writable volume is not held: what is written would be lost")
+        if any(p.method == "sidecar" for p in rows):
+            raise PermissionError("the volume of a serverless pod is not held")
         if lacking := facilities.lack("fuse_connection"):
             raise PermissionError(f"Linux 6.16 is needed to tell connections apart: {lacking}")
-        open_root = functools.partial(_open_root, source, live)
-        root = self._prober.run(("root", source), open_root, discard=os.close)
+        pids = fuse.daemons(live)
+        if not pids:
+            raise PermissionError("its FUSE daemon is not in sight; set hostPID: true")
+        take_root = functools.partial(_take_root, source, live)
+        root = self._prober.run(("root", source), take_root, discard=os.close)
         with mounts.closing(root):
-            self._client.adopt(source, live, fuse.daemons(live), root, self._hold_s)
+            self._client.adopt(source, live, pids, root, self._hold_s)
         self._status = self._client.status()
 
     def swapped(self, source: str, live: str) -> None:
@@ -169,10 +173,13 @@ def _detach(source: str, top: Mount, root_fd: int) -> None:
         mounts.detach(fd)
 
 
-def _open_root(source: str, live: str) -> int:
-    """Open the root directory of a mount through a copy that stands nowhere; asks its daemon."""
+def _take_root(source: str, live: str) -> int:
+    """Return an O_PATH descriptor of a copy of a mount that stands nowhere; asks nobody.
+
+    It is for the reader to open: an open file of a FUSE mount may keep its owner from ending.
+    """
     with mounts.clone(source, "", Attributes(), live) as copy:
-        fd = os.open(".", _ROOT, dir_fd=copy.fd)
+        fd = os.dup(copy.fd)
     # A directory that is no superblock's root would make paths of numbers come out wrong.
     if syscalls.name_to_handle_at(fd).data[:8] != bytes((0, 0, 0, 0, 1, 0, 0, 0)):
         os.close(fd)

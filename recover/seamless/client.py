@@ -2,7 +2,7 @@
 
 The messages, each answered with {"ok": true} or an errno and an error:
 
-    adopt    source, dev, pids, hold_s, and the root as a descriptor: the daemon that came last
+    adopt    source, dev, pids, hold_s, and a copy of the mount: the daemon that came last
     serve    source, dev: every mount shows that superblock, so answer whoever waits
     release  source: let go of everything
     status   what is held

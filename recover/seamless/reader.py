@@ -26,6 +26,7 @@ from recover.seamless.line import NO_SLOT, SLOTS
 from recover.seamless.link import Link
 from recover.seamless.standin import Dataset, StandIn
 
+_ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STACK = 512 * 1024
 _CONNECT_S = 5.0
 _PAUSE_S = 0.5  # before the next holder is looked for
@@ -114,12 +115,10 @@ class Reader:
     def _do(self, message: Message, source: str, dev: str) -> None:
         match message.text("do"):
             case "root":
-                root = Root(dev, message.fds[0])
                 dataset = self._datasets.setdefault(source, Dataset())
-                dataset.root, dataset.is_swapped = root, False
-                dataset.swapped_at, dataset.told = time.monotonic(), set()
-                self._roots[source, dev] = root.owned
-                self._channel.send({"do": "rooted", "source": source, "dev": dev})
+                dataset.coming = dev
+                args = source, dev, dataset, Owned(message.fds[0])
+                threading.Thread(target=self._root, args=args, daemon=True).start()
             case "serve":
                 self._serve(source, dev, message)
             case "swapped":
@@ -130,6 +129,20 @@ class Reader:
                 self._release(source)
             case _:  # of a newer holder
                 message.close()
+
+    def _root(self, source: str, dev: str, dataset: Dataset, copy: Owned) -> None:
+        """Open the root of a copy of the newest mount, which asks its daemon."""
+        try:
+            root = Root(dev, os.open(".", _ROOT, dir_fd=copy.fd))
+        except OSError:  # it died meanwhile
+            return
+        if dataset.coming != dev:
+            return
+        dataset.root, dataset.is_swapped = root, False
+        dataset.swapped_at, dataset.told = time.monotonic(), set()
+        self._roots[source, dev] = root.owned
+        with contextlib.suppress(OSError):  # the holder has ended
+            self._channel.send({"do": "rooted", "source": source, "dev": dev})
 
     def _serve(self, source: str, dev: str, message: Message) -> None:
         dataset = self._datasets.setdefault(source, Dataset())
@@ -182,7 +195,7 @@ class Reader:
         self._datasets.pop(source, None)
 
     def _let_go(self) -> None:
-        """Close the anchors of connections that nobody else uses, or those would never end."""
+        """Close what is open for connections that nobody else uses, or those would never end."""
         pause = threading.Event()
         while not pause.wait(_ANCHORED_S):
             anchored = {s.dev: s for s in list(self._standins.values()) if s.anchor is not None}
@@ -190,6 +203,7 @@ class Reader:
                 used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
                 for dev in anchored.keys() - used:
                     anchored[dev].anchor = None
+                    anchored[dev].backings.keep_only(None)
 
 
 def main() -> None:

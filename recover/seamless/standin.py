@@ -38,6 +38,7 @@ class Dataset:
 
     def __init__(self) -> None:
         self.root: Root | None = None
+        self.coming = ""  # the superblock whose root is being opened
         self.swapped_at = 0.0  # monotonic
         self.is_swapped = False
         self.told: set[int] = set()
@@ -303,7 +304,8 @@ class StandIn:
         root = self._newest()
         entries = root.listing(node.path)
         if offset and (
-            entries != root.listing(node.path) or all(each.cookie != offset for each in entries)
+            _order(entries) != _order(root.listing(node.path))
+            or all(each.cookie != offset for each in entries)
         ):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         self._keep(number, handle, entries)
@@ -322,6 +324,10 @@ class StandIn:
 
 def _caller(request: Request) -> Caller:
     return Caller(request.uid, request.gid)
+
+
+def _order(entries: list[Entry]) -> list[tuple[bytes, int]]:
+    return [(each.name, each.cookie) for each in entries]
 
 
 def _after(entries: list[Entry], cookie: int) -> Iterator[Entry]:
