@@ -13,9 +13,10 @@ from collections.abc import Iterable
 from typing import Protocol
 
 from recover.errors import Error
-from recover.linux import facilities, fuse, mounts, namespaces, syscalls
+from recover.linux import facilities, fuse, mountinfo, mounts, namespaces, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
+from recover.linux.namespaces import Namespace
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.rows import Publication
@@ -91,16 +92,27 @@ class Holds:
         with self._lock:
             self._status = self._client.ensured()
             dead = self._status.dead
-        for _ in range(len(dead)):
-            top = self._own.current().at(source)
-            if top is None or top.dev not in dead:
-                break
-            detach = functools.partial(_detach, source, top)
-            try:
-                namespaces.visit(namespaces.home(), detach, self._prober, key=("clear", source))
-            except (Error, OSError):
-                break  # somebody else was quicker, or the look that follows tells
+        if dead:
+            for namespace in dict.fromkeys((namespaces.node(), namespaces.home())):
+                self._clear(source, namespace, dead)
         return dead
+
+    def _clear(self, source: str, namespace: Namespace, dead: frozenset[str]) -> None:
+        """Detach what is held at a source's place, which leaves the connection as it is.
+
+        Our own namespace may only receive mounts of the node's, where the next daemon mounts.
+        """
+        is_home = namespace == namespaces.home()
+        for _ in range(len(dead)):
+            try:
+                table = self._own.current() if is_home else mountinfo.read(namespace.pid)
+                top = table.at(source)
+                if top is None or top.dev not in dead:
+                    return
+                detach = functools.partial(_detach, source, top)
+                namespaces.visit(namespace, detach, self._prober, key=("clear", source))
+            except (Error, OSError):
+                return  # somebody else was quicker, or the look that follows tells
 
     def status(self) -> Status:
         """Return what is held now."""

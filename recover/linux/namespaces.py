@@ -36,6 +36,12 @@ def home() -> Namespace:
     return Namespace(_inode("self") or 0, os.getpid())
 
 
+def node() -> Namespace:
+    """Return the mount namespace of the node's first process; our own where that is not seen."""
+    inode = _inode(1) if sees_host() else None
+    return home() if inode in {None, _inode("self")} else Namespace(inode or 0, 1)
+
+
 def others() -> Iterator[Namespace]:
     """Yield every other mount namespace in which a process lives, once each."""
     seen = {_inode("self")}
