@@ -51,6 +51,7 @@ _ROOT, _SUB, _FILE = 1, 2, 3
 _MODES = {_ROOT: stat.S_IFDIR | 0o755, _SUB: stat.S_IFDIR | 0o755, _FILE: stat.S_IFREG | 0o644}
 _CHILDREN = {_ROOT: {b"file": _FILE, b"sub": _SUB}, _SUB: {b"file": _FILE}}
 _CONTENT = b"1"
+_LEFT = "left"  # in the folder of rules
 _INIT_EXT, _ALLOW_IDMAP = 1 << 30, 1 << (40 - 32)  # flags, flags2; Linux 6.12 maps ids
 
 
@@ -74,6 +75,11 @@ class WireFuse:
         fresh = self.rules / f".{operation}"
         fresh.write_text(what)
         fresh.rename(self.rules / operation)
+
+    @property
+    def has_left_one(self) -> bool:
+        """Tell whether a request was read that gets no answer: no signal ends a wait for that."""
+        return (self.rules / _LEFT).exists()
 
     def put(self, name: str, data: bytes) -> None:
         """Take no data."""
@@ -108,6 +114,7 @@ class _Server:
     def _treat(self, operation: int, number: int, node: int, body: bytes) -> None:
         rule = self._rule(operation)
         if rule == "hang":
+            (self._rules / _LEFT).touch()
             return
         if rule.replace(".", "").isdigit():
             answer = lambda: self._answer(number, *_answer(operation, node, body))  # noqa: E731

@@ -44,6 +44,14 @@ def sleepers() -> list[int]:
     return sorted(found)
 
 
+def asleep(data: Dataset) -> list[int]:
+    """Return them once the daemon has read a request, which a busy machine may put off."""
+    filesystem = data.daemon.filesystem
+    assert isinstance(filesystem, WireFuse)
+    until(lambda: filesystem.has_left_one, "a request is read")
+    return sleepers()
+
+
 def child(pid: int) -> int:
     """Return the process that asks for a plugin."""
     for name in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
@@ -69,7 +77,7 @@ def test_a_plugin_that_asks_a_silent_daemon_ends_and_the_next_one_serves(
     for call in (plugin.client.stats, plugin.client.publish):
         with pytest.raises(grpc.RpcError):
             call(hung.volume, target)
-    assert sleepers()
+    assert asleep(hung)
     assert plugin.pid not in sleepers()
 
     os.kill(plugin.pid, number)
@@ -94,7 +102,7 @@ def test_when_the_one_that_asks_is_killed_while_it_sleeps_another_one_asks(
     hang(hung)
     until(lambda: says(plugin, "does not answer"), "the hang is told")
     before = child(plugin.pid)
-    assert before in sleepers()
+    assert before in asleep(hung)
 
     os.kill(before, signal.SIGKILL)
 
@@ -130,7 +138,7 @@ def test_who_was_left_behind_does_not_keep_the_containers_control_group(
 
     plugin.kill()
 
-    assert sleepers()
+    assert asleep(hung)
     until(lambda: not procs.read_text(), "the group is empty")
 
 
@@ -139,7 +147,7 @@ def test_a_walk_to_a_sub_path_that_never_ends_keeps_no_plugin(node: Node, hung: 
     hang(hung, "LOOKUP")
     with pytest.raises(grpc.RpcError, match="does not answer"):
         node.pod().publish(hung, sub_path="sub")
-    assert plugin.pid not in sleepers()
+    assert plugin.pid not in asleep(hung)
 
     plugin.kill()
 
@@ -161,7 +169,7 @@ def test_a_way_to_a_container_that_leads_over_a_silent_daemon_keeps_no_plugin(
     other.daemon.kill()
     other.daemon.restart()
     until(lambda: says(plugin, "failed"), plugin.words)
-    assert plugin.pid not in sleepers()
+    assert plugin.pid not in asleep(hung)
 
     plugin.kill()
 
@@ -193,7 +201,7 @@ def test_an_agent_that_asks_a_silent_daemon_ends(
         until(lambda: "guarding" in log.read_text(), "the agent to work")
         hang(hung)
         until(lambda: "does not answer" in log.read_text(), "the hang is told")
-        assert sleepers()
+        assert asleep(hung)
         assert agent.pid not in sleepers()
 
         agent.send_signal(number)

@@ -1,0 +1,108 @@
+"""The gate SeamlessRecovery on a cluster: applications wait for the daemon, and see no error."""
+
+import signal
+
+import pytest
+
+from tests.cluster import objects
+from tests.cluster.cluster import Cluster
+from tests.cluster.fluid import Datasets, Fluid
+from tests.cluster.plugin import Plugin
+from tests.cluster.scene import Scene
+from tests.cluster.waiting import wait_for
+
+# Whatever fails is written down; descriptor 3 is opened before the first crash.
+READER = (
+    "exec 3</data/sub; cd /data; while :; do "
+    "{ cat /data/hello && cat hello && ls -l /data/sub && ls /proc/self/fd/3/; } "
+    ">/dev/null 2>>/tmp/errors || echo failed >>/tmp/errors; echo >>/tmp/rounds; sleep 0.1; done"
+)
+SIZE_MIB = 256
+
+
+@pytest.fixture
+def plugin(image: Plugin) -> Plugin:
+    """Deploy the plugin with the gate, and a holder and a reader beside it."""
+    image.deploy("overlays/seamless")
+    return image
+
+
+@pytest.fixture
+def scene(cluster: Cluster, fluid: Fluid, dataset: Datasets) -> Scene:
+    return Scene(cluster, fluid, dataset())
+
+
+def start(scene: Scene, name: str, command: str) -> None:
+    """Start a pod that has the dataset at /data."""
+    volumes = [objects.claim("data-vol", scene.spec.name)]
+    mounts = [objects.mount("data-vol", "/data", "HostToContainer")]
+    made = objects.pod(name, command, volumes=volumes, mounts=mounts)
+    scene.cluster.apply(made, namespace=scene.spec.namespace)
+    scene.cluster.wait_ready(name, scene.spec.namespace)
+
+
+def in_pod(scene: Scene, name: str, script: str) -> str:
+    command = (name, "sh", "-c", script)
+    return str(
+        scene.cluster.execute(*command, namespace=scene.spec.namespace, check=False, timeout_s=30)
+    ).strip()
+
+
+def rounds(scene: Scene) -> int:
+    return int(in_pod(scene, "app", "wc -l </tmp/rounds") or 0)
+
+
+def crash(scene: Scene, number: signal.Signals) -> None:
+    """End the daemon, and return when kubelet has another one and the application goes on."""
+    pod, container = scene.daemon_pod, scene.fluid.fuse_container(scene.spec)
+    before = scene.daemon_restarts()
+    scene.cluster.kill_container(pod, container, number, namespace=scene.spec.namespace)
+    wait_for(lambda: scene.daemon_restarts() > before, "the next daemon", 60)
+    passed = rounds(scene)
+    wait_for(lambda: rounds(scene) > passed + 3, "the application to go on", 60)
+
+
+def test_an_application_reads_through_crashes_and_an_upgrade_without_an_error(
+    plugin: Plugin, scene: Scene
+):
+    start(scene, "app", READER)
+    wait_for(lambda: rounds(scene) > 3, "the application to read")
+
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
+        crash(scene, number)
+    plugin.kill()
+    plugin.await_rollout()
+    crash(scene, signal.SIGKILL)
+
+    assert in_pod(scene, "app", "cat /tmp/errors 2>/dev/null") == ""
+    assert scene.restarts("app") == 0
+
+
+def test_a_checksum_over_a_crash_is_right(plugin: Plugin, scene: Scene):
+    where = f"{scene.spec.source}/big"
+    made = f"head -c {SIZE_MIB}m /dev/urandom >{where}; sha256sum <{where}"
+    wanted = scene.cluster.enter("sh", "-c", made, timeout_s=60)
+    # Block by block, so that the crash falls into it.
+    job = (
+        f"i=0; while [ $i -lt {SIZE_MIB} ]; do dd if=/data/big bs=1M skip=$i count=1 2>/dev/null "
+        "|| echo failed >>/tmp/errors; i=$((i+1)); echo >>/tmp/rounds; done | sha256sum >/tmp/sum"
+    )
+    start(scene, "app", f"sleep 1; {job}; sleep infinity")
+    wait_for(lambda: rounds(scene) > 0, "the job to begin")
+
+    pod, container = scene.daemon_pod, scene.fluid.fuse_container(scene.spec)
+    scene.cluster.kill_container(pod, container, namespace=scene.spec.namespace)
+    wait_for(lambda: in_pod(scene, "app", "cat /tmp/sum"), "the end of the job", 120)
+
+    assert in_pod(scene, "app", "cat /tmp/sum") == wanted.strip()
+    assert in_pod(scene, "app", "cat /tmp/errors 2>/dev/null") == ""
+
+
+def test_a_pod_that_waits_can_be_deleted(plugin: Plugin, scene: Scene):
+    start(scene, "app", READER)
+    scene.take_down()
+
+    scene.delete("app")
+
+    wait_for(lambda: scene.gone("app"), "the end of the pod", 60)
+    scene.bring_back()
