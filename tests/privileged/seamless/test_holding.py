@@ -15,7 +15,7 @@ import pytest
 from recover import observer as told
 from tests.harness import Bindfs, Dataset, Gocryptfs, Node, pause, until
 from tests.harness.node import Container, MakeFilesystem
-from tests.privileged.healing import shown, whole
+from tests.privileged.healing import healing, shown, whole
 from tests.privileged.seamless.held import HeldHealing, end, pid_of
 
 # Opens a file, says so, and reads it again and again with the page cache dropped.
@@ -268,3 +268,16 @@ def test_the_mode_of_a_file_holds_for_a_caller_of_a_dead_daemon(node: Node, heal
         out, _ = process.communicate(b"go\n", timeout=FAST_S)
     assert out.startswith(b"one\n")
     assert b"Permission denied" in out
+
+
+def test_with_the_gate_off_nothing_is_started_and_a_crash_is_seen(node: Node):
+    data = node.dataset("demo")
+    with healing(node) as heal:
+        target = heal.publish(node.pod(), data)
+        heal.await_looked(data)
+        data.daemon.kill()
+        until(lambda: heal.ear.of(told.Broken), "the crash is noticed")
+
+        assert node.sees.read(target / "a.txt") == errno.ENOTCONN
+        assert pid_of("holder") is None
+        assert pid_of("reader") is None
