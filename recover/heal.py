@@ -171,8 +171,8 @@ class Healer:
         """Do what is to be done now; return in how many seconds to try again, None if done."""
         holds = self._context.holds
         self._held = holds.begin(self.source)
-        if self._unchanged():
-            return None
+        if self._unchanged():  # but for containers that are starting from a dead mount just now
+            return _FRESH_S if self._has_just_looked and self._may_come_to_light() else None
         view = self._view()
         if not view.publications:
             self.close()
@@ -206,13 +206,6 @@ class Healer:
         """Tell whether something is broken and the source is away."""
         return self._waiting is not None
 
-    def suspect(self) -> None:
-        """Have the next run look into all namespaces, however short a while the last look is ago.
-
-        May be called by any thread.
-        """
-        self._everywhere_at = -_FRESH_S
-
     def close(self) -> None:
         """Forget everything and release what is held."""
         self._generations.close()
@@ -242,7 +235,7 @@ class Healer:
         if (
             not self.is_whole
             or self._version != own.version
-            or self._may_come_to_light()
+            or (self._may_come_to_light() and not self._has_just_looked)
             or not self._context.holds.is_kept(self.source, self.live)
             or self.serving - {self.live}  # at a target, of no row: replaced before the first look
         ):
@@ -256,7 +249,8 @@ class Healer:
             return view
         everywhere = not self.is_whole or self._may_come_to_light()
         view = self._look(everywhere=everywhere)
-        if not everywhere and (view.is_broken or not view.live):  # there may be copies elsewhere
+        is_another = not view.live or view.live != self.live
+        if not everywhere and (view.is_broken or is_another):  # there may be copies elsewhere
             view = self._look()
         return view
 
@@ -268,13 +262,15 @@ class Healer:
             self.source, inside=everywhere, made_private=self._made_private, held=self._held
         )
 
-    def _may_come_to_light(self) -> bool:
-        """Tell whether copies may be found now that were not there at the last look.
+    @property
+    def _has_just_looked(self) -> bool:
+        """Whether all namespaces were looked at a moment ago, and nothing changed here since.
 
-        Our own mounts wake us after a heal: they are no reason to look at a thousand tables again.
+        Our own mounts wake us after a heal: they are no reason to read a thousand tables again.
         """
-        if time.monotonic() - self._everywhere_at < _FRESH_S:
-            return False
+        return time.monotonic() - self._everywhere_at < _FRESH_S
+
+    def _may_come_to_light(self) -> bool:
         inside = self._context.strategy is Strategy.NAMESPACE
         return self._generations.may_come_to_light(self.live, inside=inside)
 

@@ -214,8 +214,6 @@ class Recovery:
         of an earlier plugin right may have bared a dead one inside a container.
         """
         worker = self._workers.get(source)
-        if worker is not None:
-            worker.healer.suspect()
         if worker is None or not worker.healer.is_whole:
             self._new.add(source)
         elif source not in self._soon:

@@ -60,6 +60,7 @@ ON_OLD_KERNELS = (  # whose every newer facility is refused, see docs/kernels.md
     *("anchor", "anchors", "mounts", "publish", "unpublish"),
     *("heal_topologies", "heal_propagation", "heal_killed", "heal_crashes"),
 )
+SEAMLESS = ("tests/privileged/seamless",)
 SLOW = ("privileged", "sanity", "cluster", "kernels")  # kernels are `make test-kernels`
 LANES = (
     (
@@ -76,9 +77,9 @@ LANES = (
             environ={"CSI_FLUID_REFUSE": "all", "REQUIRE_ALL": ""},  # visits are skipped there
         ),
     ),
-    (Part("privileged", ("tests/privileged",)),),
+    (Part("privileged", ("tests/privileged",), without=SEAMLESS),),
     (Part("cluster", ("tests/cluster",), without=WITHOUT_PLUGIN, needs=("cluster",)),),
-    (Part("serverless", WITHOUT_PLUGIN, needs=("cluster",)),),
+    (Part("serverless", WITHOUT_PLUGIN, needs=("cluster",)), Part("seamless", SEAMLESS)),
 )
 
 
