@@ -7,8 +7,13 @@ import pytest
 from csi_fluid.testbed.serverless import Client
 from recover import observer as told
 from tests.harness import Node, pause, until
-from tests.privileged.healing import healing
+from tests.privileged.healing import Healing, healing
 from tests.privileged.serverless import serverless
+
+
+def await_told(heal: Healing, number: int) -> None:
+    """Wait until the plugin has told of so many heals."""
+    until(lambda: len(heal.ear.of(told.Healed)) == number, f"{number} heals: {heal.ear.events}")
 
 
 @pytest.mark.usefixtures("visits")
@@ -27,7 +32,7 @@ def test_the_node_plugin_heals_and_the_agent_stands_back(node: Node, suffix: str
             pod.crash()
             pod.await_whole(app)
             pod.await_anchors(number + 1)
-        until(lambda: len(heal.ear.of(told.Healed)) == 3, f"three heals: {heal.ear.events}")
+            await_told(heal, number)
 
         until(lambda: pod.said("the node plugin heals"), "the agent to stand back")
         pause(1.5)  # it asks each second whether it is to act
