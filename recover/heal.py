@@ -12,7 +12,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from recover import observer as told
@@ -162,6 +162,7 @@ class Healer:
         self._made_private: dict[tuple[int, int], Mount] = {}  # copies, as they were before
         self._version = 0  # of our mount table, when it was last looked at
         self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
+        self._covered: set[tuple[str, int]] = set()  # places, mount ids there, since it lives
         self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
@@ -189,6 +190,7 @@ class Healer:
         self._waiting = None
         if view.live != self.live:
             self._backoff.reset()
+            self._covered.clear()
         self.live = view.live
         holds.keep(self.source, view.live, view.publications)
         with self._alone():
@@ -258,9 +260,26 @@ class Healer:
         self._version = self._context.own.version  # reads the table if it changed
         if everywhere:
             self._everywhere_at = time.monotonic()
-        return self._context.looker.look(
+        view = self._context.looker.look(
             self.source, inside=everywhere, made_private=self._made_private, held=self._held
         )
+        return self._without_removed(view)
+
+    def _without_removed(self, view: View) -> View:
+        """Leave out the places of no publication whose live mount somebody took off again.
+
+        That is kubelet removing a `subPath`, one mount each time it tries: what we mounted on the
+        dead one once more it would find there for ever.
+        """
+        if view.live != self.live or not self._covered:
+            return view
+        targets = {p.target for p in view.publications}
+        left = tuple(
+            c
+            for c in view.strays
+            if c.path in targets or (c.path, c.stack[0].mnt_id) not in self._covered
+        )
+        return replace(view, strays=left)
 
     @property
     def _has_just_looked(self) -> bool:
@@ -357,6 +376,8 @@ class Healer:
         there = [act for act in acts if isinstance(act, visits.Act)]
         for result in self._on_node(here, view.live):
             _add(tally, result)
+            if isinstance(result, Done) and isinstance(result.step, node.Cover):
+                self._covered.add((result.step.path, result.step.copy.stack[0].mnt_id))
         for inner in self._inside(there, view.live):
             _add(tally, inner)
 

@@ -45,6 +45,24 @@ def test_what_an_unpublish_has_not_unmounted_yet_is_not_healed(node: Node):
         assert len(heal.heals(data)) == 1
 
 
+def test_a_subpath_that_kubelet_is_removing_is_not_healed_again(node: Node):
+    with healing(node, period_s=0.05) as heal:
+        data = node.dataset("demo", files={"sub/b.txt": b"1"})
+        pod = node.pod()
+        place = pod.subpath(heal.publish(pod, data), "sub")
+        heal.crash(data)
+        heal.await_whole(data, node.sees, place)
+
+        programs.run("umount", place)  # kubelet tries once, finds another mount, and tries again
+        heal.await_ticks(10)
+        left = node.sees.layers(place)
+
+        assert len(left) == 1
+        assert len(heal.heals(data)) == 1
+        programs.run("umount", place)
+        assert not node.sees.layers(place)
+
+
 def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
     trap = Trap()
     with healing(node, locks=trap) as heal:
