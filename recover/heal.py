@@ -274,12 +274,9 @@ class Healer:
         if view.live != self.live or not self._covered:
             return view
         targets = {p.target for p in view.publications}
-        left = tuple(
-            c
-            for c in view.strays
-            if c.path in targets or (c.path, c.stack[0].mnt_id) not in self._covered
-        )
-        return replace(view, strays=left)
+        known = {place for place in self._covered if place[0] not in targets}
+        left = (c for c in view.strays if (c.path, c.stack[0].mnt_id) not in known)
+        return replace(view, strays=tuple(left))
 
     @property
     def _has_just_looked(self) -> bool:
