@@ -162,7 +162,7 @@ class Healer:
         self._made_private: dict[tuple[int, int], Mount] = {}  # copies, as they were before
         self._version = 0  # of our mount table, when it was last looked at
         self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
-        self._covered: set[tuple[str, int]] = set()  # places, mount ids there, since it lives
+        self._covered: set[tuple[str, int]] = set()  # paths and lowest mounts, while it lives
         self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
@@ -280,7 +280,7 @@ class Healer:
 
     @property
     def _has_just_looked(self) -> bool:
-        """Whether all namespaces were looked at a moment ago, and nothing changed here since.
+        """Whether all namespaces were looked at a moment ago.
 
         Our own mounts wake us after a heal: they are no reason to read a thousand tables again.
         """

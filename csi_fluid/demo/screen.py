@@ -6,10 +6,12 @@ threads.
 
 import contextlib
 import re
+import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import grpc
 from rich import box
 from rich.console import Console
 from rich.markup import escape
@@ -18,9 +20,10 @@ from rich.table import Table
 from rich.text import Text
 
 from csi_fluid.demo.watchers import Line
+from csi_fluid.testbed.errors import BedError
 
 _PICTURE_WIDTH = 92  # columns; readable at the width of a README
-_WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a picture in a README loads nothing
+_WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 class Screen:
@@ -71,8 +74,28 @@ class Screen:
 
     def save(self, path: Path) -> None:
         """Write what was printed as an SVG picture; OSError when that cannot be."""
-        picture = self._console.export_svg(title="csi-fluid demo")
-        path.write_text(_WEB_FONTS.sub("", picture), encoding="utf-8")
+        path.write_text(picture(self._console, "csi-fluid demo"), encoding="utf-8")
+
+
+def show(svg: Path | None, story: Callable[[Screen], bool], about: str = "") -> int:
+    """Tell a story on a screen, and keep it as a picture if asked to; return the exit code.
+
+    story returns whether it ended well; what went wrong on the way is printed after `about`.
+    """
+    screen = Screen(picture=svg is not None)
+    try:
+        is_good = story(screen)
+        if svg is not None:
+            screen.save(svg)
+    except (BedError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
+        screen.end(f"{about}{error}", good=False)
+        return 1
+    return 0 if is_good else 1
+
+
+def picture(console: Console, title: str) -> str:
+    """Return what a console recorded as an SVG picture, which loads nothing from elsewhere."""
+    return _WEB_FONTS.sub("", console.export_svg(title=title))
 
 
 def duration(seconds: float) -> str:

@@ -1,22 +1,18 @@
 """The story with seamless recovery: the same pod reads through three crashes and sees no error."""
 
 import signal
-import subprocess
 import threading
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-
-import grpc
 
 from csi_fluid.demo import steadfast, watchers
 from csi_fluid.demo.options import WORKSPACE, Options
-from csi_fluid.demo.screen import Screen, duration
+from csi_fluid.demo.screen import Screen, duration, show
 from csi_fluid.demo.watchers import Listing
 from csi_fluid.rpc.client import Volume
 from csi_fluid.testbed.daemons import Daemon
 from csi_fluid.testbed.errors import BedError
-from csi_fluid.testbed.filesystems import Bindfs, Filesystem, Rclone, S3fs
+from csi_fluid.testbed.filesystems import FILESYSTEMS
 from csi_fluid.testbed.node import Node
 from csi_fluid.testbed.plugin import Plugin
 from csi_fluid.testbed.pods import PYTHON, Container, VolumeMount
@@ -24,11 +20,6 @@ from csi_fluid.testbed.waiting import pause, until
 from recover.seamless.client import Client, Held
 
 _GATES = "--feature-gates=FuseRecovery=true,SeamlessRecovery=true"
-_FILESYSTEMS: dict[str, Callable[[Path], Filesystem]] = {
-    "bindfs": Bindfs,
-    "s3fs": S3fs,
-    "rclone": Rclone,
-}
 _FILE = "model.safetensors"
 _SIZE = 8 << 20
 _ABSENT_S = (1.0, 2.5, 4.0)
@@ -75,17 +66,12 @@ _WAYS = {
 
 def tell(options: Options) -> int:
     """Tell the story and return the exit code: 0 only if no reader saw an error."""
-    screen = Screen(picture=options.svg is not None)
-    try:
+
+    def story(screen: Screen) -> bool:
         node = Node(WORKSPACE)
-        plugin = Plugin(node, options=(_GATES,))
-        is_good = _Story(options.daemon, screen, node, plugin).run()
-        if options.svg is not None:
-            screen.save(options.svg)
-    except (BedError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
-        screen.end(f"{options.daemon}: {error}", good=False)
-        return 1
-    return 0 if is_good else 1
+        return _Story(options.daemon, screen, node, Plugin(node, options=(_GATES,))).run()
+
+    return show(options.svg, story, f"{options.daemon}: ")
 
 
 class _Story:
@@ -112,7 +98,7 @@ class _Story:
 
     def _serve(self) -> Daemon:
         with self._screen.step(f"the FUSE daemon {self._name} mounts the data, read-only"):
-            filesystem = _FILESYSTEMS[self._name](self._node.folder("data"))
+            filesystem = FILESYSTEMS[self._name](self._node.folder("data"))
             filesystem.put(_FILE, bytes(range(256)) * (_SIZE // 256))
             daemon = Daemon(filesystem, self._node.source("demo"), self._node.folder("daemon"))
             daemon.start()

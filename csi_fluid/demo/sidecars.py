@@ -6,7 +6,7 @@ import uuid
 
 from csi_fluid.demo import watchers
 from csi_fluid.demo.options import WORKSPACE, Options
-from csi_fluid.demo.screen import Screen
+from csi_fluid.demo.screen import Screen, show
 from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
 from csi_fluid.testbed.errors import BedError
 from csi_fluid.testbed.node import Node
@@ -23,15 +23,12 @@ def tell(options: Options, *, read_only: bool = True) -> int:
 
     A mount that is not read-only is left alone by the agent, so the story then ends badly.
     """
-    screen = Screen(picture=options.svg is not None)
-    try:
+
+    def story(screen: Screen) -> bool:
         _Story(screen, Node(WORKSPACE), read_only=read_only).run()
-        if options.svg is not None:
-            screen.save(options.svg)
-    except (BedError, OSError, subprocess.SubprocessError) as error:
-        screen.end(str(error), good=False)
-        return 1
-    return 0
+        return True
+
+    return show(options.svg, story)
 
 
 class _Story:

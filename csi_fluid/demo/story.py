@@ -1,19 +1,15 @@
 """The story in order: set up, publish, list, kill, restart, list again, add up."""
 
-import subprocess
-from collections.abc import Callable
 from pathlib import Path
-
-import grpc
 
 from csi_fluid.demo import watchers
 from csi_fluid.demo.options import WORKSPACE, Options
-from csi_fluid.demo.screen import Screen
+from csi_fluid.demo.screen import Screen, show
 from csi_fluid.demo.witness import FILES, LATER, LATER_DATA, Witness
 from csi_fluid.rpc.client import Volume
 from csi_fluid.testbed.daemons import Daemon
 from csi_fluid.testbed.errors import BedError
-from csi_fluid.testbed.filesystems import Bindfs, Filesystem, Rclone, S3fs
+from csi_fluid.testbed.filesystems import FILESYSTEMS, Bindfs
 from csi_fluid.testbed.node import Node
 from csi_fluid.testbed.plugin import Plugin
 from csi_fluid.testbed.pods import Propagation, VolumeMount
@@ -22,26 +18,18 @@ from recover.rows import Heal
 from recover.store import Store
 
 _BUCKET = "a bucket on a local S3 server (moto)"
-_FILESYSTEMS: dict[str, tuple[Callable[[Path], Filesystem], str]] = {
-    "bindfs": (Bindfs, "a folder"),
-    "s3fs": (S3fs, _BUCKET),
-    "rclone": (Rclone, _BUCKET),
-}
 _BACK_OFF_S = 2.5  # until "kubelet" restarts the daemon
 
 
 def tell(options: Options, *plugin_options: str) -> int:
     """Tell the story and return the exit code: 0 only if the pod listed again after the crash."""
-    screen = Screen(picture=options.svg is not None)
-    try:
+
+    def story(screen: Screen) -> bool:
         node = Node(WORKSPACE)
         _Story(options.daemon, screen, node, Plugin(node, options=plugin_options)).run()
-        if options.svg is not None:
-            screen.save(options.svg)
-    except (BedError, OSError, subprocess.SubprocessError, grpc.RpcError) as error:
-        screen.end(f"{options.daemon}: {error}", good=False)
-        return 1
-    return 0
+        return True
+
+    return show(options.svg, story, f"{options.daemon}: ")
 
 
 class _Story:
@@ -61,7 +49,8 @@ class _Story:
         self._add_up(daemon, pod, heal)
 
     def _serve(self) -> Daemon:
-        make, data = _FILESYSTEMS[self._name]
+        make = FILESYSTEMS[self._name]
+        data = "a folder" if make is Bindfs else _BUCKET
         with self._screen.step(f"{data} holds the data of the dataset"):
             filesystem = make(self._node.folder("data"))
             for name, content in FILES.items():

@@ -5,6 +5,7 @@ a bucket, as the daemons of an object store do.
 """
 
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
@@ -147,3 +148,9 @@ class Rclone(_Bucket):
             str(mount_point),
             *options,
         ]
+
+
+FILESYSTEMS: Mapping[str, Callable[[Path], Filesystem]] = {
+    each.name: each for each in (Bindfs, S3fs, Rclone)
+}
+"""Those that the demonstration has, by name."""

@@ -124,18 +124,19 @@ def application(
     name: str,
     claim: str,
     *,
+    command: str = objects.LOOP,
     propagation: str | None = None,
     sub_path: str | None = None,
     labels: dict[str, str] | None = None,
 ) -> Object:
-    """Return a pod that lists a dataset at /data each second.
+    """Return a pod that has a dataset at /data, and lists it each second or does as told.
 
     With the label fuse.serverful.fluid.io/inject it is as Fluid's webhook leaves it.
     """
     more = {"subPath": sub_path} if sub_path else {}
     made = objects.pod(
         name,
-        objects.LOOP,
+        command,
         labels=labels,
         volumes=[objects.claim("data-vol", claim)],
         mounts=[objects.mount("data-vol", "/data", propagation, **more)],

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from csi_fluid.demo.screen import picture
 from csi_fluid.kubectl import status
 from tests.cluster import drawing
 from tests.cluster.cluster import Cluster, scratch
@@ -34,7 +35,6 @@ _STEP_S = 1.0
 _INTERVAL = (
     "15s"  # what Grafana puts in for $__rate_interval at such a resolution, and a little more
 )
-_WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)
 
 
 class Show:
@@ -160,8 +160,8 @@ def main() -> None:
         end = time.time()
         found = list(panels(prometheus, begin, end, away_at))
         (ROOT / "docs/dashboard.svg").write_text(drawing.picture(found, begin, end))
-        text = show.console.export_svg(title="kubectl csi-fluid status")
-        (ROOT / "docs/status.svg").write_text(_WEB_FONTS.sub("", text))
+        text = picture(show.console, "kubectl csi-fluid status")
+        (ROOT / "docs/status.svg").write_text(text)
     finally:
         cluster.down()
         shutil.rmtree(folder)

@@ -4,9 +4,6 @@ import signal
 
 import pytest
 
-from tests.cluster import objects
-from tests.cluster.cluster import Cluster
-from tests.cluster.fluid import Datasets, Fluid
 from tests.cluster.plugin import Plugin
 from tests.cluster.scene import Scene
 from tests.cluster.waiting import wait_for
@@ -27,18 +24,10 @@ def plugin(image: Plugin) -> Plugin:
     return image
 
 
-@pytest.fixture
-def scene(cluster: Cluster, fluid: Fluid, dataset: Datasets) -> Scene:
-    return Scene(cluster, fluid, dataset())
-
-
-def start(scene: Scene, name: str, command: str) -> None:
-    """Start a pod that has the dataset at /data."""
-    volumes = [objects.claim("data-vol", scene.spec.name)]
-    mounts = [objects.mount("data-vol", "/data", "HostToContainer")]
-    made = objects.pod(name, command, volumes=volumes, mounts=mounts)
-    scene.cluster.apply(made, namespace=scene.spec.namespace)
-    scene.cluster.wait_ready(name, scene.spec.namespace)
+def start(scene: Scene, command: str) -> None:
+    """Start the application with a command of its own."""
+    scene.create("app", command=command, propagation="HostToContainer")
+    scene.cluster.wait_ready("app", scene.spec.namespace)
 
 
 def in_pod(scene: Scene, name: str, script: str) -> str:
@@ -65,7 +54,7 @@ def crash(scene: Scene, number: signal.Signals) -> None:
 def test_an_application_reads_through_crashes_and_an_upgrade_without_an_error(
     plugin: Plugin, scene: Scene
 ):
-    start(scene, "app", READER)
+    start(scene, READER)
     wait_for(lambda: rounds(scene) > 3, "the application to read")
 
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL):
@@ -87,7 +76,7 @@ def test_a_checksum_over_a_crash_is_right(plugin: Plugin, scene: Scene):
         f"i=0; while [ $i -lt {SIZE_MIB} ]; do dd if=/data/big bs=1M skip=$i count=1 2>/dev/null "
         "|| echo failed >>/tmp/errors; i=$((i+1)); echo >>/tmp/rounds; done | sha256sum >/tmp/sum"
     )
-    start(scene, "app", f"sleep 1; {job}; sleep infinity")
+    start(scene, f"sleep 1; {job}; sleep infinity")
     wait_for(lambda: rounds(scene) > 0, "the job to begin")
 
     pod, container = scene.daemon_pod, scene.fluid.fuse_container(scene.spec)
@@ -99,7 +88,7 @@ def test_a_checksum_over_a_crash_is_right(plugin: Plugin, scene: Scene):
 
 
 def test_a_pod_that_waits_can_be_deleted(plugin: Plugin, scene: Scene):
-    start(scene, "app", READER)
+    start(scene, READER)
     scene.take_down()
 
     scene.delete("app")

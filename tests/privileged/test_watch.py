@@ -5,17 +5,15 @@ RECORD=docs/watch.svg writes what it showed as a picture, as `make pictures` doe
 
 import io
 import os
-import re
 import sys
 from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
+from csi_fluid.demo.screen import picture
 from tests.harness import Node
 from tests.privileged.terminal import running
-
-_WEB_FONTS = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # a README's picture loads nothing
 
 
 def test_status_on_a_terminal_follows_a_crash(node: Node):
@@ -40,7 +38,7 @@ def test_status_on_a_terminal_follows_a_crash(node: Node):
         draw(kept, Path(record), str(machine.root))
 
 
-def draw(screens: list[Text], picture: Path, root: str) -> None:
+def draw(screens: list[Text], place: Path, root: str) -> None:
     """Write screens one below the other as a picture, without the sandbox's root."""
     console = Console(record=True, width=118, file=io.StringIO(), force_terminal=True)
     for title, screen in zip(("before", "the daemon died", "it is back"), screens, strict=True):
@@ -49,5 +47,4 @@ def draw(screens: list[Text], picture: Path, root: str) -> None:
             line.rstrip()
             if line.plain:
                 console.print(line, no_wrap=True)
-    drawn = console.export_svg(title="csi-fluid status --watch").replace(root, "")
-    picture.write_text(_WEB_FONTS.sub("", drawn))
+    place.write_text(picture(console, "csi-fluid status --watch").replace(root, ""))
