@@ -195,6 +195,7 @@ class Healer:
         holds.keep(self.source, view.live, view.publications)
         with self._alone():
             view, tally = self._heal(view)
+        self.serving = view.serving  # as last seen: what was prepared before it answered knew less
         holds.swapped(self.source, view.live)
         return _sooner(self._conclude(view, tally), self._aborter.consider(view))
 
