@@ -191,6 +191,13 @@ class ServerlessPod:
         assert view is not None
         return view
 
+    def await_listing(self, listing: tuple[str, ...]) -> None:
+        """Return when the application lists this; raises ClusterError with what it has instead."""
+        try:
+            wait_for(lambda: self.see().listing == listing, f"{self.name} to list", HEAL_S)
+        except ClusterError as error:
+            raise ClusterError(f"{error}: {self.see()}\n{self.log(AGENT)}") from error
+
     def end_sidecars(self) -> None:
         """Do as Fluid's controller when the application has ended: run the FUSE side's hooks."""
         pod = self._cluster.get("pod", self.name, self.namespace)

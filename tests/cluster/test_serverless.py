@@ -108,10 +108,10 @@ def test_pods_that_share_a_host_path_all_read_on(serverless: Serverless):
     first, second = pods
     listing = second.see().listing
     first.delete()  # its client unmounts what is topmost there, whose ever that is
-    wait_for(lambda: second.see().listing == listing, "the second one to read on", 20)
+    second.await_listing(listing)
     second.kill("main")
 
-    wait_for(lambda: second.see().listing == listing, "the restarted container to read", 20)
+    second.await_listing(listing)
 
 
 def test_native_sidecars_heal_too(serverless: Serverless, injector: FluidWebhook):

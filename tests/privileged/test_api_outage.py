@@ -57,7 +57,7 @@ def test_without_an_api_server_volumes_are_published_and_heal(node: Node, kubeco
     data = node.dataset("demo")
     plugin = node.plugin(options=("--kube=account", f"--kubeconfig={kubeconfig}"))
     with pytest.raises(grpc.RpcError) as refused:
-        stage(plugin, 4)
+        stage(plugin, 30)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "API server" in str(refused.value.details())
 
