@@ -14,9 +14,9 @@ from pathlib import Path
 
 from csi_fluid import log, telling
 from csi_fluid.metrics.meter import Meter
-from recover.linux.outpost import Outpost
+from recover.events import Observer
 from recover.linux.probe import Prober
-from recover.observer import Observer
+from recover.linux.probehelper import ProbeHelper
 from recover.rows import Publication
 from recover.serverless.agent import Agent
 from recover.serverless.guard import STRATEGY, Guard, Target
@@ -76,10 +76,10 @@ def run(settings: Settings) -> int:
     It is 0 only when the pod is over: in a Job kubelet does not start again what ended with 0.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)  # before the first thread is made
-    outpost = Outpost()
-    outpost.start()
+    helper = ProbeHelper()
+    helper.start()
     log.configure(settings.log_level, settings.log_format)
-    prober = Prober(timeout_s=settings.probe_timeout_s, outpost=outpost)
+    prober = Prober(timeout_s=settings.probe_timeout_s, helper=helper)
     guarded = _Guarded()
     meter = Meter(settings.metrics_addr, guarded, prober, lambda: True)
     meter.observer.strategy = STRATEGY
@@ -91,7 +91,7 @@ def run(settings: Settings) -> int:
     for guard in guarded.guards:  # kubelet starts no container of a pod that is being deleted
         guard.place.leaving.unlink(missing_ok=True)
     meter.start()
-    outpost.ready()  # who reads that this guards may count on the first look
+    helper.ready()  # who reads that this guards may count on the first look
     agent.start()
     _log.info(
         "guarding %s",
@@ -114,7 +114,7 @@ def run(settings: Settings) -> int:
         if not agent.stop(_STOP_S, release_s=_RELEASE_S if is_over else None):
             _log.warning("a pass did not end in time; the next agent goes on from what it left")
         meter.stop()
-        outpost.close()
+        helper.close()
     return 0 if is_over else 128 + number
 
 

@@ -34,11 +34,11 @@ from csi_fluid.volumes.stats import Stats
 from csi_fluid.volumes.targets import Claims, Pods
 from csi_fluid.volumes.unpublish import Unpublisher
 from csi_fluid.volumes.users import Users
-from recover import loop, observer, reconcile
+from recover import events, loop, reconcile
 from recover.layout import Layout
 from recover.linux import mountinfo
-from recover.linux.outpost import Outpost
 from recover.linux.probe import Prober
+from recover.linux.probehelper import ProbeHelper
 from recover.parts import Parts
 from recover.rows import Method
 from recover.store import Store
@@ -83,9 +83,9 @@ class Plugin:
         self._kubelet = Kubelet(os.path.realpath(settings.kubelet_root))
         self._layout = Layout(self._kubelet, MountRoot(os.path.realpath(settings.mount_root)))
         self._store = Store.open(settings.state, self._tell_of_state)
-        self._outpost = Outpost()
-        self._outpost.start()  # it is there before the first look at a FUSE mount
-        self._prober = Prober(timeout_s=settings.probe_timeout_s, outpost=self._outpost)
+        self._helper = ProbeHelper()
+        self._helper.start()  # it is there before the first look at a FUSE mount
+        self._prober = Prober(timeout_s=settings.probe_timeout_s, helper=self._helper)
         self._parts = Parts.of(self._store, self._prober, settings.anchors)
         self._meter = Meter(settings.metrics_addr, self._store, self._prober, self._is_ready)
         self._api = self._build_api()
@@ -121,7 +121,7 @@ class Plugin:
             _log.warning("a heal did not end in time; the next start finishes it")
         self._api.stop(_EVENTS_GRACE_S)
         self._meter.stop()
-        self._outpost.close()
+        self._helper.close()
         self._store.close()
 
     def _build_api(self) -> ApiSide:
@@ -138,9 +138,9 @@ class Plugin:
         return side
 
     def _build_observer(self) -> telling.FanOut:
-        settings, events = self._settings, self._api.events
-        sink = telling.Sinks(telling.LogSink(), *(() if events is None else (events,)))
-        observers: list[observer.Observer] = [
+        settings, sent = self._settings, self._api.events
+        sink = telling.Sinks(telling.LogSink(), *(() if sent is None else (sent,)))
+        observers: list[events.Observer] = [
             *(self._meter.observer, telling.EventObserver(sink), telling.LogObserver())
         ]
         if settings.recovery and settings.reset_backoff_s is not None:
@@ -209,7 +209,7 @@ class Plugin:
         self._reconciled.set()
 
     def _tell_of_state(self, problem: str) -> None:
-        telling.LogObserver().tell(observer.StateTrouble(str(self._settings.state), problem))
+        telling.LogObserver().tell(events.StateTrouble(str(self._settings.state), problem))
 
     def _tell_settings(self) -> None:
         settings = self._settings

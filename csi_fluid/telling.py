@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from recover import observer
-from recover.observer import Event
+from recover import events
+from recover.events import Event
 from recover.rows import Publication
 
 _log = logging.getLogger(__name__)
@@ -110,30 +110,30 @@ class EventObserver:
     def tell(self, event: Event) -> None:
         """Pass an event on to the sink, if it is worth one."""
         match event:
-            case observer.Healed():
+            case events.Healed():
                 self._record(SUCCEEDED, event.publications)
-            case observer.HealFailed(where=where, error=error, retry_s=retry_s):
+            case events.HealFailed(where=where, error=error, retry_s=retry_s):
                 self._record(FAILED, event.publications, where=where, error=error, retry_s=retry_s)
-            case observer.Skipped(where=where, reason=why):
+            case events.Skipped(where=where, reason=why):
                 self._record(SKIPPED, event.publications, where=where, reason=why)
-            case observer.Broken() | observer.Hung():
-                reason = BROKEN if isinstance(event, observer.Broken) else HUNG
+            case events.Broken() | events.Hung():
+                reason = BROKEN if isinstance(event, events.Broken) else HUNG
                 self._record(reason, event.publications)
-            case observer.Aborted() | observer.AbortFailed():
+            case events.Aborted() | events.AbortFailed():
                 self._tell_of_abort(event)
-            case observer.Stacked(publication=publication, layers=layers):
+            case events.Stacked(publication=publication, layers=layers):
                 self._record(STACKED, (publication,), layers=layers)
             case (
-                observer.Answering()
-                | observer.Adopted()
-                | observer.Dropped()
-                | observer.StateTrouble()
-                | observer.Woken()
+                events.Answering()
+                | events.Adopted()
+                | events.Dropped()
+                | events.StateTrouble()
+                | events.Woken()
             ):
                 pass
 
-    def _tell_of_abort(self, event: observer.Aborted | observer.AbortFailed) -> None:
-        if isinstance(event, observer.Aborted):
+    def _tell_of_abort(self, event: events.Aborted | events.AbortFailed) -> None:
+        if isinstance(event, events.Aborted):
             self._record(ABORTED, event.publications, silent_s=event.silent_s)
         else:
             self._record(ABORT_FAILED, event.publications, error=event.error)
@@ -150,27 +150,27 @@ class LogObserver:
     def tell(self, event: Event) -> None:
         """Log an event."""
         match event:
-            case observer.Healed():
+            case events.Healed():
                 _log.info("healed", extra=_numbers(event))
-            case observer.Answering(source=source):
+            case events.Answering(source=source):
                 _log.info("Fuse mount %s answers again", source)
-            case observer.Adopted(publications=publications):
+            case events.Adopted(publications=publications):
                 _list("adopted a mount that was here", publications)
-            case observer.Dropped(publications=publications):
+            case events.Dropped(publications=publications):
                 _list("forgot a publication whose pod is gone", publications)
-            case observer.StateTrouble(problem=""):
+            case events.StateTrouble(problem=""):
                 _log.info("the state file works again")
-            case observer.StateTrouble(problem=problem):
+            case events.StateTrouble(problem=problem):
                 _log.warning("%s", problem)
             case (
-                observer.Broken()
-                | observer.Hung()
-                | observer.Aborted()
-                | observer.AbortFailed()
-                | observer.HealFailed()
-                | observer.Skipped()
-                | observer.Stacked()
-                | observer.Woken()
+                events.Broken()
+                | events.Hung()
+                | events.Aborted()
+                | events.AbortFailed()
+                | events.HealFailed()
+                | events.Skipped()
+                | events.Stacked()
+                | events.Woken()
             ):
                 pass
 
@@ -178,7 +178,7 @@ class LogObserver:
 class FanOut:
     """Tells several observers; one that fails keeps nothing from the others or from healing."""
 
-    def __init__(self, *observers: observer.Observer) -> None:
+    def __init__(self, *observers: events.Observer) -> None:
         self._observers = observers
 
     def tell(self, event: Event) -> None:
@@ -206,7 +206,7 @@ def _about(publication: Publication) -> dict[str, object]:
     return {name: fact for name, fact in facts.items() if fact}
 
 
-def _numbers(event: observer.Healed) -> dict[str, object]:
+def _numbers(event: events.Healed) -> dict[str, object]:
     return {
         "source": event.source,
         "strategy": event.strategy,

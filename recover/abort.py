@@ -11,14 +11,14 @@ import functools
 import os
 import time
 
-from recover import observer as told
-from recover.errors import Crowded, Error, Hung
+from recover import events
+from recover.errors import Crowded, Error, Unanswered
+from recover.events import Observer
 from recover.linux import fuse, mounts, probe
 from recover.linux.mountinfo import Mount
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
 from recover.look import View
-from recover.observer import Observer
 
 _SEND_S = 0.05  # for a request that is to be left waiting
 
@@ -75,7 +75,7 @@ class Aborter:
         ask = functools.partial(probe.ask_once, pin.fd)  # one: of several, each might just be
         try:
             self._prober.run(_waiting(mount.dev), ask, _SEND_S, release=pin.close)
-        except Hung:
+        except Unanswered:
             self._silent[mount.dev] = time.monotonic()
             return True
         except (Crowded, OSError):
@@ -99,7 +99,7 @@ class Aborter:
             return self._complain(view, str(error))
         self._silent.pop(mount.dev, None)
         self._complaint = ""
-        self._observer.tell(told.Aborted(view.source, view.publications, mount.dev, silent_s))
+        self._observer.tell(events.Aborted(view.source, view.publications, mount.dev, silent_s))
         return 0.0  # the mount is dead now: look again
 
     def _is_silent(self, mount: Mount, fd: int) -> bool:
@@ -108,14 +108,14 @@ class Aborter:
         close = functools.partial(os.close, copy)
         try:
             self._prober.run(("again", mount.dev), lambda: probe.ask(copy), release=close)
-        except Hung:
+        except Unanswered:
             return True
         return False
 
     def _complain(self, view: View, problem: str) -> float | None:
         if problem != self._complaint:
             self._complaint = problem
-            self._observer.tell(told.AbortFailed(view.source, view.publications, problem))
+            self._observer.tell(events.AbortFailed(view.source, view.publications, problem))
         return self._after_s
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from recover.errors import Covered, Error, Hung
+from recover.errors import Covered, Error, Unanswered
 from recover.linux import namespaces
 from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
@@ -61,7 +61,9 @@ class Batch(Generic[S]):
         rest: list[S] = []
         for step in steps:
             if self._prober.sleeps(self._key(step)):
-                asleep.append(Failed(step, Hung(step.path, self._prober.timeout_s), stale=False))
+                asleep.append(
+                    Failed(step, Unanswered(step.path, self._prober.timeout_s), stale=False)
+                )
             else:
                 rest.append(step)
         return asleep, rest
@@ -96,7 +98,7 @@ class Batch(Generic[S]):
         except (Error, OSError) as error:
             given_up.set()
             finished = results[:]
-            failing = steps[len(finished) :][: 1 if isinstance(error, Hung) else None]
+            failing = steps[len(finished) :][: 1 if isinstance(error, Unanswered) else None]
             return finished + [_failed(step, error) for step in failing]
         return results
 

@@ -1,7 +1,7 @@
 """What can go wrong in recovery.
 
     Error
-    ├── Hung           a FUSE path did not answer in time         (also a TimeoutError)
+    ├── Unanswered     a FUSE path did not answer in time       (also a TimeoutError)
     ├── Crowded        too many probes were abandoned already     (also a TimeoutError)
     ├── Unstarted      the process that probes cannot be had
     ├── Busy           somebody else holds the lock of this key
@@ -17,7 +17,7 @@ class Error(Exception):
     """The base of this package's errors."""
 
 
-class Hung(Error, TimeoutError):
+class Unanswered(Error, TimeoutError):
     """A FUSE path did not answer in time; its daemon may be stopped or its storage out of reach."""
 
     def __init__(self, what: object, timeout_s: float) -> None:

@@ -4,8 +4,8 @@ A `Healer` belongs to one source and is run by one thread at a time; another sou
 nothing with it but the store, the prober's bound and the locks of targets, so a hung daemon delays
 nobody else.  Every run starts from what the kernel shows, so runs may be cut off anywhere.
 
-While a source is away its anchors are bared and the dead copies indexed; when it is back the heal
-needs one answer of the new daemon and no look at any mount table.
+While a source is away its anchors are uncovered and the dead copies indexed; when it is back the
+heal needs one answer of the new daemon and no look at any mount table.
 """
 
 import contextlib
@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from recover import observer as told
+from recover import events
 from recover.abort import Aborter
 from recover.anchors import plan as node
 from recover.anchors.execute import Executor
@@ -24,6 +24,7 @@ from recover.anchors.plan import Skip
 from recover.anchors.witness import Witness
 from recover.batch import Done, Failed, Result
 from recover.errors import Busy, Error
+from recover.events import Observer
 from recover.generations import Generations
 from recover.holds import Holding, NoHolds
 from recover.lease import Lease
@@ -33,7 +34,6 @@ from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
 from recover.locks import Locks
 from recover.look import Looker, View
-from recover.observer import Observer
 from recover.outage import Complaint, Outage, State
 from recover.parts import Parts
 from recover.policy import Backoff, Strategy
@@ -300,17 +300,18 @@ class Healer:
         private.
         """
         with self._alone():
-            for prepare in (self._bare, self._bare, self._make_peers_private, self._make_private):
+            twice = (self._uncover,) * 2
+            for prepare in (*twice, self._make_peers_private, self._make_private):
                 if prepare(view):
                     view = self._look()
         return view
 
-    def _bare(self, view: View) -> bool:
+    def _uncover(self, view: View) -> bool:
         """Take the dead layers off; the second time those that did not go with an anchor's."""
-        bares = () if view.is_sidecar else node.clear(self._context.looker.case(view).node)
-        for _ in self._on_node(bares, view.live):
+        planned = () if view.is_sidecar else node.clear(self._context.looker.case(view).node)
+        for _ in self._on_node(planned, view.live):
             pass  # what could not be taken off is met again
-        return bool(bares)
+        return bool(planned)
 
     def _make_peers_private(self, view: View) -> bool:
         """Take dead binds out of the peer group of the source's dead mount.
@@ -428,7 +429,7 @@ class Healer:
         )
         if healed := _touched(view.publications, tally):
             event = (self.source, healed, name, tally.copies, tally.layers, latency_s, outage_s)
-            self._context.observer.tell(told.Healed(*event))
+            self._context.observer.tell(events.Healed(*event))
         self._warn_of_layers(view)
 
     def _warn_of_layers(self, view: View) -> None:
@@ -437,7 +438,7 @@ class Healer:
         for copy in view.deep:
             publication, layers = by_target.get(copy.path), len(copy.stack)
             if publication is not None and threshold > 0 and layers % threshold == 0:
-                self._context.observer.tell(told.Stacked(self.source, publication, layers))
+                self._context.observer.tell(events.Stacked(self.source, publication, layers))
 
     def _complain(
         self, publications: tuple[Publication, ...], tally: _Tally, retry_s: float
@@ -446,11 +447,11 @@ class Healer:
         for where, (act, error) in tally.failed.items():
             concerned = _concerned(publications, act.target)
             text = str(error) or type(error).__name__
-            complaints[where] = told.HealFailed(self.source, concerned, where, text, retry_s)
+            complaints[where] = events.HealFailed(self.source, concerned, where, text, retry_s)
         for left in tally.skipped:
             where = _where(left)
             concerned = _concerned(publications, left.target)
-            complaints[where] = told.Skipped(self.source, concerned, where, left.reason)
+            complaints[where] = events.Skipped(self.source, concerned, where, left.reason)
         self._outage.complain(complaints)
 
     def _tell_state(self, view: View) -> None:

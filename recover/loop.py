@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recover import observer as told, reconcile
+from recover import events, reconcile
+from recover.events import Observer
 from recover.heal import Context, Healer, Options
 from recover.holds import Holding, Holds, NoHolds
 from recover.layout import Layout
@@ -19,7 +20,6 @@ from recover.linux import namespaces
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
 from recover.linux.wakeups import Wake, WakeUps
-from recover.observer import Observer
 from recover.parts import Parts
 from recover.policy import HoldSettings, Strategy
 from recover.seamless.client import Client, Status
@@ -211,7 +211,7 @@ class Recovery:
         """Say that a publication of this source came or went; never blocks.
 
         Where all was well a look follows soon, one for a whole burst: a publish that put the mount
-        of an earlier plugin right may have bared a dead one inside a container.
+        of an earlier plugin right may have uncovered a dead one inside a container.
         """
         worker = self._workers.get(source)
         if worker is None or not worker.healer.is_whole:
@@ -257,7 +257,7 @@ class Recovery:
             if self._stop.is_set():
                 return
             for by in wake.by:
-                context.observer.tell(told.Woken(by))
+                context.observer.tell(events.Woken(by))
             self._kick(self._concerned(wake))
             if any(worker.healer.is_healing for worker in self._workers.values()):
                 self._stop.wait(_YIELD_S)
@@ -305,7 +305,7 @@ class Recovery:
 
     def _tick(self) -> None:
         context = self._context
-        context.observer.tell(told.Woken("tick"))
+        context.observer.tell(events.Woken("tick"))
         context.store.flush()
         if self._unresolved and self._own.version != self._adopted_at:
             self._adopted_at = self._own.version

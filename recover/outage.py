@@ -7,11 +7,11 @@ import enum
 import time
 from collections.abc import Iterable, Mapping
 
-from recover import observer as told
-from recover.observer import Observer
+from recover import events
+from recover.events import Observer
 from recover.rows import Publication
 
-Complaint = told.HealFailed | told.Skipped
+Complaint = events.HealFailed | events.Skipped
 
 
 class State(enum.Enum):
@@ -38,18 +38,18 @@ class Outage:
         if self.state is not State.BROKEN:
             self.state = State.BROKEN
             self.since = self.since or time.monotonic()
-            self._observer.tell(told.Broken(self._source, publications, time.time()))
+            self._observer.tell(events.Broken(self._source, publications, time.time()))
 
     def hangs(self, publications: tuple[Publication, ...]) -> None:
         """Take note that the daemon does not answer in time."""
         if self.state is not State.HUNG:
             self.state = State.HUNG
-            self._observer.tell(told.Hung(self._source, publications, time.time()))
+            self._observer.tell(events.Hung(self._source, publications, time.time()))
 
     def answers(self, publications: tuple[Publication, ...]) -> None:
         """Take note that all is well although nothing was healed here."""
         if self.state in {State.BROKEN, State.HUNG}:
-            self._observer.tell(told.Answering(self._source, publications))
+            self._observer.tell(events.Answering(self._source, publications))
         self.ends()
 
     def ends(self) -> None:
@@ -82,5 +82,5 @@ class Outage:
 
 def _text(complaint: Complaint) -> str:
     match complaint:
-        case told.HealFailed(error=text) | told.Skipped(reason=text):
+        case events.HealFailed(error=text) | events.Skipped(reason=text):
             return text

@@ -8,12 +8,12 @@ import logging
 import os
 from dataclasses import dataclass
 
-from recover import adopt, observer as told
+from recover import adopt, events
 from recover.errors import Busy, Error
+from recover.events import Observer
 from recover.layout import Layout
 from recover.linux import boot, mounts
 from recover.linux.mountinfo import MountTable
-from recover.observer import Observer
 from recover.parts import Parts
 from recover.rows import Publication
 
@@ -43,7 +43,7 @@ class Reconciler:
         for publication in gone:
             self.parts.store.remove_publication(publication.target)
         if gone:
-            self.observer.tell(told.Dropped(gone))
+            self.observer.tell(events.Dropped(gone))
         this_boot = boot.boot_id()
         for generation in self.parts.store.generations():
             if generation.boot_id != this_boot:
@@ -56,7 +56,7 @@ class Reconciler:
             _log.debug("not adopted: %s: %s", unresolved.target, unresolved.reason)
         adopted = tuple(p for p in found.publications if self._record(p))
         if adopted:
-            self.observer.tell(told.Adopted(adopted))
+            self.observer.tell(events.Adopted(adopted))
         return bool(found.unknown)
 
     def _record(self, publication: Publication) -> bool:

@@ -9,12 +9,12 @@ from csi_fluid import config
 from csi_fluid.cli import holding, screen, times, usage, words
 from csi_fluid.cli.status import read_state
 from csi_fluid.kubelet import Kubelet
-from recover import loop, observer, survey
+from recover import events, loop, survey
 from recover.anchors.plan import Skip
 from recover.heal import Context, Healer, Options
-from recover.linux.outpost import Outpost
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
+from recover.linux.probehelper import ProbeHelper
 from recover.parts import Parts
 from recover.states import State
 from recover.store import Store
@@ -38,8 +38,8 @@ def run(argv: Sequence[str]) -> int:
     usage.add_options(parser, usage.named("state", "holder", *usage.HEALING))
     settings, given = usage.parse(parser, argv)
     store = read_state(settings.state)
-    with contextlib.closing(Outpost()) as outpost:
-        prober = Prober(timeout_s=settings.probe_timeout_s, outpost=outpost)
+    with contextlib.closing(ProbeHelper()) as helper:
+        prober = Prober(timeout_s=settings.probe_timeout_s, helper=helper)
         return _recover(store, prober, settings, given)
 
 
@@ -119,25 +119,25 @@ def _heal(report: SourceReport, context: Context) -> None:
 class _Told:
     """Prints what a heal tells."""
 
-    def tell(self, event: observer.Event) -> None:
+    def tell(self, event: events.Event) -> None:
         """Print an event."""
         match event:
-            case observer.Healed(copies=copies, layers=layers, latency_s=latency_s):
+            case events.Healed(copies=copies, layers=layers, latency_s=latency_s):
                 text = f"healed {copies} copies of {event.source} in {times.latency(latency_s)}"
                 print(screen.plain(f"{text}, layers: {layers}"))
-            case observer.HealFailed(where=where, error=error):
+            case events.HealFailed(where=where, error=error):
                 print(screen.plain(f"failed at {where}: {error}"))
             case (
-                observer.Broken()
-                | observer.Hung()
-                | observer.Answering()
-                | observer.Aborted()
-                | observer.AbortFailed()
-                | observer.Skipped()
-                | observer.Stacked()
-                | observer.Adopted()
-                | observer.Dropped()
-                | observer.StateTrouble()
-                | observer.Woken()
+                events.Broken()
+                | events.Hung()
+                | events.Answering()
+                | events.Aborted()
+                | events.AbortFailed()
+                | events.Skipped()
+                | events.Stacked()
+                | events.Adopted()
+                | events.Dropped()
+                | events.StateTrouble()
+                | events.Woken()
             ):
                 pass

@@ -19,8 +19,8 @@ from csi_fluid import config
 from csi_fluid.cli import holding, screen, times, usage, words
 from recover import loop, survey
 from recover.errors import StateError
-from recover.linux.outpost import Outpost
 from recover.linux.probe import Prober
+from recover.linux.probehelper import ProbeHelper
 from recover.seamless.client import Status
 from recover.states import State
 from recover.store import Store
@@ -70,10 +70,10 @@ def look(settings: config.Settings) -> Report:
     store = read_state(settings.state)
     strategy = loop.chosen_strategy(settings.strategy)
     held = holding.ask(settings)
-    with contextlib.closing(Outpost()) as outpost:
+    with contextlib.closing(ProbeHelper()) as helper:
         sources = survey.survey(
             store,
-            Prober(timeout_s=settings.probe_timeout_s, outpost=outpost),
+            Prober(timeout_s=settings.probe_timeout_s, helper=helper),
             strategy,
             anchors=settings.anchors,
             recover_writable=settings.recover_writable,

@@ -21,7 +21,7 @@ from csi_fluid.testbed.daemons import Daemon
 from csi_fluid.testbed.errors import BedError
 from csi_fluid.testbed.filesystems import TinyFs
 from csi_fluid.testbed.waiting import until
-from recover.errors import Hung
+from recover.errors import Unanswered
 from recover.linux.probe import Prober
 
 _UNIX = "unix:"
@@ -93,7 +93,7 @@ class Trial:
         path = self._target / _FILE
         try:
             return self._prober.run(_NAME, path.read_bytes) == b"hello\n"
-        except (OSError, Hung):
+        except (OSError, Unanswered):
             return False
 
 

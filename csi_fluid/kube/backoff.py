@@ -19,8 +19,8 @@ from csi_fluid.kube.crashloop import waiting_since
 from csi_fluid.kube.objects import Name, Object
 from csi_fluid.kube.wire import Request
 from csi_fluid.telling import EventSink
-from recover import observer
-from recover.observer import Event
+from recover import events
+from recover.events import Event
 from recover.store import Store
 
 _CALL_S = 10.0
@@ -67,24 +67,24 @@ class BackoffReset:
         """Take note of a source that broke, or that answers again."""
         with self._changed:
             match event:
-                case observer.Broken(source=source):
+                case events.Broken(source=source):
                     self._due.setdefault(source, time.monotonic() + self._after_s)
                 case (
-                    observer.Healed(source=source)
-                    | observer.Answering(source=source)
-                    | observer.Skipped(source=source)
-                    | observer.HealFailed(source=source)
+                    events.Healed(source=source)
+                    | events.Answering(source=source)
+                    | events.Skipped(source=source)
+                    | events.HealFailed(source=source)
                 ):
                     self._due.pop(source, None)
                 case (
-                    observer.Hung()
-                    | observer.Aborted()
-                    | observer.AbortFailed()
-                    | observer.Stacked()
-                    | observer.Adopted()
-                    | observer.Dropped()
-                    | observer.StateTrouble()
-                    | observer.Woken()
+                    events.Hung()
+                    | events.Aborted()
+                    | events.AbortFailed()
+                    | events.Stacked()
+                    | events.Adopted()
+                    | events.Dropped()
+                    | events.StateTrouble()
+                    | events.Woken()
                 ):
                     return
             self._changed.notify()

@@ -9,13 +9,13 @@ from csi_fluid.kube import Kube
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.backoff import BackoffReset
 from csi_fluid.kube.cluster import Cluster
-from csi_fluid.kube.events import EventSender
+from csi_fluid.kube.eventsender import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.none import NoKube
 from csi_fluid.kube.subjects import Subjects
 from csi_fluid.kube.wire import Request, Response
 from csi_fluid.telling import EventSink
-from recover.observer import Observer
+from recover.events import Observer
 from recover.store import Store
 
 _RESOURCE = re.compile(r"/(?:api|apis/[^/]+)/v[^/]+/(?:namespaces/[^/]+/)?([a-z]+)")

@@ -9,9 +9,9 @@ from typing import Protocol
 from csi_fluid import metrics
 from csi_fluid.metrics import held
 from csi_fluid.metrics.values import Gauges, Values
-from recover import observer
+from recover import events
+from recover.events import Event
 from recover.linux.probe import Prober
-from recover.observer import Event
 from recover.rows import Publication
 from recover.seamless.client import Status
 
@@ -61,28 +61,23 @@ class MetricsObserver:
     def tell(self, event: Event) -> None:
         """Take note of an event."""
         match event:
-            case observer.Healed():
+            case events.Healed():
                 self._healed(event)
-            case observer.HealFailed() | observer.Skipped():
-                failed = isinstance(event, observer.HealFailed)
+            case events.HealFailed() | events.Skipped():
+                failed = isinstance(event, events.HealFailed)
                 self.values.count(metrics.HEALS, "failed" if failed else "skipped", self.strategy)
                 self._become("failing" if failed else "skipped", event.publications)
-            case observer.Broken() | observer.Hung():
-                state = "broken" if isinstance(event, observer.Broken) else "hung"
+            case events.Broken() | events.Hung():
+                state = "broken" if isinstance(event, events.Broken) else "hung"
                 self._become(state, event.publications, event.since)
-            case observer.Answering(publications=publications):
+            case events.Answering(publications=publications):
                 self._end(publications)
-            case observer.Aborted() | observer.AbortFailed():
-                done = isinstance(event, observer.Aborted)
+            case events.Aborted() | events.AbortFailed():
+                done = isinstance(event, events.Aborted)
                 self.values.count(metrics.ABORTS, "aborted" if done else "failed")
-            case observer.Woken(by=by):
+            case events.Woken(by=by):
                 self.values.count(metrics.WAKEUPS, by)
-            case (
-                observer.Stacked()
-                | observer.Adopted()
-                | observer.Dropped()
-                | observer.StateTrouble()
-            ):
+            case events.Stacked() | events.Adopted() | events.Dropped() | events.StateTrouble():
                 pass
 
     def gauges(self) -> Gauges:
@@ -112,7 +107,7 @@ class MetricsObserver:
             metrics.REGISTERED: {(): float(self.registered())} if self.registered else {},
         }
 
-    def _healed(self, event: observer.Healed) -> None:
+    def _healed(self, event: events.Healed) -> None:
         self.values.count(metrics.HEALS, "healed", event.strategy)
         self.values.count(metrics.COPIES, event.strategy, amount=event.copies)
         self.values.observe(metrics.HEAL_SECONDS, event.latency_s, event.strategy)

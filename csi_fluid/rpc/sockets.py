@@ -81,7 +81,7 @@ def check_free(path: Path, otherwise: str) -> bool:
     """Tell whether a socket that nobody listens on stands at a path; False if nothing does.
 
     A process whose main thread has ended counts as nobody: it was killed, and only a thread that
-    waits for a FUSE daemon keeps its descriptors (`recover.linux.outpost`).
+    waits for a FUSE daemon keeps its descriptors (`recover.linux.probehelper`).
     Raises EndpointInUse where somebody listens, or where something else than a socket stands;
     otherwise is what a person can do instead of making room.
     """

@@ -21,7 +21,7 @@ _TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (errors.NotReady, grpc.StatusCode.UNAVAILABLE),
     (errors.Unavailable, grpc.StatusCode.UNAVAILABLE),
     (errors.Overloaded, grpc.StatusCode.UNAVAILABLE),
-    (recovery.Hung, grpc.StatusCode.UNAVAILABLE),
+    (recovery.Unanswered, grpc.StatusCode.UNAVAILABLE),
     (recovery.Crowded, grpc.StatusCode.UNAVAILABLE),
     (recovery.Unstarted, grpc.StatusCode.UNAVAILABLE),
     (errors.Withdrawn, grpc.StatusCode.ABORTED),
@@ -31,7 +31,7 @@ _TABLE: tuple[tuple[type[BaseException], grpc.StatusCode], ...] = (
     (Exception, grpc.StatusCode.INTERNAL),
 )
 _NEXT_STEPS: tuple[tuple[type[BaseException], str], ...] = (
-    (recovery.Hung, "look at the FUSE pod of this dataset on this node"),
+    (recovery.Unanswered, "look at the FUSE pod of this dataset on this node"),
     (recovery.Crowded, "look for FUSE pods on this node that do not answer"),
     (recovery.Busy, "try again when it has ended"),
     (recovery.Error, "try again; the plugin's log has more"),

@@ -16,7 +16,7 @@ _LIMIT = 64 * 1024  # bytes
 def of_daemon(prober: Prober, mount_root: str, runtime: tuple[str, str, str]) -> str:
     """Return the generation of the daemon of (type, namespace, name), "" where it says none.
 
-    Raises Hung, Crowded, OSError.
+    Raises Unanswered, Crowded, OSError.
     """
     path = Path(mount_root, *runtime, ".meta", "fuse", "labels")
     return parse(prober.call(("labels", path), _read, path))

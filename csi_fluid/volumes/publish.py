@@ -84,7 +84,7 @@ class Publisher:
 
         unchecked: publish whatever stands at the source, without waiting for a FUSE mount.
         Raises Busy, Conflict, InvalidArgument, NotReady, Occupied, Overloaded, Unseen, Withdrawn,
-        Hung, Unverified, OSError.
+        Unanswered, Unverified, OSError.
         """
         target, source_path = targets.canonical(self._prober, wanted.target, wanted.source)
         wanted = replace(wanted, target=target, source=source_path)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
-from recover.errors import Busy, Covered, Crowded, Hung
+from recover.errors import Busy, Covered, Crowded, Unanswered
 from recover.linux import mountinfo, mounts, probe
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Clone
@@ -134,7 +134,7 @@ class Sources:
             # One look takes two time limits at most; those behind one that hung fail at once.
             with self._flights.hold(content.path, wait_s=_FLIGHTS * self._prober.timeout_s):
                 return self._look(content)
-        except (Hung, Busy) as error:
+        except (Unanswered, Busy) as error:
             raise self._hung(content) from error
 
     @contextlib.contextmanager
@@ -162,7 +162,7 @@ class Sources:
             if not content.sub_path:  # only the walk to a sub path asks the daemon
                 return get()
             return self._prober.run((content.path, source.dev), get, discard=discard)
-        except Hung as error:
+        except Unanswered as error:
             raise self._hung(content) from error
         except (FileNotFoundError, NotADirectoryError, Covered) as error:
             raise _replaced(source.shown_path) from error
@@ -175,7 +175,7 @@ class Sources:
         """Ask the daemon behind a target that shows superblock dev, in bounded time."""
         try:
             return self._prober.run(("copy", dev), lambda: probe.ask_path(target)).answer
-        except (Hung, Crowded):
+        except (Unanswered, Crowded):
             return Answer.HUNG
 
     def _look(self, content: Content) -> Source:

@@ -68,7 +68,7 @@ class Stager:
     def unstage(self, volume_id: str, patience: Patience) -> None:
         """Remove the label if the volume's clean policy says so.
 
-        Raises Busy, InUse while the volume is published here, Hung, and what kube raises.
+        Raises Busy, InUse while the volume is published here, Unanswered, and what kube raises.
         """
         with self._volumes.hold(volume_id):
             fuse = self._kube.fuse_of(volume_id, patience.until)

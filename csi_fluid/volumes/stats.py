@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from csi_fluid.errors import NotFound, NotReady
 from csi_fluid.volumes import readiness, targets
 from csi_fluid.volumes.targets import Kind
-from recover.errors import Hung
+from recover.errors import Unanswered
 from recover.linux import probe
 from recover.linux.probe import Prober
 from recover.rows import Publication
@@ -58,7 +58,7 @@ class Stats:
         try:
             # A hung daemon costs one sleeping call, not one for each pod.
             return self._prober.call(("statfs", row.source, dev), os.statvfs, row.target)
-        except Hung as error:
+        except Unanswered as error:
             raise NotReady(
                 "FuseHung",
                 f"the FUSE mount behind {row.target} does not answer; look at the FUSE pod of "

@@ -47,7 +47,7 @@ class Seen:
 
 
 def canonical(prober: Prober, *paths: str) -> tuple[str, ...]:
-    """Return paths with the links in their parent directories resolved; raises Hung."""
+    """Return paths with the links in their parent directories resolved; raises Unanswered."""
     key = f"the way to {' and to '.join(paths)}"
     return tuple(_canonical(prober, key, Path(path)) for path in paths)
 

@@ -39,7 +39,7 @@ class Unpublisher:
     def unpublish(self, target: str) -> None:
         """Remove what is published at a target, and the target; absent is success.
 
-        Raises Busy, Occupied, Hung, OSError.
+        Raises Busy, Occupied, Unanswered, OSError.
         """
         (path,) = targets.canonical(self._prober, target)
         self._claims.revoke(path)

@@ -84,11 +84,11 @@ def take(path: str, dev: str, *, read_only: bool) -> Clone:
     return mounts.clone(path, "", attributes, dev)
 
 
-def bare(path: str, stack: tuple[Mount, ...], root_fd: int) -> None:
+def uncover(path: str, stack: tuple[Mount, ...], root_fd: int) -> None:
     """Detach all but the lowest mount at a path, here and wherever copies hang off that.
 
     They then show the lowest, a dead FUSE mount, never the directory beneath.  Where anchors hang
-    off one another, some of it went with what another one was bared of.  Raises Covered or OSError.
+    off one another, some of it went when another one was uncovered.  Raises Covered or OSError.
     """
     left = stack
     while len(left) > 1:
@@ -103,14 +103,14 @@ def bare(path: str, stack: tuple[Mount, ...], root_fd: int) -> None:
 
 
 def bring(path: str, base: Mount, copy: Clone, root_fd: int) -> None:
-    """Mount a copy on an anchor, or another path, that was bared; raises Covered or OSError."""
+    """Mount a copy on an anchor, or another path, that was uncovered; raises Covered or OSError."""
     with mounts.closing(mounts.open_exactly(path, base, root_fd)) as place:
         mounts.attach(copy, place, about=path)
 
 
 def remove(anchor: Anchor, root_fd: int) -> None:
     """Detach exactly an anchor as it was seen, with all that is on it, and remove its directory."""
-    bare(anchor.path, anchor.stack, root_fd)
+    uncover(anchor.path, anchor.stack, root_fd)
     detach(anchor.path, anchor.base, root_fd)
     Path(anchor.path).rmdir()
 

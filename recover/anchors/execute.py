@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 
 from recover.anchors import anchor as anchors
-from recover.anchors.plan import Act, Attach, Bare, Bring, Cover, Drop, Make
+from recover.anchors.plan import Act, Attach, Bring, Cover, Drop, Make, Uncover
 from recover.anchors.witness import Witness
 from recover.batch import Batch, Result
 from recover.errors import Covered, Error
@@ -60,7 +60,7 @@ class Executor:
 
         What stands at a path of no publication may be what an unpublish has not unmounted yet.
         """
-        place = step.target or (step.path if isinstance(step, Bare | Cover) else "")
+        place = step.target or (step.path if isinstance(step, Uncover | Cover) else "")
         if not place:
             yield
             return
@@ -76,9 +76,9 @@ class Executor:
 
     def _do(self, step: Act, root_fd: int) -> int:
         match step:
-            case Bare():
+            case Uncover():
                 kept = step.stack[step.keep - 1 :]
-                anchors.bare(step.path, kept, root_fd)
+                anchors.uncover(step.path, kept, root_fd)
                 return step.keep
             case Make():
                 make(step, self._live, root_fd)

@@ -25,7 +25,7 @@ _SURPLUS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Bare:
+class Uncover:
     """Detach what stands on the lowest `keep` mounts of a path, here and wherever it was passed."""
 
     namespace: Namespace
@@ -146,7 +146,7 @@ class Skip:
         return f"leave {self.path} in {self.namespace}: {self.reason}"
 
 
-Act = Bare | Make | Bring | Cover | Attach | Drop
+Act = Uncover | Make | Bring | Cover | Attach | Drop
 Step = Act | Skip
 
 
@@ -175,24 +175,24 @@ class Case:
         return _refusal_of(self, stray, _owners(self, stray)) is None
 
 
-def clear(case: Case) -> tuple[Bare, ...]:
+def clear(case: Case) -> tuple[Uncover, ...]:
     """Return the steps that may be done while the source is away."""
     on_anchors = (
-        Bare(case.home, a.path, a.stack)
+        Uncover(case.home, a.path, a.stack)
         for a in case.anchors
         if len(a.stack) > 1 and is_behind(case, a)
     )
     return (*on_anchors, *(step for c in case.strays if (step := _uncover(case, c)) is not None))
 
 
-def _uncover(case: Case, stray: Copy) -> Bare | None:
+def _uncover(case: Case, stray: Copy) -> Uncover | None:
     """Return the step that takes dead layers off a live one, or off the lowest dead one."""
     lives = [index for index, mount in enumerate(stray.stack) if mount.dev == case.live]
     keep = lives[-1] + 1 if lives else 1
     if keep == len(stray.stack):
         return None
     target = _at(case, stray)
-    return Bare(case.home, stray.path, stray.stack, keep, target.target if target else "")
+    return Uncover(case.home, stray.path, stray.stack, keep, target.target if target else "")
 
 
 def steps(case: Case, origins: "Origins") -> tuple[Step, ...]:
@@ -313,9 +313,9 @@ def _cover(case: Case, stray: Copy, origins: Origins) -> Step:
         return Skip(case.home, stray.path, variant, target)
     base = stray.stack[0]
     flags = Attributes.of(base, read_only=variant.read_only).flags
-    bared = replace(stray, stack=(base,))
+    uncovered = replace(stray, stack=(base,))
     attributes = Attributes(flags, "slave-shared")
-    return Cover(case.home, bared, origins.of(variant), attributes, target)
+    return Cover(case.home, uncovered, origins.of(variant), attributes, target)
 
 
 def variant_of(case: Case, copy: Copy, publication: Publication | None) -> Variant | str:

@@ -100,8 +100,8 @@ def visit(
     working directory is our own /proc/self/fd, for `mounts.detach`.  release is called once, when
     the visit ends or could not begin, even if it was given up before.  While a visit that was given
     up sleeps, no other of the same key (by default: to the same namespace) begins.
-    Raises ProcessLookupError when the namespace's process is gone, Hung or Crowded from the prober,
-    and what func raises.
+    Raises ProcessLookupError when the namespace's process is gone, Unanswered or Crowded from the
+    prober, and what func raises.
     """
     if key is None:
         key = "namespace", namespace.inode

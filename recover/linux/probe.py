@@ -1,8 +1,8 @@
 """Touch a FUSE path with a time limit.
 
 A request to a FUSE daemon that does not answer sleeps in the kernel and cannot be cancelled, so it
-is made in another process (`outpost`), or where that cannot be in a thread, and can be given up.
-Given-up calls are bounded: one for each key (while the old one sleeps, a new call of that key
+is made in another process (`probehelper`), or where that cannot be in a thread, and can be given
+up.  Given-up calls are bounded: one for each key (while the old one sleeps, a new call of that key
 fails at once), and `max_abandoned` in all.  What a pod can make hang, because it happens in its
 mount namespace or for a copy there, has a bound apart, and each such *payer* a small one: the
 plugin's own calls, and those for other pods, go on.  All end by themselves when the daemon answers
@@ -17,10 +17,10 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from recover.errors import Crowded, Hung, Unstarted
-from recover.linux import facilities, outpost, procself, syscalls
+from recover.errors import Crowded, Unanswered, Unstarted
+from recover.linux import facilities, probehelper, procself, syscalls
 from recover.linux.message import Descriptor
-from recover.linux.outpost import Outpost, Unanswered
+from recover.linux.probehelper import Asleep, ProbeHelper
 
 T = TypeVar("T")
 
@@ -64,12 +64,12 @@ class _Call(Generic[T]):
 
     def __init__(
         self,
-        outpost: Outpost | None,
+        helper: ProbeHelper | None,
         func: Callable[[], T],
         release: Callable[[], None],
         discard: Callable[[T], None],
     ) -> None:
-        self._outpost = outpost
+        self._helper = helper
         self._func = func
         self._release = release
         self._discard = discard
@@ -81,7 +81,7 @@ class _Call(Generic[T]):
 
     def run(self) -> None:
         try:
-            with outpost.bound(self._outpost):
+            with probehelper.bound(self._helper):
                 self.value = self._func()
         except BaseException as error:  # noqa: BLE001  handed to the caller, who raises it
             self.error = error
@@ -123,7 +123,7 @@ class Prober:
         max_abandoned: int = 256,
         max_of_pods: int = 64,
         max_of_payer: int = 2,
-        outpost: Outpost | None = None,
+        helper: ProbeHelper | None = None,
     ) -> None:
         """Take where requests to daemons are made; None: in this process, which they can keep."""
         self.timeout_s = timeout_s
@@ -132,7 +132,7 @@ class Prober:
         self._max_of_payer = max_of_payer
         self._lock = threading.Lock()
         self._abandoned: list[_Sleeper] = []
-        self._outpost = outpost
+        self._helper = helper
 
     @property
     def abandoned(self) -> int:
@@ -157,28 +157,28 @@ class Prober:
         *arguments: object,
         timeout_s: float | None = None,
     ) -> T:
-        """Return func(*arguments), made in the outpost, or raise what it raises.
+        """Return func(*arguments), made in the helper, or raise what it raises.
 
         func is found there by its name, and called again if the process goes away under it.  A
-        descriptor that is lent is a `message.Descriptor`, for func a number.  Raises Hung and
+        descriptor that is lent is a `message.Descriptor`, for func a number.  Raises Unanswered and
         Crowded as `run` does, and Unstarted.
         """
-        if self._outpost is None:
-            return self.run(key, lambda: outpost.there(func, *arguments), timeout_s)
+        if self._helper is None:
+            return self.run(key, lambda: probehelper.there(func, *arguments), timeout_s)
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         self._admit(key, limit_s, None)
         try:
-            return self._outpost.call(func, arguments, limit_s)
-        except Unanswered as error:
+            return self._helper.call(func, arguments, limit_s)
+        except Asleep as error:
             with self._lock:
                 self._abandoned.append(_Sleeper(key, None, error.line.has_ended, error.line.close))
-            raise Hung(key, limit_s) from None
+            raise Unanswered(key, limit_s) from None
 
     def open(self, key: Hashable, func: Callable[..., int], *arguments: object) -> int:
         """Do what `call` does with a function that opens something; the descriptor is ours."""
-        if self._outpost is None:
+        if self._helper is None:
             return self.run(key, lambda: func(*arguments), discard=os.close)
-        return self.call(key, outpost.given, func, *arguments)
+        return self.call(key, probehelper.given, func, *arguments)
 
     def run(
         self,
@@ -198,23 +198,23 @@ class Prober:
         A key may be a function, asked at the beginning and again at the giving up: a call that does
         several things one after the other thus names the one that hangs.
         payer is the mount namespace (its inode) of the pod that could make it hang, None: no pod.
-        Raises Hung when it takes longer than timeout_s (default: the prober's) or when an earlier
-        call of the same key still sleeps, Crowded when too many calls sleep.
+        Raises Unanswered when it takes longer than timeout_s (default: the prober's) or when an
+        earlier call of the same key still sleeps, Crowded when too many calls sleep.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
             self._admit(_now(key), limit_s, payer)
-        except (Hung, Crowded):
+        except (Unanswered, Crowded):
             release()
             raise
-        call = _Call(self._outpost, func, release, discard)
+        call = _Call(self._helper, func, release, discard)
         threading.Thread(target=call.run, name=f"probe {_now(key)}", daemon=True).start()
         if not call.done.wait(limit_s) and call.give_up():
-            if self._outpost is not None:
-                self._outpost.set_apart()
+            if self._helper is not None:
+                self._helper.set_apart()
             with self._lock:
                 self._abandoned.append(_Sleeper(_now(key), payer, call.done.is_set))
-            raise Hung(_now(key), limit_s)
+            raise Unanswered(_now(key), limit_s)
         if call.error is not None:
             raise call.error
         return call.value
@@ -223,7 +223,7 @@ class Prober:
         with self._lock:
             self._forget_finished()
             if self._sleeps(key):
-                raise Hung(key, limit_s)
+                raise Unanswered(key, limit_s)
             payers = [sleeper.payer for sleeper in self._abandoned]
             of_ours = payers.count(None)
             if payer is None:
@@ -253,7 +253,7 @@ class Prober:
             with procself.closing(found) as fd:
                 dev = syscalls.statx(fd, "", _UNASKED, 0).dev
                 return self.call((path, dev), _ask, Descriptor(fd), timeout_s=timeout_s)
-        except (Hung, Crowded, Unstarted):
+        except (Unanswered, Crowded, Unstarted):
             return Reply(Answer.HUNG, dev)
         except (FileNotFoundError, NotADirectoryError):
             return Reply(Answer.ABSENT)
@@ -279,7 +279,7 @@ def _open(path: str) -> int:
 
 def ask_path(path: str) -> Reply:
     """Ask the daemon behind a mount point, unbounded: call it through a Prober."""
-    return outpost.there(_ask_path, path)
+    return probehelper.there(_ask_path, path)
 
 
 def _ask_path(path: str) -> Reply:
@@ -302,7 +302,7 @@ def ask(fd: int) -> Reply:
     allow_other) while the daemon lives, so such an error is checked against statfs(2), which asks
     the daemon about itself: only ENOTCONN or ECONNABORTED mean that it is dead.
     """
-    return outpost.there(_ask, Descriptor(fd))
+    return probehelper.there(_ask, Descriptor(fd))
 
 
 def _ask(fd: int) -> Reply:
@@ -328,7 +328,7 @@ def ask_once(fd: int) -> None:
 
     Unbounded: call it through a Prober.
     """
-    outpost.there(_ask_once, Descriptor(fd))
+    probehelper.there(_ask_once, Descriptor(fd))
 
 
 def _ask_once(fd: int) -> None:

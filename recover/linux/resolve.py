@@ -6,14 +6,14 @@ can lead out of where the walk began.  As O_PATH opens, the steps ask a FUSE dae
 call does.
 
 A walk that would have to ask a daemon, because the kernel has not all of it in memory, is made in
-the other process (`outpost`) where the thread is one of a Prober.
+the other process (`probehelper`) where the thread is one of a Prober.
 """
 
 import contextlib
 import errno
 import os
 
-from recover.linux import facilities, mountinfo, outpost, procself, syscalls
+from recover.linux import facilities, mountinfo, probehelper, procself, syscalls
 from recover.linux.message import Descriptor
 
 NO_LINKS = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
@@ -36,16 +36,16 @@ def open_at(dirfd: int, path: str, rules: int, flags: int = 0) -> int:
 
     Raises OSError: ELOOP at a link, EXDEV where a rule forbids to leave.
     """
-    if outpost.is_bound():
+    if probehelper.is_bound():
         try:
             return syscalls.openat2(dirfd, path, os.O_PATH | flags, rules | _IN_MEMORY)
         except OSError as error:
             if error.errno not in _UNKNOWN:
                 raise
         if dirfd != syscalls.AT_FDCWD:
-            return outpost.open_there(_open_path, Descriptor(dirfd), path, rules, flags)
+            return probehelper.open_there(_open_path, Descriptor(dirfd), path, rules, flags)
         if procself.is_home():
-            return outpost.open_there(_open_path, dirfd, os.path.abspath(path), rules, flags)
+            return probehelper.open_there(_open_path, dirfd, os.path.abspath(path), rules, flags)
     return _open_path(dirfd, path, rules, flags)
 
 

@@ -8,10 +8,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from recover import observer as told
+from recover import events
 from recover.errors import Covered, Error
+from recover.events import Observer
 from recover.linux.wakeups import WakeUps
-from recover.observer import Observer
 from recover.serverless.guard import Guard
 
 _FAULT_S = 5.0
@@ -64,7 +64,7 @@ class _Watch:
             self.passed_at = time.monotonic()
             wake = self._wakeups.wait(wait_s, name_mounts=False)
             for by in wake.by:
-                self._observer.tell(told.Woken(by))
+                self._observer.tell(events.Woken(by))
 
     def _pass(self) -> float:
         guard = self.guard

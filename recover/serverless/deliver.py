@@ -34,13 +34,13 @@ class Deliverer:
         self._witness = Witness()
 
     def deliver(self, behind: Sequence[Anchor], live: Mount, *, read_only: bool) -> Delivery:
-        """Bare every anchor before the first gets the live mount: one may hang off another."""
+        """Uncover every anchor before the first gets the live mount: one may hang off another."""
         delivery = Delivery()
         given_up = threading.Event()
 
         def act(root_fd: int) -> None:
             for anchor in behind:
-                anchors.bare(anchor.path, anchor.stack, root_fd)
+                anchors.uncover(anchor.path, anchor.stack, root_fd)
             for anchor in behind:
                 if not given_up.is_set():
                     self._bring(anchor, live, root_fd, delivery, read_only=read_only)

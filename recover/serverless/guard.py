@@ -16,15 +16,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from recover import observer as told, policy
+from recover import events, policy
 from recover.anchors import anchor as anchors
 from recover.anchors.anchor import KEPT, Anchor
 from recover.errors import Covered, Error
+from recover.events import Observer
 from recover.lease import Lease
 from recover.linux import namespaces
 from recover.linux.mountinfo import Mount
 from recover.linux.probe import Answer, Prober
-from recover.observer import Observer
 from recover.outage import Outage, State
 from recover.policy import Backoff
 from recover.rows import Method, Publication
@@ -231,7 +231,7 @@ class Guard:
         return reason is not None
 
     def _skip(self, where: str, reason: str) -> None:
-        skipped = told.Skipped(self._source, self.publications, where, reason)
+        skipped = events.Skipped(self._source, self.publications, where, reason)
         self._outage.complain_of(where, skipped)
 
     # -- when it is back -------------------------------------------------------------------------
@@ -324,7 +324,7 @@ class Guard:
     def _conclude(self, snapshot: Snapshot, delivery: Delivery) -> float:
         if delivery.layers and not delivery.failed:
             self._observer.tell(
-                told.Healed(
+                events.Healed(
                     self._source,
                     self.publications,
                     STRATEGY,
@@ -337,7 +337,7 @@ class Guard:
             self._outage.ends()
         wait_s = self._backoff.wait_s() if delivery.failed else 0.0
         for where, error in delivery.failed.items():
-            failed = told.HealFailed(self._source, self.publications, where, error, wait_s)
+            failed = events.HealFailed(self._source, self.publications, where, error, wait_s)
             self._outage.complain_of(where, failed)
         self._outage.settle({anchor.path for anchor in snapshot.anchors} - delivery.failed.keys())
         return wait_s

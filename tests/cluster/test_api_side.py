@@ -25,12 +25,12 @@ from csi_fluid.kube import Volume, calls
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.backoff import BackoffReset
 from csi_fluid.kube.cluster import Cluster as Api
-from csi_fluid.kube.events import EventSender
+from csi_fluid.kube.eventsender import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
 from csi_fluid.rpc.client import Client
 from csi_fluid.testbed.waiting import until
-from recover import observer
+from recover import events
 from recover.rows import Publication
 from recover.store import Store
 from tests import manifests
@@ -397,7 +397,7 @@ def test_a_fuse_pod_in_crash_loop_back_off_makes_way_for_a_fresh_one(world: Worl
     watcher = BackoffReset(world.helper, store, listener, NODE_NAME, 1.0, 600)
     watcher.start()
     try:
-        watcher.tell(observer.Broken(row.source, (row,), time.time()))
+        watcher.tell(events.Broken(row.source, (row,), time.time()))
         wait_for(lambda: listener.told, "a pod is deleted", 60)
         wait_for(lambda: uids("demo") and not uids("demo") & before[0], "a fresh one is there", 60)
     finally:

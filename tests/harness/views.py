@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 class View:
-    """The file system as one process sees it; every look ends within timeout_s (raises Hung)."""
+    """The file system as one process sees it; a look ends within timeout_s (Unanswered)."""
 
     def __init__(self, pid: int, timeout_s: float = 5.0) -> None:
         self.pid = pid

@@ -50,7 +50,7 @@ TABLE = (
     Mutation(
         "a hung daemon keeps nobody from ending",
         "recover/linux/probe.py",
-        "    return outpost.there(_ask, Descriptor(fd))",
+        "    return probehelper.there(_ask, Descriptor(fd))",
         "    return _ask(fd)",
         f"{_PRIVILEGED}unkillable.py::"
         "test_a_plugin_that_asks_a_silent_daemon_ends_and_the_next_one_serves",
@@ -58,13 +58,13 @@ TABLE = (
     Mutation(
         "a hung daemon keeps nobody from ending",
         "recover/linux/resolve.py",
-        "    if outpost.is_bound():",
+        "    if probehelper.is_bound():",
         "    if False:",
         f"{_PRIVILEGED}unkillable.py::test_a_walk_to_a_sub_path_that_never_ends_keeps_no_plugin",
     ),
     Mutation(
         "a hung daemon keeps nobody from ending",
-        "recover/linux/sentry.py",
+        "recover/linux/probechild.py",
         "    os.closerange(0, number)",
         "    pass",
         f"{_PRIVILEGED}unkillable.py::"

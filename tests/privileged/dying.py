@@ -14,7 +14,7 @@ from typing import Any
 
 from csi_fluid.kubelet import Kubelet
 from csi_fluid.mountroot import MountRoot
-from recover import loop, observer as told
+from recover import events, loop
 from recover.layout import Layout
 from recover.linux import syscalls
 from recover.linux.probe import Prober
@@ -69,12 +69,12 @@ class Voice:
     def __init__(self, fate: Fate) -> None:
         self._fate = fate
 
-    def tell(self, event: told.Event) -> None:
+    def tell(self, event: events.Event) -> None:
         """Say it."""
-        if isinstance(event, told.Broken):
+        if isinstance(event, events.Broken):
             self._fate.armed = True
             say("broken")
-        if isinstance(event, told.Healed):
+        if isinstance(event, events.Healed):
             say("healed")
 
 

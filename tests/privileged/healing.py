@@ -15,7 +15,7 @@ from typing import TypeVar
 from csi_fluid.kubelet import Kubelet
 from csi_fluid.mountroot import MountRoot
 from csi_fluid.volumes import publish, readiness, targets, unpublish
-from recover import loop, observer as told
+from recover import events, loop
 from recover.layout import Layout
 from recover.linux import facilities
 from recover.linux.mountinfo import Mount
@@ -41,9 +41,9 @@ class Ear:
     """Keeps what recovery tells."""
 
     def __init__(self) -> None:
-        self.events: list[told.Event] = []
+        self.events: list[events.Event] = []
 
-    def tell(self, event: told.Event) -> None:
+    def tell(self, event: events.Event) -> None:
         """Keep an event."""
         self.events.append(event)
 
@@ -170,18 +170,18 @@ class Healing:
         if self.recovery is not None:
             self.recovery.changed(source)
 
-    def crash(self, data: Dataset, *, stack: bool = False, delay_s: float = 0.0) -> told.Healed:
+    def crash(self, data: Dataset, *, stack: bool = False, delay_s: float = 0.0) -> events.Healed:
         """Kill a dataset's daemon, start it again, and return what was told of the heal."""
         before = len(self.heals(data))
         data.daemon.kill()
         data.daemon.restart(delay_s, stack=stack)
         return self.healed(data, before)
 
-    def heals(self, data: Dataset) -> list[told.Healed]:
+    def heals(self, data: Dataset) -> list[events.Healed]:
         """Return what was told of the heals of a dataset."""
-        return [e for e in self.ear.of(told.Healed) if e.source == str(data.volume.source)]
+        return [e for e in self.ear.of(events.Healed) if e.source == str(data.volume.source)]
 
-    def healed(self, data: Dataset, before: int = 0) -> told.Healed:
+    def healed(self, data: Dataset, before: int = 0) -> events.Healed:
         """Wait until more than `before` heals of a dataset were told; return the newest."""
         until(lambda: len(self.heals(data)) > before, f"a heal, not only {self.ear.events}")
         return self.heals(data)[-1]
@@ -199,8 +199,10 @@ class Healing:
 
     def await_ticks(self, number: int) -> None:
         """Wait for so many ticks to begin."""
-        seen = self.ear.of(told.Woken).count(told.Woken("tick"))
-        until(lambda: self.ear.of(told.Woken).count(told.Woken("tick")) >= seen + number, "ticks")
+        seen = self.ear.of(events.Woken).count(events.Woken("tick"))
+        until(
+            lambda: self.ear.of(events.Woken).count(events.Woken("tick")) >= seen + number, "ticks"
+        )
 
 
 @contextlib.contextmanager

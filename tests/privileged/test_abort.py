@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from csi_fluid.testbed import programs
-from recover import observer as told
+from recover import events
 from recover.linux import fuse
 from tests.harness import Daemon, Dataset, Node, until
 from tests.privileged.healing import Healing, healing, only_layer, whole
@@ -36,16 +36,16 @@ def hung(node: Node) -> Iterator[Dataset]:
 
 def stop(heal: Healing, data: Dataset) -> float:
     """Stop a dataset's daemon, wait until that is noticed, and return when it was stopped."""
-    before = len(heal.ear.of(told.Hung))
+    before = len(heal.ear.of(events.Hung))
     stopped = time.monotonic()
     data.daemon.kill(signal.SIGSTOP)
-    until(lambda: len(heal.ear.of(told.Hung)) > before, "the hang is told")
+    until(lambda: len(heal.ear.of(events.Hung)) > before, "the hang is told")
     return stopped
 
 
-def aborted(heal: Healing) -> told.Aborted:
-    until(lambda: heal.ear.of(told.Aborted), f"an abort, not only {heal.ear.events}")
-    return heal.ear.of(told.Aborted)[0]
+def aborted(heal: Healing) -> events.Aborted:
+    until(lambda: heal.ear.of(events.Aborted), f"an abort, not only {heal.ear.events}")
+    return heal.ear.of(events.Aborted)[0]
 
 
 def wait(seconds: float) -> None:
@@ -77,12 +77,12 @@ def test_the_volume_heals_when_a_new_daemon_mounts_after_the_abort(
     main = node.pod().container("main", {"/data": heal.publish(node.pod(), hung)})
     stop(heal, hung)
     aborted(heal)
-    until(lambda: heal.ear.of(told.Broken), "it counts as broken")
+    until(lambda: heal.ear.of(events.Broken), "it counts as broken")
 
     heal.crash(hung)
 
     assert whole(node, main.sees, "/data", hung)
-    assert len(heal.ear.of(told.Aborted)) == 1
+    assert len(heal.ear.of(events.Aborted)) == 1
 
 
 def test_a_daemon_that_answers_is_never_aborted(node: Node, heal: Healing, hung: Dataset):
@@ -94,7 +94,7 @@ def test_a_daemon_that_answers_is_never_aborted(node: Node, heal: Healing, hung:
 
     aborted(heal)
 
-    assert [e.source for e in heal.ear.of(told.Aborted)] == [str(hung.volume.source)]
+    assert [e.source for e in heal.ear.of(events.Aborted)] == [str(hung.volume.source)]
     assert only_layer(node.sees, target) == before
 
 
@@ -112,8 +112,8 @@ def test_a_daemon_that_answers_again_in_time_starts_the_clock_anew(
         # a moment of answers, no longer than it takes to answer what waits
         until(lambda: not heal.prober.abandoned, "the daemon answers")
 
-    assert heal.ear.of(told.Hung)
-    assert not heal.ear.of(told.Aborted)
+    assert heal.ear.of(events.Hung)
+    assert not heal.ear.of(events.Aborted)
     assert only_layer(node.sees, target) == before
 
 
@@ -124,9 +124,9 @@ def test_nothing_is_aborted_unless_somebody_asked_for_it(node: Node, hung: Datas
         stop(heal, hung)
         wait(2 * ABORT_S)
         hung.daemon.kill(signal.SIGCONT)
-        until(lambda: heal.ear.of(told.Answering), "it answers again")
+        until(lambda: heal.ear.of(events.Answering), "it answers again")
 
-        assert not heal.ear.of(told.Aborted)
+        assert not heal.ear.of(events.Aborted)
         assert only_layer(node.sees, target) == before
 
 
@@ -174,7 +174,7 @@ def test_a_path_over_a_hung_mount_does_not_cost_another_daemon_its_connection(
         stranger.daemon.kill(signal.SIGSTOP)
         wait(2.5 * ABORT_S)
 
-        assert not heal.ear.of(told.Aborted)
+        assert not heal.ear.of(events.Aborted)
         assert node.sees.error(row.target) == 0
     finally:
         stranger.daemon.kill(signal.SIGCONT)
@@ -191,11 +191,11 @@ def test_a_kernel_that_refuses_is_told_once(
     monkeypatch.setattr(fuse, "abort", refuse)
     heal.publish(node.pod(), hung)
     stop(heal, hung)
-    until(lambda: heal.ear.of(told.AbortFailed), "the refusal is told")
+    until(lambda: heal.ear.of(events.AbortFailed), "the refusal is told")
     wait(2.5 * ABORT_S)
 
-    assert "not permitted" in heal.ear.of(told.AbortFailed)[0].error
-    assert len(heal.ear.of(told.AbortFailed)) == 1
+    assert "not permitted" in heal.ear.of(events.AbortFailed)[0].error
+    assert len(heal.ear.of(events.AbortFailed)) == 1
 
 
 def test_a_number_that_no_connection_has_is_an_error():

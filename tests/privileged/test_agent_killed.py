@@ -66,4 +66,4 @@ def test_killed_before_any_change_the_next_agent_repairs_and_no_daemon_ends(
 ):
     changes = next(n for n in range(MOST) if is_repaired(node, client, n))
 
-    assert changes > 5  # to clone, to set, to attach, to bare, to bring
+    assert changes > 5  # to clone, to set, to attach, to uncover, to bring

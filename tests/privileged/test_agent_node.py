@@ -5,7 +5,7 @@ import errno
 import pytest
 
 from csi_fluid.testbed.serverless import Client
-from recover import observer as told
+from recover import events
 from tests.harness import Node, pause, until
 from tests.privileged.healing import Healing, healing
 from tests.privileged.serverless import serverless
@@ -13,7 +13,7 @@ from tests.privileged.serverless import serverless
 
 def await_told(heal: Healing, number: int) -> None:
     """Wait until the plugin has told of so many heals."""
-    until(lambda: len(heal.ear.of(told.Healed)) == number, f"{number} heals: {heal.ear.events}")
+    until(lambda: len(heal.ear.of(events.Healed)) == number, f"{number} heals: {heal.ear.events}")
 
 
 @pytest.mark.usefixtures("visits")
@@ -54,7 +54,7 @@ def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_bac
             pod.await_whole(app)
             pod.await_anchors(2)
             heals = heal.ear
-            until(lambda: heals.of(told.Healed), "the plugin tells of it")
+            until(lambda: heals.of(events.Healed), "the plugin tells of it")
             assert pod.heals == 0
 
         pod.crash()
@@ -67,7 +67,7 @@ def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_bac
             pod.await_claimed(heal)
             pod.crash()
             pod.await_whole(app)
-            until(lambda: heal.ear.of(told.Healed), "the plugin heals")
+            until(lambda: heal.ear.of(events.Healed), "the plugin heals")
             assert pod.heals == by_agent
 
 
@@ -129,7 +129,7 @@ def test_the_plugin_heals_what_the_agent_cannot_and_keeps_writable_copies(node: 
         pod.crash()
 
         pod.await_whole(reader)
-        until(lambda: heal.ear.of(told.Skipped), "the writable copy is reported")
+        until(lambda: heal.ear.of(events.Skipped), "the writable copy is reported")
         assert writer.sees.error("/data0") == errno.ENOTCONN
         assert reader.sees.layers("/data0")[-1].read_only
 

@@ -94,7 +94,7 @@ def test_what_an_anchor_lost_with_another_one_is_no_failure(
     assert len(one.stack) == len(other.stack) == 2
 
     for anchor in (one, other):
-        at_home(anchors.bare, anchor.path, anchor.stack)
+        at_home(anchors.uncover, anchor.path, anchor.stack)
 
     assert stack(one.path) == one.stack[:1]
     assert stack(other.path) == other.stack[:1]
@@ -107,7 +107,7 @@ def test_an_anchor_that_shows_another_mount_than_was_seen_is_left(
     seen = one.base, one.top._replace(mnt_id=1)
 
     with pytest.raises(Covered):
-        at_home(anchors.bare, one.path, seen)
+        at_home(anchors.uncover, one.path, seen)
 
     assert stack(one.path) == one.stack
 

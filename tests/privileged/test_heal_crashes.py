@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from recover import observer as told
+from recover import events
 from recover.anchors.anchor import is_anchor
 from recover.linux import mountinfo
 from tests.harness import Dataset, Node, Propagation, until
@@ -34,7 +34,7 @@ def test_until_the_daemon_is_back_everybody_gets_enotconn(node: Node, heal: Heal
     main = node.pod().container("main", {"/data": target})
 
     data.daemon.kill()
-    until(lambda: heal.ear.of(told.Broken), "the break is told")
+    until(lambda: heal.ear.of(events.Broken), "the break is told")
 
     assert (node.sees.error(target), main.sees.error("/data")) == (errno.ENOTCONN, errno.ENOTCONN)
     assert not heal.heals(data)
@@ -49,7 +49,7 @@ def test_a_container_started_while_the_daemon_is_down_heals(node: Node, heal: He
     target = heal.publish(node.pod(), data)
 
     data.daemon.kill()
-    until(lambda: heal.ear.of(told.Broken), "the break is told")
+    until(lambda: heal.ear.of(events.Broken), "the break is told")
     main = node.pod().container("main", {"/data": target}, Propagation.NONE)
     data.daemon.restart()
     heal.healed(data)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from csi_fluid.testbed import programs
-from recover import observer as told
+from recover import events
 from recover.linux.probe import Prober
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
@@ -40,7 +40,7 @@ def test_a_hung_dataset_does_not_delay_the_heal_of_another(
     main = pod.container("main", volumes)
 
     hung.daemon.kill(signal.SIGSTOP)
-    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    until(lambda: heal.ear.of(events.Hung), "the hang is told")
     for _ in range(5):
         event = heal.crash(data)
         assert event.latency_s < PATIENCE_S
@@ -53,13 +53,13 @@ def test_a_hang_is_told_once_and_its_end_too(node: Node, heal: Healing, hung: Da
     before = shown(node.sees, target)
 
     hung.daemon.kill(signal.SIGSTOP)
-    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    until(lambda: heal.ear.of(events.Hung), "the hang is told")
     heal.await_ticks(4)
     hung.daemon.kill(signal.SIGCONT)
-    until(lambda: heal.ear.of(told.Answering), "the end is told")
+    until(lambda: heal.ear.of(events.Answering), "the end is told")
 
-    assert len(heal.ear.of(told.Hung)) == 1
-    assert not heal.ear.of(told.Broken)
+    assert len(heal.ear.of(events.Hung)) == 1
+    assert not heal.ear.of(events.Broken)
     assert shown(node.sees, target) == before
 
 
@@ -70,7 +70,7 @@ def test_a_hung_daemon_that_is_killed_is_healed_like_a_dead_one(
     main = pod.container("main", {"/data": heal.publish(pod, hung)})
 
     hung.daemon.kill(signal.SIGSTOP)
-    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    until(lambda: heal.ear.of(events.Hung), "the hang is told")
     heal.crash(hung)
 
     assert whole(node, main.sees, "/data", hung)
@@ -116,7 +116,7 @@ def test_a_path_over_a_hung_dataset_does_not_stop_the_other_paths(
     other = pod.container("other", {"/data": target}, Propagation.NONE)
 
     hung.daemon.kill(signal.SIGSTOP)
-    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    until(lambda: heal.ear.of(events.Hung), "the hang is told")
     _let_names_expire()
     data.daemon.kill()
     data.daemon.restart()
@@ -139,7 +139,7 @@ def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
     programs.run("mount", "--bind", data.volume.source, place)
 
     hung.daemon.kill(signal.SIGSTOP)
-    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    until(lambda: heal.ear.of(events.Hung), "the hang is told")
     _let_names_expire()
     for _ in range(6):
         data.daemon.kill()
@@ -165,7 +165,7 @@ def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dat
         target = heal.publish(node.pod(), third)
 
         hung.daemon.kill(signal.SIGSTOP)
-        until(lambda: heal.ear.of(told.Hung), "the hang is told")
+        until(lambda: heal.ear.of(events.Hung), "the hang is told")
         _let_names_expire()
         data.daemon.kill()
         data.daemon.restart()
@@ -189,7 +189,9 @@ def test_beside_fifty_hung_datasets_a_healthy_one_is_served(node: Node):
 
         for each in hung:
             each.daemon.kill(signal.SIGSTOP)
-        until(lambda: len(heal.ear.of(told.Hung)) == len(hung), "all hangs are told", timeout_s=30)
+        until(
+            lambda: len(heal.ear.of(events.Hung)) == len(hung), "all hangs are told", timeout_s=30
+        )
         for _ in range(3):
             assert heal.crash(data).latency_s < PATIENCE_S
             heal.unpublish(heal.publish(node.pod(), data))
@@ -209,7 +211,7 @@ def test_abandoned_threads_stay_bounded_while_everything_hangs(
     pod.container("main", {"/data": heal.publish(pod, hung)})
 
     hung.daemon.kill(signal.SIGSTOP)
-    until(lambda: heal.ear.of(told.Hung), "the hang is told")
+    until(lambda: heal.ear.of(events.Hung), "the hang is told")
     seen = set()
     for _ in range(8):
         heal.await_ticks(1)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from recover import observer as told
+from recover import events
 from recover.linux import mountinfo
 from recover.linux.mountinfo import Mount
 from tests import sandbox
@@ -69,7 +69,7 @@ def test_a_private_copy_that_would_not_be_locked_is_left_and_told(
 
     heal.crash(data)
 
-    (skipped,) = until(lambda: heal.ear.of(told.Skipped), "the copy is reported")
+    (skipped,) = until(lambda: heal.ear.of(events.Skipped), "the copy is reported")
     assert "user namespace" in skipped.reason
     assert main.sees.error("/data") == errno.ENOTCONN
     assert not made_writable(main, "/data")
@@ -89,7 +89,7 @@ def test_a_read_only_volume_inside_of_one_stays_so(node: Node, heal: Healing, da
 
     heal.crash(data)
 
-    until(lambda: heal.ear.of(told.Skipped), "the copy is reported")
+    until(lambda: heal.ear.of(events.Skipped), "the copy is reported")
     assert main.sees.error("/data") == errno.ENOTCONN
     assert not made_writable(main, "/data/sub")
     assert [place.name for place in inner.iterdir()] == ["kept"]
@@ -112,7 +112,7 @@ def test_a_copy_that_shows_other_owners_never_shows_the_real_ones(
 
     heal.crash(data)
 
-    (skipped,) = until(lambda: heal.ear.of(told.Skipped), "the copy is reported")
+    (skipped,) = until(lambda: heal.ear.of(events.Skipped), "the copy is reported")
     assert "id-mapped" in skipped.reason
     assert main.sees.error("/data") == errno.ENOTCONN
 

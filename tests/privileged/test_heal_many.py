@@ -5,7 +5,7 @@ import os
 import pytest
 
 from csi_fluid.testbed.pods import PYTHON
-from recover import observer as told
+from recover import events
 from recover.linux import mountinfo
 from recover.visits.plan import MOST
 from tests.harness import Dataset, Node, Propagation, until
@@ -45,7 +45,7 @@ def test_the_others_heal_and_what_is_left_is_told_once(
 
     assert whole(node, main.sees, "/data", data)
     assert whole(node, node.sees, target, data)
-    (skipped,) = until(lambda: heal.ear.of(told.Skipped), "the rest is told")
+    (skipped,) = until(lambda: heal.ear.of(events.Skipped), "the rest is told")
     assert words in skipped.reason
     until(lambda: len(os.listdir("/proc/self/fd")) <= before + 8, "its descriptors go")
 

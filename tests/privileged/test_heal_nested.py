@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from recover import observer as told
+from recover import events
 from tests.harness import Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
 
@@ -92,7 +92,7 @@ def test_a_private_mount_that_cannot_be_rebuilt_leaves_its_copy_and_is_reported(
     main.run("sh", "-c", "echo kept >/data/cache/kept")
 
     heal.crash(data)
-    (skipped,) = until(lambda: heal.ear.of(told.Skipped), "the copy is reported")
+    (skipped,) = until(lambda: heal.ear.of(events.Skipped), "the copy is reported")
 
     assert "/data/cache" in skipped.reason
     assert "restart the container" in skipped.reason
@@ -108,7 +108,7 @@ def test_a_copy_that_was_left_heals_once_the_private_mount_is_gone(
     main = pod.container("main", {"/data": heal.publish(pod, data)})
     main.run("mount", "-t", "tmpfs", "scratch", "/data/cache")
     heal.crash(data)
-    until(lambda: heal.ear.of(told.Skipped), "the copy is reported")
+    until(lambda: heal.ear.of(events.Skipped), "the copy is reported")
 
     main.run("sh", "-c", "cd /; umount -l /data/cache || umount -l /data")
     heal.crash(data)
@@ -128,9 +128,9 @@ def test_a_nested_mount_whose_place_is_gone_from_the_new_data_leaves_the_copy(
     (place / "c.txt").unlink()
     place.rmdir()
     data.daemon.restart()
-    until(lambda: heal.ear.of(told.HealFailed), "the failure is told")
+    until(lambda: heal.ear.of(events.HealFailed), "the failure is told")
 
-    assert "cache" in heal.ear.of(told.HealFailed)[-1].error
+    assert "cache" in heal.ear.of(events.HealFailed)[-1].error
     assert main.sees.error("/data") == errno.ENOTCONN
     assert [m.fs_type for m in main.sees.layers("/data/cache")] == ["tmpfs"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from recover import observer as told
+from recover import events
 from tests import sandbox
 from tests.harness import Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
@@ -26,7 +26,7 @@ def test_at_rest_a_restart_touches_nothing(node: Node, heal: Healing):
     heal.await_looked(data)
 
     assert (shown(node.sees, target), shown(main.sees, "/data")) == before
-    assert not heal.ear.of(told.Broken)
+    assert not heal.ear.of(events.Broken)
     heal.crash(data)
     assert whole(node, main.sees, "/data", data)
 
@@ -63,7 +63,7 @@ def test_a_start_while_the_daemon_is_down_heals_when_it_is_back(node: Node, heal
     heal.stop()
     data.daemon.kill()
     heal.start()
-    until(lambda: heal.ear.of(told.Broken), "the break is told")
+    until(lambda: heal.ear.of(events.Broken), "the break is told")
     assert main.sees.error("/data") == errno.ENOTCONN
     data.daemon.restart()
     heal.healed(data)
@@ -75,7 +75,7 @@ def test_a_stop_while_broken_leaves_the_mounts(node: Node, heal: Healing):
     data = node.dataset("demo")
     target = heal.publish(node.pod(), data)
     data.daemon.kill()
-    until(lambda: heal.ear.of(told.Broken), "the break is told")
+    until(lambda: heal.ear.of(events.Broken), "the break is told")
 
     assert heal.stop() < STOP_S
 

@@ -4,7 +4,7 @@ import random
 import threading
 
 from csi_fluid.testbed import programs
-from recover import observer as told
+from recover import events
 from tests.harness import Node, until
 from tests.privileged.healing import Healing, Trap, healing
 
@@ -17,7 +17,7 @@ def test_a_target_that_is_unpublished_while_its_heal_begins_stays_gone(node: Nod
         heal.await_looked(data)
 
         data.daemon.kill()
-        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        until(lambda: heal.ear.of(events.Broken), "the break is told")
         trap.spring = lambda: heal.unpublish(target)
         data.daemon.restart()
         until(lambda: trap.spring is None and not heal.store.publications(), "the unpublish")
@@ -72,7 +72,7 @@ def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
         heal.await_looked(data)
 
         data.daemon.kill()
-        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        until(lambda: heal.ear.of(events.Broken), "the break is told")
         programs.run("umount", "-l", target)
         # What an unpublish does first; the directory is that of the next pod.
         trap.key = str(target)

@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from recover import observer as told
+from recover import events
 from recover.linux import namespaces
 from tests.harness import Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown
@@ -21,12 +21,12 @@ def test_a_writable_volume_stays_dead_and_that_is_told_once(node: Node, heal: He
     for _ in range(2):
         data.daemon.kill()
         data.daemon.restart()
-        until(lambda: heal.ear.of(told.Skipped), "the skip is told")
+        until(lambda: heal.ear.of(events.Skipped), "the skip is told")
 
-    reasons = {event.reason for event in heal.ear.of(told.Skipped)}
+    reasons = {event.reason for event in heal.ear.of(events.Skipped)}
     assert len(reasons) == 1
     assert "--recover-writable" in reasons.pop()
-    places = [event.where for event in heal.ear.of(told.Skipped)]
+    places = [event.where for event in heal.ear.of(events.Skipped)]
     assert len(places) == len(set(places))
     assert (main.sees.error("/data"), node.sees.error(target)) == (errno.ENOTCONN, errno.ENOTCONN)
     assert not heal.heals(data)

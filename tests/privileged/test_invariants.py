@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.testbed import programs
-from recover import observer as told
+from recover import events
 from recover.errors import Unverified
 from recover.linux import mountinfo, mounts, namespaces
 from recover.rows import Generation
@@ -112,7 +112,7 @@ def test_a_swap_whose_new_mount_died_meanwhile_is_no_success(node: Node):
         heal.await_looked(data)
 
         data.daemon.kill()
-        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        until(lambda: heal.ear.of(events.Broken), "the break is told")
         trap.spring = data.daemon.kill  # the new one, after it answered and before the swap
         with contextlib.suppress(BedError):  # it may be gone before anybody sees it answer
             data.daemon.restart()
@@ -211,7 +211,7 @@ def test_what_somebody_mounted_over_a_copy_stays_there(node: Node, heal: Healing
     target = heal.publish(pod, data)
     main = pod.container("main", {"/data": target, "/other": target})
     data.daemon.kill()
-    until(lambda: heal.ear.of(told.Broken), "the break is told")
+    until(lambda: heal.ear.of(events.Broken), "the break is told")
     main.run("mount", "-t", "tmpfs", "theirs", "/data")
     before = main.sees.layers("/data")[-1]
 
@@ -277,7 +277,7 @@ def test_a_container_that_swaps_its_path_for_a_link_gets_nothing_mounted_elsewhe
             main.run("ln", "-s", "/top/elsewhere", "/top/data")
 
         data.daemon.kill()
-        until(lambda: heal.ear.of(told.Broken), "the break is told")
+        until(lambda: heal.ear.of(events.Broken), "the break is told")
         trap.spring = swap_for_a_link  # after the copy was found, before it is touched
         data.daemon.restart()
         heal.healed(data)
@@ -356,4 +356,4 @@ def _tick_s(heal: Healing) -> float:
 
 
 def _ticks(heal: Healing) -> int:
-    return heal.ear.events.count(told.Woken("tick"))
+    return heal.ear.events.count(events.Woken("tick"))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.testbed.waiting import until
-from recover.errors import Hung
+from recover.errors import Unanswered
 from recover.linux import mountinfo, mounts, namespaces
 from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
@@ -145,9 +145,9 @@ def test_a_visit_that_hangs_is_given_up_and_released_when_it_ends(node: Node):
     def walk(_: int) -> None:
         os.stat("/data/never-seen-before")
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         namespaces.visit(namespace_of(main.pid), walk, prober, release=released.set)
-    with pytest.raises(Hung):  # at once: one at a time for each namespace
+    with pytest.raises(Unanswered):  # at once: one at a time for each namespace
         namespaces.visit(namespace_of(main.pid), where, prober, timeout_s=60)
     other = namespaces.visit(namespace_of(main.pid), where, prober, key="another")
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from csi_fluid.testbed import programs
-from recover import observer as told
+from recover import events
 from recover.linux import facilities, fanotify, fuse, mounts, procevents, refusal
 from recover.linux.owntable import OwnTable
 from recover.linux.wakeups import WakeUps
@@ -312,10 +312,10 @@ def test_a_daemon_that_is_slow_to_answer_is_healed_when_it_does(node: Node):
     with healing(node, period_s=60.0, probe_timeout_s=0.2) as heal:
         target = heal.publish(node.pod(), data)
         heal.await_looked(data)
-        while not heal.ear.of(told.Hung):  # it may answer before it is stopped
-            breaks = len(heal.ear.of(told.Broken))
+        while not heal.ear.of(events.Hung):  # it may answer before it is stopped
+            breaks = len(heal.ear.of(events.Broken))
             data.daemon.kill()
-            until(lambda: len(heal.ear.of(told.Broken)) > breaks, "the break is told")  # noqa: B023
+            until(lambda: len(heal.ear.of(events.Broken)) > breaks, "the break is told")  # noqa: B023
             with ThreadPoolExecutor() as threads:
                 halted = threads.submit(halt_at_mount, node, data)
                 data.daemon.restart()

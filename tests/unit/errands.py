@@ -1,4 +1,4 @@
-"""What the tests of outposts have done in the other process, which finds it by its name."""
+"""What the tests of helpers have done in the other process, which finds it by its name."""
 
 import os
 from pathlib import Path

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from csi_fluid.testbed.waiting import until
-from recover import observer as told
+from recover import events
 from recover.abort import Aborter
 from recover.linux import fuse, mounts, probe
 from recover.linux.mountinfo import Mount, MountTable
@@ -47,7 +47,7 @@ class Scene:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.daemon = Daemon()
         self.ended: list[str] = []
-        self.told: list[told.Event] = []
+        self.told: list[events.Event] = []
         monkeypatch.setattr(mounts, "pin", lambda *_: mounts.Clone(os.open("/", os.O_PATH)))
         monkeypatch.setattr(probe, "ask", self.daemon.ask)
         monkeypatch.setattr(probe, "ask_once", self.daemon.ask)
@@ -56,7 +56,7 @@ class Scene:
         own: object = Own()
         self.aborter = Aborter(self.prober, own, self, AFTER_S)  # type: ignore[arg-type]
 
-    def tell(self, event: told.Event) -> None:
+    def tell(self, event: events.Event) -> None:
         self.told.append(event)
 
     def consider(self, answer: Answer = Answer.HUNG) -> float | None:
@@ -95,7 +95,7 @@ def test_a_daemon_that_answers_nothing_is_ended_once_and_looked_at_again_at_once
 
     assert scene.when_due() == 0.0
     assert scene.ended == [DEV]
-    assert [type(event) for event in scene.told] == [told.Aborted]
+    assert [type(event) for event in scene.told] == [events.Aborted]
 
 
 def test_the_time_that_is_left_is_told_to_whoever_waits(scene: Scene):

@@ -12,8 +12,8 @@ from csi_fluid.cli import agent as command
 from csi_fluid.cli.usage import Misuse
 from csi_fluid.testbed.waiting import until
 from recover.errors import Covered
+from recover.events import Event
 from recover.linux.probe import Prober
-from recover.observer import Event
 from recover.serverless.agent import Agent
 from recover.serverless.guard import Guard, Target
 

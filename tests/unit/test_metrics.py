@@ -15,7 +15,7 @@ from csi_fluid.metrics.meter import Meter
 from csi_fluid.metrics.observer import MetricsObserver
 from csi_fluid.metrics.server import Server
 from csi_fluid.metrics.values import Values
-from recover import observer as told
+from recover import events
 from recover.linux.probe import Prober
 from recover.rows import Publication
 from recover.store import Store
@@ -23,7 +23,7 @@ from recover.store import Store
 A = Publication("/t/a", "v", "/s")
 B = Publication("/t/b", "v", "/s")
 C = Publication("/t/c", "w", "/other")
-HEALED = told.Healed("/s", (A, B), "namespace", copies=5, layers=1, latency_s=0.004, outage_s=1.5)
+HEALED = events.Healed("/s", (A, B), "namespace", copies=5, layers=1, latency_s=0.004, outage_s=1.5)
 
 
 def parsed(text: bytes) -> dict[str, float]:
@@ -125,8 +125,8 @@ def test_publications_are_healthy_until_something_else_is_told():
 
 def test_a_break_shows_until_the_heal_and_keeps_its_beginning():
     observer = watching(A, B, C)
-    observer.tell(told.Broken("/s", (A, B), since=100.0))
-    observer.tell(told.HealFailed("/s", (A,), "/t/a", "EBUSY", 0.1))
+    observer.tell(events.Broken("/s", (A, B), since=100.0))
+    observer.tell(events.HealFailed("/s", (A,), "/t/a", "EBUSY", 0.1))
     broken = samples(observer)
     observer.tell(HEALED)
     healed = samples(observer)
@@ -153,7 +153,7 @@ def test_a_heal_is_counted_with_its_latency_outage_copies_and_layers():
 
 def test_an_outage_that_nobody_saw_begin_has_no_length():
     observer = watching(A)
-    observer.tell(told.Healed("/s", (A,), "namespace", 1, 1, 0.004, None))
+    observer.tell(events.Healed("/s", (A,), "namespace", 1, 1, 0.004, None))
 
     assert not [name for name in samples(observer) if "outage" in name]
 
@@ -161,17 +161,17 @@ def test_an_outage_that_nobody_saw_begin_has_no_length():
 @pytest.mark.parametrize(
     ("event", "name"),
     [
-        (told.Hung("/s", (A,), 1.0), "hung"),
-        (told.Broken("/s", (A,), 1.0), "broken"),
-        (told.Skipped("/s", (A,), "/t/a", "writable"), "skipped"),
-        (told.HealFailed("/s", (A,), "/t/a", "EBUSY", 0.1), "failing"),
+        (events.Hung("/s", (A,), 1.0), "hung"),
+        (events.Broken("/s", (A,), 1.0), "broken"),
+        (events.Skipped("/s", (A,), "/t/a", "writable"), "skipped"),
+        (events.HealFailed("/s", (A,), "/t/a", "EBUSY", 0.1), "failing"),
     ],
 )
 def test_each_bad_state_ends_when_the_source_answers_again(event, name):
     observer = watching(A)
     observer.tell(event)
     during = state(observer, name)
-    observer.tell(told.Answering("/s", (A,)))
+    observer.tell(events.Answering("/s", (A,)))
 
     assert (during, state(observer, "healthy")) == (1, 1)
 
@@ -179,8 +179,8 @@ def test_each_bad_state_ends_when_the_source_answers_again(event, name):
 def test_failures_and_skips_are_counted_with_the_strategy_of_this_plugin():
     observer = watching(A)
     observer.strategy = "propagation"
-    observer.tell(told.HealFailed("/s", (A,), "/t/a", "EBUSY", 0.1))
-    observer.tell(told.Skipped("/s", (A,), "/t/a", "writable"))
+    observer.tell(events.HealFailed("/s", (A,), "/t/a", "EBUSY", 0.1))
+    observer.tell(events.Skipped("/s", (A,), "/t/a", "writable"))
     found = samples(observer)
 
     assert found["csi_fluid_heals_total{result=failed,strategy=propagation}"] == 1
@@ -202,9 +202,9 @@ def test_what_is_unpublished_is_no_longer_counted():
     store = Store()
     store.put_publication(A)
     observer = MetricsObserver(store, Prober())
-    observer.tell(told.Broken("/s", (A,), 1.0))
+    observer.tell(events.Broken("/s", (A,), 1.0))
     observer.tell(HEALED)
-    observer.tell(told.Broken("/s", (A,), 1.0))
+    observer.tell(events.Broken("/s", (A,), 1.0))
     store.remove_publication(A.target)
     found = samples(observer)
 
@@ -214,8 +214,8 @@ def test_what_is_unpublished_is_no_longer_counted():
 
 def test_connections_that_were_ended_are_counted():
     observer = watching()
-    observer.tell(told.Aborted("/s", (A,), "0:61", 300.0))
-    observer.tell(told.AbortFailed("/s", (A,), "not permitted"))
+    observer.tell(events.Aborted("/s", (A,), "0:61", 300.0))
+    observer.tell(events.AbortFailed("/s", (A,), "not permitted"))
     found = samples(observer)
 
     assert found["csi_fluid_aborts_total{result=aborted}"] == 1
@@ -224,7 +224,7 @@ def test_connections_that_were_ended_are_counted():
 
 def test_wake_ups_are_counted_by_their_source():
     observer = watching()
-    observer.tell(told.Woken("fanotify"))
+    observer.tell(events.Woken("fanotify"))
 
     assert samples(observer)["csi_fluid_wakeups_total{source=fanotify}"] == 1
 

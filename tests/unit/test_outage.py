@@ -4,8 +4,8 @@ from itertools import pairwise
 
 from hypothesis import given, strategies as st
 
-from recover import observer as told
-from recover.observer import Event
+from recover import events
+from recover.events import Event
 from recover.outage import Complaint, Outage, State
 from tests.unit.handmade import publication
 
@@ -29,12 +29,12 @@ def heard() -> tuple[Outage, Ear]:
     return Outage("/src", ear), ear
 
 
-def failed(error: str, retry_s: float = 0.1) -> told.HealFailed:
-    return told.HealFailed("/src", PUBLICATIONS, "/t", error, retry_s)
+def failed(error: str, retry_s: float = 0.1) -> events.HealFailed:
+    return events.HealFailed("/src", PUBLICATIONS, "/t", error, retry_s)
 
 
-def skipped(reason: str) -> told.Skipped:
-    return told.Skipped("/src", PUBLICATIONS, "/t", reason)
+def skipped(reason: str) -> events.Skipped:
+    return events.Skipped("/src", PUBLICATIONS, "/t", reason)
 
 
 def test_a_break_is_told_once_and_lasts_from_when_it_began():
@@ -44,7 +44,7 @@ def test_a_break_is_told_once_and_lasts_from_when_it_began():
     since = outage.since
     outage.breaks(PUBLICATIONS)
 
-    assert ear.kinds == [told.Broken]
+    assert ear.kinds == [events.Broken]
     assert since is not None
     assert (outage.since, outage.lasted_s(since + 2)) == (since, 2)
 
@@ -57,7 +57,7 @@ def test_a_break_after_a_silence_is_told_and_one_after_the_other():
     outage.breaks(PUBLICATIONS)
     outage.hangs(PUBLICATIONS)
 
-    assert ear.kinds == [told.Hung, told.Broken, told.Hung]
+    assert ear.kinds == [events.Hung, events.Broken, events.Hung]
 
 
 def test_a_break_that_hung_in_between_is_one_outage():
@@ -80,7 +80,7 @@ def test_the_next_outage_begins_anew():
     assert (outage.state, outage.since, outage.lasted_s(1.0)) == (State.HEALTHY, None, None)
     outage.breaks(PUBLICATIONS)
 
-    assert ear.kinds == [told.Broken, told.Broken]
+    assert ear.kinds == [events.Broken, events.Broken]
     assert outage.since is not None
     assert first is not None
     assert outage.since > first
@@ -93,7 +93,7 @@ def test_what_answers_again_by_itself_is_told():
     for _ in range(2):
         outage.answers(PUBLICATIONS)
 
-    assert ear.kinds == [told.Hung, told.Answering]
+    assert ear.kinds == [events.Hung, events.Answering]
 
 
 def test_what_answers_at_the_first_look_was_never_away():
@@ -185,4 +185,4 @@ def test_a_complaint_is_told_when_it_is_new_at_its_place(courses):
 
 
 def text(complaint: Complaint) -> str:
-    return complaint.error if isinstance(complaint, told.HealFailed) else complaint.reason
+    return complaint.error if isinstance(complaint, events.HealFailed) else complaint.reason

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from csi_fluid.testbed.waiting import until
-from recover.errors import Crowded, Hung
+from recover.errors import Crowded, Unanswered
 from recover.linux import probe
 from recover.linux.probe import Answer, Prober
 
@@ -70,7 +70,7 @@ def test_even_the_end_of_a_thread_is_raised(prober: Prober):
 def test_a_call_that_hangs_is_given_up_in_time(prober: Prober, stopped: Stopped):
     began = time.monotonic()
 
-    with pytest.raises(Hung) as caught:
+    with pytest.raises(Unanswered) as caught:
         prober.run("key", stopped)
 
     assert SOON_S <= time.monotonic() - began < 10  # the machine may be busy
@@ -82,18 +82,18 @@ def test_a_call_that_hangs_is_given_up_in_time(prober: Prober, stopped: Stopped)
 def test_a_time_limit_of_its_own_counts(prober: Prober, stopped: Stopped):
     began = time.monotonic()
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", stopped, 4 * SOON_S)
 
     assert time.monotonic() - began >= 4 * SOON_S
 
 
 def test_while_a_call_sleeps_the_next_of_its_key_fails_at_once(prober: Prober, stopped: Stopped):
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", stopped)
     began = time.monotonic()
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", stopped, 60.0)
 
     assert time.monotonic() - began < 1
@@ -101,14 +101,14 @@ def test_while_a_call_sleeps_the_next_of_its_key_fails_at_once(prober: Prober, s
 
 
 def test_other_keys_are_not_held_up(prober: Prober, stopped: Stopped):
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", stopped)
 
     assert prober.run("other", lambda: 1) == 1
 
 
 def test_once_the_daemon_answers_its_key_is_free_again(prober: Prober, stopped: Stopped):
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", stopped)
 
     stopped.go_on()
@@ -119,7 +119,7 @@ def test_once_the_daemon_answers_its_key_is_free_again(prober: Prober, stopped: 
 
 def test_given_up_calls_are_bounded(prober: Prober, stopped: Stopped):
     for key in range(3):
-        with pytest.raises(Hung):
+        with pytest.raises(Unanswered):
             prober.run(key, stopped)
 
     with pytest.raises(Crowded) as caught:
@@ -132,7 +132,7 @@ def test_given_up_calls_are_bounded(prober: Prober, stopped: Stopped):
 def test_a_pod_that_makes_calls_hang_pays_alone(stopped: Stopped):
     prober = Prober(timeout_s=SOON_S, max_of_payer=2, max_of_pods=3)
     for key, payer in ((1, 7), (2, 7), (3, 8)):
-        with pytest.raises(Hung):
+        with pytest.raises(Unanswered):
             prober.run(key, stopped, payer=payer)
 
     with pytest.raises(Crowded) as its_own:
@@ -152,7 +152,7 @@ def test_calls_of_one_key_that_began_together_are_all_counted(prober: Prober, st
 
     def attempt(_: int) -> bool:
         together.wait()
-        with pytest.raises(Hung):
+        with pytest.raises(Unanswered):
             prober.run("key", stopped, 1.0)  # long enough for both to begin
         return True
 
@@ -172,13 +172,13 @@ def test_release_is_called_exactly_once(prober: Prober, stopped: Stopped, how: s
         "is not started": stopped,
     }
     if how == "is not started":
-        with pytest.raises(Hung):
+        with pytest.raises(Unanswered):
             prober.run("key", stopped)
 
     if how == "ends":
         prober.run("key", calls[how], release=lambda: released.append(1))
     else:
-        with pytest.raises((ValueError, Hung)):
+        with pytest.raises((ValueError, Unanswered)):
             prober.run("key", calls[how], release=lambda: released.append(1))
     while_asleep = list(released)
     stopped.go_on()
@@ -201,7 +201,7 @@ def test_a_call_that_is_refused_in_the_crowd_is_released(prober: Prober, stopped
 def test_a_value_that_comes_too_late_is_discarded(prober: Prober, stopped: Stopped):
     discarded: list[str] = []
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", stopped, discard=discarded.append)
     stopped.go_on()
 
@@ -225,7 +225,7 @@ def test_after_a_late_error_there_is_nothing_to_discard(prober: Prober, stopped:
         stopped()
         raise OSError(errno.ENOTCONN, "late")
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run("key", fail, discard=discarded.append)
     stopped.go_on()
 
@@ -236,7 +236,7 @@ def test_after_a_late_error_there_is_nothing_to_discard(prober: Prober, stopped:
 def test_a_key_that_is_a_function_names_what_would_begin(prober: Prober, stopped: Stopped):
     give_up(prober, stopped, "first")
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.run(lambda: "first", stopped)
 
     assert stopped.calls == 1
@@ -249,7 +249,7 @@ def test_a_key_that_is_a_function_names_what_hangs(prober: Prober, stopped: Stop
         under_way[0] = "second"
         stopped()
 
-    with pytest.raises(Hung) as caught:
+    with pytest.raises(Unanswered) as caught:
         prober.run(lambda: under_way[0], work)
 
     assert caught.value.what == "second"
@@ -278,7 +278,7 @@ def test_every_call_either_returns_or_is_discarded(delays_ms: list[int]):
                 discard=discarded.append,
             )
             returned.append(value)
-        except Hung:
+        except Unanswered:
             continue
     ends.set()
     until(lambda: len(returned) + len(discarded) >= len(delays_ms), "every value is somewhere")
@@ -352,7 +352,7 @@ def test_only_the_errors_of_a_closed_connection_mean_death():
 def give_up(prober: Prober, stopped: Stopped, *keys: object) -> None:
     """Let a call of each key sleep."""
     for key in keys:
-        with pytest.raises(Hung):
+        with pytest.raises(Unanswered):
             prober.run(key, stopped)
 
 

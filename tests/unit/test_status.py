@@ -18,7 +18,7 @@ CODES = {
     errors.Unavailable("x"): grpc.StatusCode.UNAVAILABLE,
     errors.Overloaded("x"): grpc.StatusCode.UNAVAILABLE,
     errors.Withdrawn("x"): grpc.StatusCode.ABORTED,
-    recovery.Hung("/x", 3): grpc.StatusCode.UNAVAILABLE,
+    recovery.Unanswered("/x", 3): grpc.StatusCode.UNAVAILABLE,
     recovery.Crowded(64): grpc.StatusCode.UNAVAILABLE,
     recovery.Busy("/x"): grpc.StatusCode.ABORTED,
     recovery.Covered("x"): grpc.StatusCode.ABORTED,
@@ -46,7 +46,7 @@ def test_every_error_of_a_volume_is_in_the_table():
 
 def test_what_does_not_name_a_next_step_gets_one():
     assert "; try again" in status.message_of(recovery.Busy("/x"))
-    assert "FUSE pod" in status.message_of(recovery.Hung("/x", 3))
+    assert "FUSE pod" in status.message_of(recovery.Unanswered("/x", 3))
     assert status.message_of(KeyError()).startswith("KeyError; the plugin's log has")
 
 

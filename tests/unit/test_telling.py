@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from csi_fluid import telling
-from recover import observer as told
+from recover import events
 from recover.rows import Publication
 
 A = Publication("/pods/a/mount", "v", "/s", runtime_namespace="ns", runtime_name="demo")
@@ -19,14 +19,14 @@ class Events(list[tuple[str, str, str]]):
         self.append((reason.name, reason.type, message))
 
 
-def events_of(event: told.Event) -> Events:
+def events_of(event: events.Event) -> Events:
     sink = Events()
     telling.EventObserver(sink).tell(event)
     return sink
 
 
 def test_a_heal_is_fluids_success_event_for_each_publication():
-    assert events_of(told.Healed("/s", (A, B), "namespace", 2, 1, 0.004, None)) == [
+    assert events_of(events.Healed("/s", (A, B), "namespace", 2, 1, 0.004, None)) == [
         ("FuseRecoverSucceed", "Normal", "Fuse recover /pods/a/mount succeed"),
         ("FuseRecoverSucceed", "Normal", "Fuse recover /pods/b/mount succeed"),
     ]
@@ -36,29 +36,29 @@ def test_a_heal_is_fluids_success_event_for_each_publication():
     ("event", "reason", "words"),
     [
         (
-            told.HealFailed("/s", (A,), "/data in pod", "no space", 0.2),
+            events.HealFailed("/s", (A,), "/data in pod", "no space", 0.2),
             "FuseRecoverFailed",
             "Fuse recover /pods/a/mount failed: /data in pod: no space; next try in 0.2 s",
         ),
         (
-            told.Stacked("/s", A, 50),
+            events.Stacked("/s", A, 50),
             "UnmountDuplicateMountpoint",
             "Mountpoint /pods/a/mount has been mounted 50 times",
         ),
-        (told.Broken("/s", (A,), 1.0), "FuseBroken", "Fuse mount /s is broken: /pods/a/mount"),
-        (told.Hung("/s", (A,), 1.0), "FuseHung", "Fuse mount /s does not answer"),
+        (events.Broken("/s", (A,), 1.0), "FuseBroken", "Fuse mount /s is broken: /pods/a/mount"),
+        (events.Hung("/s", (A,), 1.0), "FuseHung", "Fuse mount /s does not answer"),
         (
-            told.Aborted("/s", (A,), "0:61", 300.2),
+            events.Aborted("/s", (A,), "0:61", 300.2),
             "FuseAborted",
             "Fuse mount /s was ended: its daemon had not answered for 300 s; /pods/a/mount answers",
         ),
         (
-            told.AbortFailed("/s", (A,), "not permitted"),
+            events.AbortFailed("/s", (A,), "not permitted"),
             "FuseAbortFailed",
             "Fuse mount /s does not answer and could not be ended: not permitted",
         ),
         (
-            told.Skipped("/s", (A,), "/pods/a/mount", "it is writable"),
+            events.Skipped("/s", (A,), "/pods/a/mount", "it is writable"),
             "FuseRecoverSkipped",
             "Fuse recover /pods/a/mount skipped: /pods/a/mount: it is writable",
         ),
@@ -71,7 +71,9 @@ def test_trouble_is_a_warning_event_that_names_the_path(event, reason, words):
     assert message.startswith(words)
 
 
-@pytest.mark.parametrize("event", [told.Woken("tick"), told.Adopted((A,)), told.Dropped((A,))])
+@pytest.mark.parametrize(
+    "event", [events.Woken("tick"), events.Adopted((A,)), events.Dropped((A,))]
+)
 def test_what_changes_nothing_for_a_pod_is_no_event(event):
     assert events_of(event) == []
 
@@ -79,7 +81,7 @@ def test_what_changes_nothing_for_a_pod_is_no_event(event):
 def test_a_path_with_braces_is_no_format():
     odd = Publication("/pods/{x}/mount", "v", "/s{0}")
 
-    ((_, _, message),) = events_of(told.Broken("/s{0}", (odd,), 1.0))
+    ((_, _, message),) = events_of(events.Broken("/s{0}", (odd,), 1.0))
 
     assert "/pods/{x}/mount" in message
 
@@ -88,8 +90,8 @@ def test_a_path_with_braces_is_no_format():
 def test_standalone_an_event_goes_to_the_log_with_what_it_is_about(caplog):
     caplog.set_level(logging.INFO)
     observer = telling.EventObserver(telling.LogSink())
-    observer.tell(told.Healed("/s", (A,), "namespace", 1, 1, 0.004, None))
-    observer.tell(told.Broken("/s", (B,), 1.0))
+    observer.tell(events.Healed("/s", (A,), "namespace", 1, 1, 0.004, None))
+    observer.tell(events.Broken("/s", (B,), 1.0))
     normal, warning = caplog.records
 
     assert (normal.levelname, vars(normal)["reason"]) == ("INFO", "FuseRecoverSucceed")
@@ -103,13 +105,13 @@ def test_the_log_tells_heals_adoptions_and_trouble_with_the_state(caplog):
     caplog.set_level(logging.INFO)
     observer = telling.LogObserver()
     for event in (
-        told.Healed("/s", (A, B), "namespace", 7, 1, 0.00412, 1.2345),
-        told.Adopted((A, B)),
-        told.Dropped((A,)),
-        told.Answering("/s", (A,)),
-        told.StateTrouble("/x", "state file /x is full"),
-        told.StateTrouble("/x", ""),
-        told.Woken("tick"),
+        events.Healed("/s", (A, B), "namespace", 7, 1, 0.00412, 1.2345),
+        events.Adopted((A, B)),
+        events.Dropped((A,)),
+        events.Answering("/s", (A,)),
+        events.StateTrouble("/x", "state file /x is full"),
+        events.StateTrouble("/x", ""),
+        events.Woken("tick"),
     ):
         observer.tell(event)
 
@@ -133,7 +135,7 @@ def test_an_observer_that_fails_keeps_nothing_from_the_others():
             raise ValueError("cannot hear")
 
     sink = Events()
-    telling.FanOut(Deaf(), telling.EventObserver(sink)).tell(told.Hung("/s", (A,), 1.0))
+    telling.FanOut(Deaf(), telling.EventObserver(sink)).tell(events.Hung("/s", (A,), 1.0))
 
     assert [name for name, _, _ in sink] == ["FuseHung"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from recover import observer as told
+from recover import events
 from tests.harness import Bindfs, Dataset, Gocryptfs, Node, pause, until
 from tests.harness.node import Container, MakeFilesystem
 from tests.privileged.healing import healing, shown, whole
@@ -230,7 +230,7 @@ def test_a_writable_volume_is_not_held(node: Node, heal: HeldHealing, caplog):
     until(lambda: "a writable volume is not held" in caplog.text, "it is told")
     caplog.clear()
     data.daemon.kill()
-    until(lambda: heal.ear.of(told.Broken), "the crash is noticed")
+    until(lambda: heal.ear.of(events.Broken), "the crash is noticed")
     assert node.sees.read(target / "a.txt") == errno.ENOTCONN
 
 
@@ -276,7 +276,7 @@ def test_with_the_gate_off_nothing_is_started_and_a_crash_is_seen(node: Node):
         target = heal.publish(node.pod(), data)
         heal.await_looked(data)
         data.daemon.kill()
-        until(lambda: heal.ear.of(told.Broken), "the crash is noticed")
+        until(lambda: heal.ear.of(events.Broken), "the crash is noticed")
 
         assert node.sees.read(target / "a.txt") == errno.ENOTCONN
         assert pid_of("holder") is None

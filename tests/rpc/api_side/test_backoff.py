@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from csi_fluid import telling
 from csi_fluid.kube import calls
 from csi_fluid.testbed.waiting import until
-from recover import observer
+from recover import events
 from recover.rows import Publication
 from recover.store import Store
 from tests.harness.apiserver import ACCOUNT, NODE
@@ -26,7 +26,7 @@ class Listener:
 
 
 @contextlib.contextmanager
-def watching(world: World, interval_s: float = 600) -> Iterator[tuple[observer.Observer, Listener]]:
+def watching(world: World, interval_s: float = 600) -> Iterator[tuple[events.Observer, Listener]]:
     from csi_fluid.kube.backoff import BackoffReset
 
     store, listener = Store(), Listener()
@@ -40,8 +40,8 @@ def watching(world: World, interval_s: float = 600) -> Iterator[tuple[observer.O
         watcher.stop()
 
 
-def broken() -> observer.Broken:
-    return observer.Broken(ROW.source, (ROW,), time.time())
+def broken() -> events.Broken:
+    return events.Broken(ROW.source, (ROW,), time.time())
 
 
 def crashing_pod(world: World) -> str:
@@ -57,7 +57,7 @@ def test_a_fuse_pod_that_waits_too_long_is_deleted_once(world: World):
         until(lambda: bool(listener.told), "it is told")
         assert path not in world.server.objects
         crashing_pod(world)
-        watcher.tell(observer.Answering(ROW.source, (ROW,)))
+        watcher.tell(events.Answering(ROW.source, (ROW,)))
         watcher.tell(broken())
         asked = len(world.server.asked)
         assert not threading.Event().wait(1.0)
@@ -90,7 +90,7 @@ def test_while_nothing_is_broken_no_call_is_made(world: World):
     crashing_pod(world)
     with watching(world) as (watcher, _):
         watcher.tell(broken())
-        watcher.tell(observer.Answering(ROW.source, (ROW,)))
+        watcher.tell(events.Answering(ROW.source, (ROW,)))
         assert not threading.Event().wait(0.8)
 
     assert world.server.asked == []

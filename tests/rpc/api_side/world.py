@@ -5,7 +5,7 @@ from collections import Counter
 
 from csi_fluid.kube.access import Access
 from csi_fluid.kube.cluster import Cluster
-from csi_fluid.kube.events import EventSender
+from csi_fluid.kube.eventsender import EventSender
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.subjects import Subjects
 from csi_fluid.kube.wire import Request, Response

@@ -3,7 +3,7 @@
 from hypothesis import given, strategies as st
 
 from recover.anchors.anchor import Anchor
-from recover.anchors.plan import Attach, Bare, Bring, Case, Cover, Drop, Make, Skip
+from recover.anchors.plan import Attach, Bring, Case, Cover, Drop, Make, Skip, Uncover
 from recover.anchors.shelf import Variant, unneeded
 from recover.detect import Copy
 from recover.rows import Publication
@@ -89,7 +89,7 @@ def refused(case: Case) -> tuple[Publication, ...]:
 
 @given(cases())
 def test_steps_come_in_the_order_in_which_nobody_loses_anything(case):
-    order = [Bare, Make, Bring, Cover, Attach, Drop]
+    order = [Uncover, Make, Bring, Cover, Attach, Drop]
 
     done = [order.index(type(step)) for step in planned(case) if not isinstance(step, Skip)]
     assert done == sorted(done)
@@ -97,13 +97,13 @@ def test_steps_come_in_the_order_in_which_nobody_loses_anything(case):
 
 @given(cases())
 def test_what_is_taken_off_is_dead(case):
-    for step in of(Bare, case):
+    for step in of(Uncover, case):
         assert {layer.dev for layer in step.stack[step.keep :]} <= case.dead
 
 
 @given(cases())
 def test_what_is_taken_off_uncovers_a_mount(case):
-    for step in of(Bare, case):
+    for step in of(Uncover, case):
         assert 1 <= step.keep < len(step.stack)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from recover.anchors import plan
 from recover.anchors.anchor import Anchor
-from recover.anchors.plan import Attach, Bare, Bring, Cover, Drop, Make, Origins, Skip
+from recover.anchors.plan import Attach, Bring, Cover, Drop, Make, Origins, Skip, Uncover
 from recover.anchors.shelf import Variant
 from recover.linux.mounts import Attributes
 from tests.unit.anchors.planned import LIVING, made, of, only, planned
@@ -48,7 +48,7 @@ def test_a_live_anchor_that_is_there_is_not_made_again():
 def test_what_stands_on_an_older_anchor_is_taken_off_first():
     case = node_case(anchors=(anchor(OLDER, DEAD), anchor(DEAD, number=2)))
 
-    assert [type(step) for step in planned(case)] == [Bare, Make, Bring, Bring]
+    assert [type(step) for step in planned(case)] == [Uncover, Make, Bring, Bring]
 
 
 def test_an_anchor_whose_daemon_still_serves_is_left_alone():
@@ -63,7 +63,7 @@ def test_nothing_is_brought_to_an_anchor_whose_own_daemon_serves_beneath_a_dead_
 def test_an_anchor_that_shows_a_daemon_which_still_serves_is_left_alone():
     case = node_case(anchors=(anchor(OLDER, LIVING), anchor(LIVING, number=2)))
 
-    assert not of(Bare, case)
+    assert not of(Uncover, case)
     assert not of(Bring, case)
 
 
@@ -144,7 +144,7 @@ def test_a_stray_at_a_target_shows_the_part_of_its_publication():
 def test_the_dead_layers_of_a_stray_go_before_it_is_covered():
     case = node_case(copy(mount(5, dev=OLDER), mount(6)))
 
-    assert [type(step) for step in planned(case)] == [Bare, Make, Cover]
+    assert [type(step) for step in planned(case)] == [Uncover, Make, Cover]
     assert [layer.mnt_id for layer in only(Cover, case).copy.stack] == [5]
 
 
@@ -152,7 +152,7 @@ def test_a_live_mount_beneath_dead_layers_is_uncovered_and_nothing_is_put_on_it(
     # a swap was killed between attaching and detaching
     case = node_case(copy(mount(4, dev=OLDER), mount(5, dev=LIVE), mount(6)))
 
-    assert only(Bare, case).keep == 2
+    assert only(Uncover, case).keep == 2
     assert not of(Cover, case)
 
 
@@ -277,7 +277,7 @@ def test_so_many_anchors_that_one_goes_although_it_is_needed_are_told():
     ("step", "words"),
     [
         (
-            Bare(HOME, "/t", (mount(), mount(), mount()), keep=2),
+            Uncover(HOME, "/t", (mount(), mount(), mount()), keep=2),
             "remove 1 dead layer(s) on top of /t",
         ),
         (

@@ -2,9 +2,9 @@
 
 A thread whose request a FUSE daemon has read and does not answer sleeps where no signal reaches it.
 As long as it does, its process cannot end: it stays a zombie with all its descriptors, sockets and
-locks, whoever kills it.  So such requests are made by a process that has none of these.  It is a
-small Python without the rest of the program (`sentry`), started before it is needed.  Where a call
-in it hangs it leaves the control groups of our container, which could not be ended with it.
+locks, whoever kills it.  So such requests are made by a process that has none of these: a small
+Python without the rest of the program (`probechild`), started before it is needed.  Where a call in
+it hangs it leaves the control groups of our container, which could not be ended with it.
 
 A *line* is a channel to a thread of that process, on which one call after the other is made; the
 caller itself waits for the answer, so a call costs one message each way.
@@ -33,23 +33,23 @@ _START_S = 30.0  # a busy machine
 _END_S = 0.3
 _SPARE = 4  # lines that are kept when their call has ended
 # nothing but `recover` and the standard library, which take memory enough
-_COMMAND = (sys.executable, "-E", "-s", "-S", "-m", "recover.linux.sentry")
+_COMMAND = (sys.executable, "-E", "-s", "-S", "-m", "recover.linux.probechild")
 _ROOT = Path(__file__).parents[2]  # where `recover` is found
 # of the node, if we see its processes
 _CONTROL_GROUPS = Path("/proc/1", "root", "sys/fs/cgroup")
 
 _left_behind: list[subprocess.Popen[bytes]] = []  # until they can be reaped
-_bound = threading.local()  # .outpost: where the requests of this thread are made
+_bound = threading.local()  # .helper: where the requests of this thread are made
 
 
 def there(func: Callable[..., T], *arguments: object) -> T:
-    """Return func(*arguments), made in the outpost that the calling thread is bound to, if any.
+    """Return func(*arguments), made in the helper that the calling thread is bound to, if any.
 
     A descriptor that is lent is a `message.Descriptor`, for func a number.
     """
-    outpost: Outpost | None = getattr(_bound, "outpost", None)
-    if outpost is not None:
-        return outpost.call(func, arguments, None)
+    helper: ProbeHelper | None = getattr(_bound, "helper", None)
+    if helper is not None:
+        return helper.call(func, arguments, None)
     return func(*(a.number if isinstance(a, Descriptor) else a for a in arguments))
 
 
@@ -65,20 +65,20 @@ def given(func: Callable[..., int], *arguments: object) -> int:
 
 def is_bound() -> bool:
     """Tell whether `there` is another process for the calling thread."""
-    return getattr(_bound, "outpost", None) is not None
+    return getattr(_bound, "helper", None) is not None
 
 
 @contextlib.contextmanager
-def bound(outpost: "Outpost | None") -> Iterator[None]:
-    """Have the requests that the calling thread makes in a block be made in an outpost."""
-    _bound.outpost = outpost
+def bound(helper: "ProbeHelper | None") -> Iterator[None]:
+    """Have the requests that the calling thread makes in a block be made in a helper."""
+    _bound.helper = helper
     try:
         yield
     finally:
-        _bound.outpost = None
+        _bound.helper = None
 
 
-class Unanswered(Exception):
+class Asleep(Exception):
     """A call was not answered in time; on its line the answer is still to come."""
 
     def __init__(self, line: "Line") -> None:
@@ -122,7 +122,7 @@ class Line:
         self._channel.close()
 
 
-class Outpost:
+class ProbeHelper:
     """The other process: started when first needed, and anew when it has gone."""
 
     def __init__(self) -> None:
@@ -152,7 +152,7 @@ class Outpost:
     ) -> T:
         """Return func(*arguments) or raise what it raises; func is found over there by its name.
 
-        It is called again, once, if the process goes away under it.  Raises Unanswered, Unstarted.
+        It is called again, once, if the process goes away under it.  Raises Asleep, Unstarted.
         """
         for is_last in (False, True):
             try:
@@ -165,7 +165,7 @@ class Outpost:
                 value = line.call(func, arguments, timeout_s)
             except Late as error:
                 self.set_apart()
-                raise Unanswered(line) from error
+                raise Asleep(line) from error
             except Closed:
                 self._lose(line)
             except BaseException:

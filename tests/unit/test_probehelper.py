@@ -11,31 +11,31 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.testbed.waiting import until
-from recover.errors import Hung, Unstarted
-from recover.linux import outpost, probe, resolve, syscalls
+from recover.errors import Unanswered, Unstarted
+from recover.linux import probe, probehelper, resolve, syscalls
 from recover.linux.message import Descriptor
-from recover.linux.outpost import Outpost
 from recover.linux.probe import Answer, Prober
+from recover.linux.probehelper import ProbeHelper
 from tests.unit import errands
 
 SOON_S = 0.2
 
 
 @pytest.fixture
-def post() -> Iterator[Outpost]:
-    """Return an outpost that has made a call."""
-    made = Outpost()
+def post() -> Iterator[ProbeHelper]:
+    """Return a helper that has made a call."""
+    made = ProbeHelper()
     with contextlib.closing(made):
         made.call(errands.descriptors, (), None)
         yield made
 
 
 @pytest.fixture
-def prober(post: Outpost) -> Prober:
-    return Prober(timeout_s=SOON_S, outpost=post)
+def prober(post: ProbeHelper) -> Prober:
+    return Prober(timeout_s=SOON_S, helper=post)
 
 
-def test_a_call_is_made_in_another_process(post: Outpost, prober: Prober):
+def test_a_call_is_made_in_another_process(post: ProbeHelper, prober: Prober):
     assert prober.call("key", os.getpid) == post.pid != os.getpid()
 
 
@@ -50,10 +50,12 @@ def test_a_time_out_that_a_daemon_answers_is_no_hang(prober: Prober):
     with pytest.raises(TimeoutError) as caught:
         prober.call("key", errands.fail, errno.ETIMEDOUT)
 
-    assert not isinstance(caught.value, Hung)
+    assert not isinstance(caught.value, Unanswered)
 
 
-def test_a_message_that_cannot_be_read_over_there_is_an_error_here(prober: Prober, post: Outpost):
+def test_a_message_that_cannot_be_read_over_there_is_an_error_here(
+    prober: Prober, post: ProbeHelper
+):
     before = post.pid
     unknown = type("Unknown", (), {"__reduce__": lambda _: (int, ("no number",))})()
 
@@ -82,9 +84,9 @@ def test_a_call_that_hangs_is_given_up_and_its_key_sleeps_until_it_ends(
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
 
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.open("key", os.open, str(fifo), os.O_RDONLY)
-    with pytest.raises(Hung):
+    with pytest.raises(Unanswered):
         prober.call("key", os.getpid)
     assert prober.call("other", os.getpid)
     assert prober.abandoned == 1
@@ -95,7 +97,9 @@ def test_a_call_that_hangs_is_given_up_and_its_key_sleeps_until_it_ends(
 
 
 @pytest.mark.expects_log("went away; starting another")
-def test_a_call_goes_on_in_a_new_process_where_the_old_one_went_away(prober: Prober, post: Outpost):
+def test_a_call_goes_on_in_a_new_process_where_the_old_one_went_away(
+    prober: Prober, post: ProbeHelper
+):
     before = post.pid
     os.kill(before, signal.SIGKILL)
 
@@ -120,12 +124,12 @@ def test_calls_at_once_each_have_a_line(prober: Prober):
 def test_closed_it_ends_its_process_and_what_waits_for_it(tmp_path: Path):
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
-    made = Outpost()
+    made = ProbeHelper()
     pid = made.call(os.getpid, (), None)
 
     def wait() -> None:
-        with outpost.bound(made), pytest.raises(Unstarted):
-            outpost.there(errands.read, str(fifo))
+        with probehelper.bound(made), pytest.raises(Unstarted):
+            probehelper.there(errands.read, str(fifo))
 
     thread = threading.Thread(target=wait)
     thread.start()
@@ -137,9 +141,9 @@ def test_closed_it_ends_its_process_and_what_waits_for_it(tmp_path: Path):
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_it_has_nothing_of_ours(post: Outpost, tmp_path: Path):
+def test_it_has_nothing_of_ours(post: ProbeHelper, tmp_path: Path):
     with (tmp_path / "lock").open("wb"):
-        made = Outpost()
+        made = ProbeHelper()
         with contextlib.closing(made):
             names = made.call(errands.descriptors, ("self",), None)
             of_the_line = made.call(errands.descriptors, (), None)
@@ -149,9 +153,9 @@ def test_it_has_nothing_of_ours(post: Outpost, tmp_path: Path):
     assert post.call(os.getcwd, (), None) == "/"
 
 
-def test_what_a_prober_runs_here_asks_over_there(prober: Prober, post: Outpost):
-    assert prober.run("key", lambda: outpost.there(os.getpid)) == post.pid
-    assert outpost.there(os.getpid) == os.getpid()
+def test_what_a_prober_runs_here_asks_over_there(prober: Prober, post: ProbeHelper):
+    assert prober.run("key", lambda: probehelper.there(os.getpid)) == post.pid
+    assert probehelper.there(os.getpid) == os.getpid()
 
 
 def test_a_walk_goes_over_there_if_the_kernel_has_not_all_of_it_in_memory(

@@ -1,4 +1,4 @@
-"""The process in which calls may hang: see `outpost`.
+"""The process in which calls may hang: see `probehelper`.
 
 It has no socket, lock or state of the one that started it, nor its standard streams.  Each line to
 it has a thread, on which one call after the other is made; when its starter has gone it ends, as
