@@ -13,10 +13,11 @@ import resource
 import signal
 import threading
 
-from csi_fluid import config, log, metrics, telling, updatedb
+from csi_fluid import config, log, telling, updatedb
 from csi_fluid.kube import access
 from csi_fluid.kube.side import ApiSide, Counts, Reset
 from csi_fluid.kubelet import Kubelet
+from csi_fluid.metrics import catalogue
 from csi_fluid.metrics.meter import Meter
 from csi_fluid.mountroot import MountRoot
 from csi_fluid.rpc.controller import Controller
@@ -127,9 +128,9 @@ class Plugin:
     def _build_api(self) -> ApiSide:
         settings, values = self._settings, self._meter.observer.values
         counts = Counts(
-            call=lambda *labels: values.count(metrics.API_CALLS, *labels),
-            event=lambda result: values.count(metrics.EVENTS, result),
-            start=lambda: values.count(metrics.API_HELPERS),
+            call=lambda *labels: values.count(catalogue.API_CALLS, *labels),
+            event=lambda result: values.count(catalogue.EVENTS, result),
+            start=lambda: values.count(catalogue.API_HELPERS),
         )
         found = access.find(settings.kube, settings.kubelet_kube_config, settings.kubeconfig)
         look_first = not settings.allow_patch_stale_node

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from csi_fluid import kinds, kubelet
-from csi_fluid.kinds import Kind
+from csi_fluid import kubelet, optiontypes
 from csi_fluid.kubelet import Kubelet
+from csi_fluid.optiontypes import Kind
 from recover.policy import HoldSettings
 
 Owner = Literal["Fluid", "ours"]
@@ -62,28 +62,28 @@ class Settings:
     """What the plugin runs with: the value of every option."""
 
     node_id: str = _option(
-        kinds.NAME,
+        optiontypes.NAME,
         "Fluid",
         "name of this node in Kubernetes; required",
         flag="nodeid",
         env=("NODE_ID",),
     )
     endpoint: str = _option(
-        Kind("URL", kinds.parse_endpoint),
+        Kind("URL", optiontypes.parse_endpoint),
         "Fluid",
         "where kubelet calls: unix:///path or tcp://host:port; required",
         flag="endpoint",
         env=("CSI_ENDPOINT",),
     )
     registration: str | None = _option(
-        Kind("PATH", kinds.parse_socket),
+        Kind("PATH", optiontypes.parse_socket),
         "ours",
         "register with kubelet, which finds the CSI socket at this path; if not given somebody "
         "else registers the plugin, such as the registrar sidecar of Fluid's chart",
         flag="kubelet-registration-path",
     )
     gates: Mapping[str, bool] = _option(
-        Kind("NAME=BOOL,...", kinds.parse_gates),
+        Kind("NAME=BOOL,...", optiontypes.parse_gates),
         "Fluid",
         "FuseRecovery=true heals broken volumes, with SeamlessRecovery=true applications wait for "
         "that and see no error; AllAlpha=, AllBeta= switch every gate of a stage",
@@ -98,7 +98,7 @@ class Settings:
         flag="state",
     )
     kube: Literal["auto", "account", "none"] = _option(
-        kinds.choice("auto", "account", "none"),
+        optiontypes.choice("auto", "account", "none"),
         "ours",
         "how to reach the API server; auto: node labels with kubelet's credential where there is "
         "one, all else with the ServiceAccount or --kubeconfig; account: never kubelet's; none: "
@@ -107,21 +107,21 @@ class Settings:
         default="auto",
     )
     kubelet_kube_config: str = _option(
-        kinds.TEXT,
+        optiontypes.TEXT,
         "Fluid",
         "kubelet's kubeconfig, whose credential labels this node",
         flag="kubelet-kube-config",
         default="/etc/kubernetes/kubelet.conf",
     )
     kubeconfig: str = _option(
-        kinds.TEXT,
+        optiontypes.TEXT,
         "Fluid",
         "a kubeconfig to use in place of the pod's ServiceAccount",
         flag="kubeconfig",
         default="",
     )
     reset_backoff_s: float | None = _option(
-        kinds.TIME,
+        optiontypes.TIME,
         "ours",
         "delete a FUSE pod that has waited so long in CrashLoopBackOff, so that its DaemonSet "
         "makes a fresh one; if not given never",
@@ -129,7 +129,7 @@ class Settings:
         unit="time",
     )
     reset_backoff_interval_s: float = _option(
-        kinds.TIME,
+        optiontypes.TIME,
         "ours",
         "the least time between two such deletions for one dataset",
         flag="reset-backoff-interval",
@@ -137,7 +137,7 @@ class Settings:
         unit="time",
     )
     strategy: Literal["auto", "namespace", "propagation"] = _option(
-        kinds.choice("auto", "namespace", "propagation"),
+        optiontypes.choice("auto", "namespace", "propagation"),
         "ours",
         "how to heal: namespace enters every container (needs the host's PID namespace), "
         "propagation mounts on top of the dead mount; auto: namespace where it works",
@@ -145,14 +145,14 @@ class Settings:
         default="auto",
     )
     recover_writable: bool = _option(
-        kinds.BOOL,
+        optiontypes.BOOL,
         "ours",
         "heal volumes that can be written to as well",
         flag="recover-writable",
         default="false",
     )
     probe_timeout_s: float = _option(
-        kinds.TIME,
+        optiontypes.TIME,
         "ours",
         "a FUSE daemon that does not answer for so long is hung",
         flag="probe-timeout",
@@ -160,7 +160,7 @@ class Settings:
         unit="time",
     )
     hung_abort_after_s: float | None = _option(
-        kinds.TIME,
+        optiontypes.TIME,
         "ours",
         "end the FUSE connection of a daemon that has not answered for so long, so that nobody "
         "waits for it any more; if not given never",
@@ -168,7 +168,7 @@ class Settings:
         unit="time",
     )
     hold_timeout_s: float = _option(
-        kinds.TIME,
+        optiontypes.TIME,
         "ours",
         "with SeamlessRecovery, keep applications waiting for at most so long after a crash",
         flag="hold-timeout",
@@ -176,14 +176,14 @@ class Settings:
         unit="time",
     )
     holder: Path | None = _option(  # noqa: RUF009  a dataclass field
-        Kind("PATH", lambda text: Path(kinds.parse_socket(text))),
+        Kind("PATH", lambda text: Path(optiontypes.parse_socket(text))),
         "ours",
         "with SeamlessRecovery, the socket of a holder that runs by itself and outlives the "
         "plugin; if not given the plugin starts one, with its socket beside the state file",
         flag="holder",
     )
     period_s: float = _option(
-        kinds.TIME,
+        optiontypes.TIME,
         "Fluid",
         "look at every volume this often, also when nothing woke the plugin",
         env=("RECOVER_FUSE_PERIOD",),
@@ -191,7 +191,7 @@ class Settings:
         unit="time",
     )
     warning_threshold: int = _option(
-        Kind("N", kinds.parse_count),
+        Kind("N", optiontypes.parse_count),
         "Fluid",
         "warn when more mounts are stacked on one path; the second, misspelt name is the one that "
         "Fluid's chart sets",
@@ -200,31 +200,35 @@ class Settings:
         unit="mounts",
     )
     mount_root: str = _option(
-        kinds.DIR,
+        optiontypes.DIR,
         "Fluid",
         "the directory below which the FUSE daemons mount",
         env=("MOUNT_ROOT",),
         default="/runtime-mnt",
     )
     kubelet_root: str = _option(
-        kinds.DIR, "Fluid", "kubelet's directory", env=("KUBELET_ROOTDIR",), default=kubelet.ROOT
+        optiontypes.DIR,
+        "Fluid",
+        "kubelet's directory",
+        env=("KUBELET_ROOTDIR",),
+        default=kubelet.ROOT,
     )
     publish_method: Literal["bind", "symlink"] = _option(
-        Kind("symlink|bindMount", kinds.parse_method),
+        Kind("symlink|bindMount", optiontypes.parse_method),
         "Fluid",
         "symlink publishes every volume as a symbolic link; all else binds",
         env=("NODEPUBLISH_METHOD",),
         default="bindMount",
     )
     allow_patch_stale_node: bool = _option(
-        kinds.BOOL,
+        optiontypes.BOOL,
         "Fluid",
         "label the node without reading it before",
         env=("ALLOW_PATCH_STALE_NODE",),
         default="true",
     )
     pod_uid: str = _option(
-        Kind("UID", kinds.parse_identifier),
+        Kind("UID", optiontypes.parse_identifier),
         "ours",
         "for the agent: the uid of its pod, by the downward API; without it the host name stands "
         "in, which another pod may have too",
@@ -232,41 +236,41 @@ class Settings:
         default="",
     )
     prune_fs: tuple[str, ...] = _option(
-        Kind("TYPE,...", kinds.parse_words),
+        Kind("TYPE,...", optiontypes.parse_words),
         "Fluid",
         "file system types that the node's updatedb is to skip",
         flag="prune-fs",
         default="fuse.alluxio-fuse,fuse.jindofs-fuse,fuse.juicefs,ossfs",
     )
     prune_path: tuple[str, ...] = _option(
-        Kind("DIR,...", kinds.parse_words),
+        Kind("DIR,...", optiontypes.parse_words),
         "Fluid",
         "directories that the node's updatedb is to skip",
         flag="prune-path",
         default="/runtime-mnt",
     )
     metrics_addr: tuple[str, int] | None = _option(
-        Kind("ADDR", kinds.parse_address),
+        Kind("ADDR", optiontypes.parse_address),
         "Fluid",
         "serve /metrics and /healthz at host:port; 0 or an empty value: nowhere",
         flag="metrics-addr",
         default=":8080",
     )
     log_format: Literal["text", "json"] = _option(
-        kinds.choice("text", "json"),
+        optiontypes.choice("text", "json"),
         "ours",
         "one line for each record, as key=value text or as JSON",
         flag="log-format",
         default="text",
     )
     log_level: str = _option(
-        kinds.choice("debug", "info", "warning", "error"),
+        optiontypes.choice("debug", "info", "warning", "error"),
         "ours",
         "the least that is logged; if not given info, or debug where --v is 5 or more",
         flag="log-level",
     )
     verbosity: int = _option(
-        Kind("LEVEL", kinds.parse_level),
+        Kind("LEVEL", optiontypes.parse_level),
         "Fluid",
         "5 or more means --log-level=debug",
         flag="v",
@@ -309,7 +313,7 @@ class Settings:
 _NO_GLOG = "no effect: Go's logging library is not here"
 
 
-def _ignored(help_: str, *flags: str, kind: Kind = kinds.TEXT) -> tuple[Option, ...]:
+def _ignored(help_: str, *flags: str, kind: Kind = optiontypes.TEXT) -> tuple[Option, ...]:
     return tuple(Option(kind=kind, owner="Fluid", help=help_, flag=flag) for flag in flags)
 
 
@@ -322,8 +326,10 @@ OPTIONS: tuple[Option, ...] = (
     *_ignored("no effect: Go's profiler is not here", "pprof-addr"),
     *_ignored(_NO_GLOG, "log_backtrace_at", "log_dir", "log_file", "log_file_max_size", "log_link"),
     *_ignored(_NO_GLOG, "logbuflevel", "stderrthreshold", "vmodule"),
-    *_ignored(_NO_GLOG, "add_dir_header", "alsologtostderr", "logtostderr", kind=kinds.UNREAD),
-    *_ignored(_NO_GLOG, "one_output", "skip_headers", "skip_log_headers", kind=kinds.UNREAD),
+    *_ignored(
+        _NO_GLOG, "add_dir_header", "alsologtostderr", "logtostderr", kind=optiontypes.UNREAD
+    ),
+    *_ignored(_NO_GLOG, "one_output", "skip_headers", "skip_log_headers", kind=optiontypes.UNREAD),
 )
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 import csi_fluid
-from csi_fluid import cli, config, driver, kubectl, metrics
+from csi_fluid import cli, config, driver, kubectl
+from csi_fluid.metrics import catalogue
 from csi_fluid.testbed.waiting import until
 
 ROOT = Path(__file__).parents[1]
@@ -180,7 +181,7 @@ def test_every_file_that_a_page_names_is_there():
 
 
 def test_every_metric_is_documented():
-    every = {*metrics.METRICS, *metrics.WEBHOOK_METRICS}
+    every = {*catalogue.METRICS, *catalogue.WEBHOOK_METRICS}
 
     assert undocumented({metric.name for metric in every}) == []
 

@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from csi_fluid import config, kinds
+from csi_fluid import config, optiontypes
 from csi_fluid.cli import usage
 from recover.serverless.guard import Target
 
@@ -107,7 +107,7 @@ def _target(text: str) -> Target:
 
 def _period(text: str) -> float:
     try:
-        return kinds.parse_duration(text)
+        return optiontypes.parse_duration(text)
     except ValueError as error:
         raise usage.Misuse(f"agent: --period={text}: {error}") from error
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from csi_fluid import kinds
+from csi_fluid import optiontypes
 from csi_fluid.cli import usage
 from csi_fluid.webhook import CONFIGURATION, NAMESPACE, SECRET, SERVICE
 
@@ -25,10 +25,10 @@ def run(words: Sequence[str]) -> int:
     settings, given = usage.parse(_parser(), words)
     if not given.agent_image:
         raise usage.Misuse("webhook: --agent-image is missing; see csi-fluid webhook --help")
-    listen = _value(kinds.parse_address, "listen", given.listen)
+    listen = _value(optiontypes.parse_address, "listen", given.listen)
     if listen is None:
         raise usage.Misuse(f"webhook: --listen={given.listen}: expected host:port or :port")
-    lifetime_s = _value(kinds.parse_long_duration, "certificate-lifetime", given.lifetime)
+    lifetime_s = _value(optiontypes.parse_long_duration, "certificate-lifetime", given.lifetime)
     if lifetime_s < _MIN_LIFETIME_S:
         raise usage.Misuse(f"webhook: --certificate-lifetime={given.lifetime}: expected 5s or more")
     try:
@@ -50,7 +50,7 @@ def run(words: Sequence[str]) -> int:
             folder=given.cert_dir,
             kubeconfig=settings.kubeconfig,
             metrics_addr=settings.metrics_addr,
-            drain_s=_value(kinds.parse_duration, "drain", given.drain),
+            drain_s=_value(optiontypes.parse_duration, "drain", given.drain),
             log_format=settings.log_format,
             log_level=settings.log_level,
         )

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from csi_fluid import kinds
+from csi_fluid import optiontypes
 from csi_fluid.cli import usage
 from csi_fluid.kubectl import NAME
 from csi_fluid.kubectl.api import Api
@@ -60,7 +60,7 @@ class Parser(usage.Parser):
         """Give what a command line asks, with connections for a block; raises Misuse or Failure."""
         given = self.parse_args(words)
         try:
-            each_s = kinds.parse_duration(given.timeout)
+            each_s = optiontypes.parse_duration(given.timeout)
         except ValueError as error:
             raise usage.Misuse(f"--timeout={given.timeout}: {error}") from error
         if given.at_once < 1:

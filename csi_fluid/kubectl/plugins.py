@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from csi_fluid import kinds
+from csi_fluid import optiontypes
 from csi_fluid.kubectl.api import Api, Container, Object, Unanswered
 from csi_fluid.kubectl.fleet import Limits
 
@@ -38,7 +38,7 @@ class Plugin:
         """Return whether the gate FuseRecovery is on."""
         gates = [w.removeprefix(_GATES) for w in self.arguments if w.startswith(_GATES)]
         try:
-            return bool(gates) and kinds.parse_gates(gates[-1])["FuseRecovery"]
+            return bool(gates) and optiontypes.parse_gates(gates[-1])["FuseRecovery"]
         except ValueError:  # gates of another version
             return "FuseRecovery=true" in gates[-1]
 

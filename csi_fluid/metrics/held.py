@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable
 
-from csi_fluid import metrics
+from csi_fluid.metrics import catalogue
 from csi_fluid.metrics.values import Gauges
 from recover.seamless.client import Status
 
@@ -23,12 +23,12 @@ def gauges(ask: Callable[[], Status] | None) -> Gauges:
         return float(sum(each.counts.get(name, 0) for each in held))
 
     return {
-        metrics.HELD_CONNECTIONS: {(state,): float(states[state]) for state in _STATES},
-        metrics.HELD_WAITING: {(): total("waiting")},
-        metrics.HOLDS: {(): total("holds")},
-        metrics.HELD_REQUESTS: {(result,): total(result) for result in _RESULTS},
-        metrics.HELD_BYTES: {(): total("read_bytes")},
-        metrics.HELD_LONGEST: {
+        catalogue.HELD_CONNECTIONS: {(state,): float(states[state]) for state in _STATES},
+        catalogue.HELD_WAITING: {(): total("waiting")},
+        catalogue.HOLDS: {(): total("holds")},
+        catalogue.HELD_REQUESTS: {(result,): total(result) for result in _RESULTS},
+        catalogue.HELD_BYTES: {(): total("read_bytes")},
+        catalogue.HELD_LONGEST: {
             (): max((each.counts.get("longest_s", 0.0) for each in held), default=0.0)
         },
     }

@@ -1,12 +1,12 @@
 """The metrics of a running plugin: what feeds them, and where they are served.
 
-Each is defined in the package itself, `metrics/__init__.py`.
+Each is defined in the package itself, `metrics/catalogue.py`.
 """
 
 import logging
 from collections.abc import Callable
 
-from csi_fluid import metrics
+from csi_fluid.metrics import catalogue
 from csi_fluid.metrics.observer import MetricsObserver, Publications
 from csi_fluid.metrics.server import Server
 from recover.linux.probe import Prober
@@ -35,7 +35,7 @@ class Meter:
 
     def observe(self, method: str, code: str, seconds: float) -> None:
         """Count a call."""
-        self.observer.values.observe(metrics.RPC_SECONDS, seconds, method, code)
+        self.observer.values.observe(catalogue.RPC_SECONDS, seconds, method, code)
 
     def start(self) -> None:
         """Serve; where the port is taken, say so and go on, for no volume depends on it."""

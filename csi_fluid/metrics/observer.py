@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
-from csi_fluid import metrics
-from csi_fluid.metrics import held
+from csi_fluid.metrics import catalogue, held
 from csi_fluid.metrics.values import Gauges, Values
 from recover import events
 from recover.events import Event
@@ -54,8 +53,8 @@ class MetricsObserver:
     def strategy(self, name: str) -> None:
         self._strategy = name
         for result in _RESULTS:
-            self.values.begin(metrics.HEALS, result, name)
-        for metric in (metrics.COPIES, metrics.HEAL_SECONDS, metrics.OUTAGE_SECONDS):
+            self.values.begin(catalogue.HEALS, result, name)
+        for metric in (catalogue.COPIES, catalogue.HEAL_SECONDS, catalogue.OUTAGE_SECONDS):
             self.values.begin(metric, name)
 
     def tell(self, event: Event) -> None:
@@ -65,7 +64,7 @@ class MetricsObserver:
                 self._healed(event)
             case events.HealFailed() | events.Skipped():
                 failed = isinstance(event, events.HealFailed)
-                self.values.count(metrics.HEALS, "failed" if failed else "skipped", self.strategy)
+                self.values.count(catalogue.HEALS, "failed" if failed else "skipped", self.strategy)
                 self._become("failing" if failed else "skipped", event.publications)
             case events.Broken() | events.Hung():
                 state = "broken" if isinstance(event, events.Broken) else "hung"
@@ -74,9 +73,9 @@ class MetricsObserver:
                 self._end(publications)
             case events.Aborted() | events.AbortFailed():
                 done = isinstance(event, events.Aborted)
-                self.values.count(metrics.ABORTS, "aborted" if done else "failed")
+                self.values.count(catalogue.ABORTS, "aborted" if done else "failed")
             case events.Woken(by=by):
-                self.values.count(metrics.WAKEUPS, by)
+                self.values.count(catalogue.WAKEUPS, by)
             case events.Stacked() | events.Adopted() | events.Dropped() | events.StateTrouble():
                 pass
 
@@ -98,21 +97,21 @@ class MetricsObserver:
             since[publication.source,] = min(at, since.get((publication.source,), at))
         return {
             **held.gauges(self.held),
-            metrics.PUBLICATIONS: {(state,): float(states[state]) for state in metrics.STATES},
-            metrics.BROKEN_SINCE: since,
-            metrics.LAYERS: layers,
-            metrics.EVENTS_WAITING: {(): float(self.events_waiting())},
-            metrics.ABANDONED_PROBES: {(): float(self._prober.abandoned)},
-            metrics.STATE_PROBLEM: {(): float(bool(self._store.problem))},
-            metrics.REGISTERED: {(): float(self.registered())} if self.registered else {},
+            catalogue.PUBLICATIONS: {(state,): float(states[state]) for state in catalogue.STATES},
+            catalogue.BROKEN_SINCE: since,
+            catalogue.LAYERS: layers,
+            catalogue.EVENTS_WAITING: {(): float(self.events_waiting())},
+            catalogue.ABANDONED_PROBES: {(): float(self._prober.abandoned)},
+            catalogue.STATE_PROBLEM: {(): float(bool(self._store.problem))},
+            catalogue.REGISTERED: {(): float(self.registered())} if self.registered else {},
         }
 
     def _healed(self, event: events.Healed) -> None:
-        self.values.count(metrics.HEALS, "healed", event.strategy)
-        self.values.count(metrics.COPIES, event.strategy, amount=event.copies)
-        self.values.observe(metrics.HEAL_SECONDS, event.latency_s, event.strategy)
+        self.values.count(catalogue.HEALS, "healed", event.strategy)
+        self.values.count(catalogue.COPIES, event.strategy, amount=event.copies)
+        self.values.observe(catalogue.HEAL_SECONDS, event.latency_s, event.strategy)
         if event.outage_s is not None:
-            self.values.observe(metrics.OUTAGE_SECONDS, event.outage_s, event.strategy)
+            self.values.observe(catalogue.OUTAGE_SECONDS, event.outage_s, event.strategy)
         with self._lock:
             self._layers[event.source] = event.layers
         self._end(event.publications)

@@ -11,8 +11,8 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
-from csi_fluid import metrics
-from csi_fluid.metrics import Metric
+from csi_fluid.metrics import catalogue
+from csi_fluid.metrics.catalogue import Metric
 
 Labels = tuple[str, ...]
 Gauges = Mapping[Metric, Mapping[Labels, float]]
@@ -45,7 +45,7 @@ class Values:
     """The present values of a process's metrics; safe to use from any thread."""
 
     def __init__(
-        self, gauges: Callable[[], Gauges], shown: tuple[Metric, ...] = metrics.METRICS
+        self, gauges: Callable[[], Gauges], shown: tuple[Metric, ...] = catalogue.METRICS
     ) -> None:
         """Start at nothing; gauges is asked at each scrape."""
         self._gauges = gauges

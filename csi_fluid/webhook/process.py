@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from csi_fluid import log, metrics
+from csi_fluid import log
 from csi_fluid.kube.access import IN_CLUSTER, Access
 from csi_fluid.kube.helper import Helper
 from csi_fluid.kube.side import teller
+from csi_fluid.metrics import catalogue
 from csi_fluid.metrics.server import Server as MetricsServer
 from csi_fluid.metrics.values import Gauges, Values
 from csi_fluid.webhook import review, rules
@@ -67,7 +68,7 @@ class Webhook:
         """Take the settings; raises OSError if a port cannot be had."""
         self._drain_s = settings.drain_s
         self._identity = Identity()
-        self._values = Values(self._gauges, metrics.WEBHOOK_METRICS)
+        self._values = Values(self._gauges, catalogue.WEBHOOK_METRICS)
         self._helper = _helper(settings, self._values)
         self._keeper = _keeper(settings, self._helper, self._identity)
         is_ready = partial(getattr, self._keeper, "is_ready")
@@ -98,7 +99,7 @@ class Webhook:
 
     def _gauges(self) -> Gauges:
         expires_at = self._identity.expires_at
-        return {metrics.CERTIFICATE_EXPIRY: {} if expires_at is None else {(): expires_at}}
+        return {catalogue.CERTIFICATE_EXPIRY: {} if expires_at is None else {(): expires_at}}
 
 
 def run(settings: Settings) -> None:
@@ -123,8 +124,8 @@ def _helper(settings: Settings, values: Values) -> Helper | None:
         return None  # no call is ever made
     return Helper(
         Access(account=settings.kubeconfig or IN_CLUSTER),
-        teller(partial(values.count, metrics.API_CALLS)),
-        partial(values.count, metrics.API_HELPERS),
+        teller(partial(values.count, catalogue.API_CALLS)),
+        partial(values.count, catalogue.API_HELPERS),
         idle_s=2 * _CHECK_S,  # it stays: starting it anew for each check would cost more
     )
 
@@ -152,8 +153,8 @@ def _answerer(image: str, values: Values) -> Callable[[bytes], bytes]:
             answered = review.answer(body, decide)
             result = answered.result
         finally:
-            values.count(metrics.ADMISSIONS, result)
-            values.observe(metrics.ADMISSION_SECONDS, time.perf_counter() - begun)
+            values.count(catalogue.ADMISSIONS, result)
+            values.observe(catalogue.ADMISSION_SECONDS, time.perf_counter() - begun)
         return answered.body
 
     return answer

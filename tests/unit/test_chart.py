@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import csi_fluid
-from csi_fluid import config, kinds
+from csi_fluid import config, optiontypes
 from tests import manifests
 from tests.manifests import CHART, FOLDER, Object
 from tests.unit.test_manifests import container, started
@@ -79,7 +79,7 @@ def test_the_drop_in_is_what_its_page_says():
 
     assert text.partition("\ncsi:")[2] in page
     assert found["csi"]["plugins"]["imageTag"] == csi_fluid.__version__
-    assert kinds.parse_gates(found["csi"]["featureGates"])["FuseRecovery"]
+    assert optiontypes.parse_gates(found["csi"]["featureGates"])["FuseRecovery"]
 
 
 # ---- Values
@@ -175,11 +175,13 @@ def test_a_typo_is_refused_with_its_place(setting: str):
     assert setting.partition("=")[0].rpartition(".")[2] in done.stderr
 
 
-@pytest.mark.parametrize("gate", [*kinds.GATES, "AllBeta"])
+@pytest.mark.parametrize("gate", [*optiontypes.GATES, "AllBeta"])
 def test_every_gate_is_accepted(gate: str):
     daemonset = manifests.one(manifests.charted(f"csi.featureGates={gate}=true"), "DaemonSet")
 
-    assert started(daemonset).gates[gate] if gate in kinds.GATES else started(daemonset).recovery
+    assert (
+        started(daemonset).gates[gate] if gate in optiontypes.GATES else started(daemonset).recovery
+    )
 
 
 def environment(daemonset: Object) -> dict[str, str]:

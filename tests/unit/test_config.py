@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, strategies as st
 
-from csi_fluid import config, kinds, metrics, telling
+from csi_fluid import config, optiontypes, telling
 from csi_fluid.cli import usage
 from csi_fluid.cli.start import _parser
+from csi_fluid.metrics import catalogue
 from recover.policy import HoldSettings
 
 NEEDED = ("--nodeid=n1", "--endpoint=unix:///run/csi.sock")
@@ -167,7 +168,7 @@ def test_the_right_name_of_the_warning_threshold_wins_over_the_misspelt_one():
     [("5s", 5), ("1m30s", 90), ("500ms", 0.5), ("1.5s", 1.5), ("1h", 3600), ("2000us", 0.002)],
 )
 def test_durations_are_gos(text, seconds):
-    assert kinds.parse_duration(text) == pytest.approx(seconds)
+    assert optiontypes.parse_duration(text) == pytest.approx(seconds)
 
 
 @pytest.mark.parametrize(
@@ -175,14 +176,14 @@ def test_durations_are_gos(text, seconds):
 )
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(ValueError, match="expected a duration"):
-        kinds.parse_duration(text)
+        optiontypes.parse_duration(text)
 
 
 @given(st.integers(1, 86_399), st.integers(0, 999))
 def test_a_duration_is_the_sum_of_its_parts(seconds, millis):
     text = f"{seconds // 3600}h{seconds // 60 % 60}m{seconds % 60}s{millis}ms"
 
-    assert kinds.parse_duration(text) == pytest.approx(seconds + millis / 1000)
+    assert optiontypes.parse_duration(text) == pytest.approx(seconds + millis / 1000)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_a_duration_is_the_sum_of_its_parts(seconds, millis):
     ],
 )
 def test_gates_are_kubernetes_gates(text, on):
-    assert kinds.parse_gates(text)["FuseRecovery"] is on
+    assert optiontypes.parse_gates(text)["FuseRecovery"] is on
 
 
 @pytest.mark.parametrize(
@@ -301,7 +302,7 @@ def test_the_documentation_has_default_unit_and_owner_of_every_option(option):
         assert option.default in {None, "", default}
 
 
-@pytest.mark.parametrize("metric", metrics.METRICS, ids=lambda metric: metric.name)
+@pytest.mark.parametrize("metric", catalogue.METRICS, ids=lambda metric: metric.name)
 def test_the_documentation_has_kind_unit_and_labels_of_every_metric(metric):
     _, kind, unit, labels, _ = row_of(metric.name)
 

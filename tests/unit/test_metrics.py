@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, strategies as st
 from prometheus_client import parser
 
-from csi_fluid import metrics
+from csi_fluid.metrics import catalogue
 from csi_fluid.metrics.meter import Meter
 from csi_fluid.metrics.observer import MetricsObserver
 from csi_fluid.metrics.server import Server
@@ -55,16 +55,16 @@ def test_every_metric_is_announced_with_its_help_and_type():
     families = parser.text_string_to_metric_families(watching().values.text().decode())
     found = {family.name: family for family in families}
 
-    for metric in metrics.METRICS:
+    for metric in catalogue.METRICS:
         family = found[metric.name.removesuffix("_total")]
         assert (family.type, family.documentation) == (metric.kind, metric.help)
 
 
 def test_names_are_unique_and_follow_prometheus_rules():
-    names = [metric.name for metric in metrics.METRICS]
+    names = [metric.name for metric in catalogue.METRICS]
 
     assert len(names) == len(set(names))
-    for metric in metrics.METRICS:
+    for metric in catalogue.METRICS:
         assert metric.name.startswith("csi_fluid_")
         assert metric.name.endswith("_total") == (metric.kind == "counter")
         assert bool(metric.buckets) == (metric.kind == "histogram")
@@ -74,7 +74,7 @@ def test_names_are_unique_and_follow_prometheus_rules():
 @given(st.text())
 def test_any_label_value_survives(value):
     values = Values(dict)
-    values.count(metrics.WAKEUPS, value)
+    values.count(catalogue.WAKEUPS, value)
     families = parser.text_string_to_metric_families(values.text().decode())
     shown = [s.labels["source"] for family in families for s in family.samples]
 
@@ -85,10 +85,10 @@ def test_any_label_value_survives(value):
 def test_a_histogram_counts_each_value_once_in_every_bucket_above_it(given_values):
     values = Values(dict)
     for value in given_values:
-        values.observe(metrics.HEAL_SECONDS, value, "namespace")
+        values.observe(catalogue.HEAL_SECONDS, value, "namespace")
     found = parsed(values.text())
 
-    for bound in (*metrics.HEAL_SECONDS.buckets, math.inf):
+    for bound in (*catalogue.HEAL_SECONDS.buckets, math.inf):
         name = f"csi_fluid_heal_seconds_bucket{{le={'+Inf' if bound == math.inf else f'{bound:g}'}"
         assert found[f"{name},strategy=namespace}}"] == sum(v <= bound for v in given_values)
     assert found["csi_fluid_heal_seconds_count{strategy=namespace}"] == len(given_values)
@@ -102,8 +102,8 @@ def test_counting_from_many_threads_loses_nothing():
 
     def count():
         for _ in range(2_000):
-            values.count(metrics.WAKEUPS, "tick")
-            values.observe(metrics.RPC_SECONDS, 0.001, "Probe", "OK")
+            values.count(catalogue.WAKEUPS, "tick")
+            values.observe(catalogue.RPC_SECONDS, 0.001, "Probe", "OK")
 
     threads = [threading.Thread(target=count) for _ in range(4)]
     for thread in threads:

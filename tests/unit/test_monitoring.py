@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from csi_fluid import metrics, telling
+from csi_fluid import telling
+from csi_fluid.metrics import catalogue
 from tests import manifests, sandbox
 from tests.cluster.settings import ROOT
 from tests.manifests import FOLDER, Object
@@ -17,7 +18,7 @@ MONITORING = FOLDER / "components/monitoring"
 OVERLAY = "overlays/monitoring"
 WEBHOOK = "serverless/monitoring"
 RULES = (MONITORING / "prometheusrule.yaml", FOLDER / WEBHOOK / "prometheusrule.yaml")
-KNOWN = {metric.name: metric for metric in (*metrics.METRICS, *metrics.WEBHOOK_METRICS)}
+KNOWN = {metric.name: metric for metric in (*catalogue.METRICS, *catalogue.WEBHOOK_METRICS)}
 # What Prometheus itself adds to a sample here, and what a histogram's buckets have.
 ADDED_LABELS = {"node", "job", "instance", "le"}
 SERIES = re.compile(r"\b(csi_fluid_\w+)(?:\{([^}]*)\})?")
@@ -38,7 +39,7 @@ def queries() -> list[str]:
     return [target["expr"] for panel in panels for target in panel["targets"]]
 
 
-def metric_of(series: str) -> metrics.Metric | None:
+def metric_of(series: str) -> catalogue.Metric | None:
     if series in KNOWN:
         return KNOWN[series] if KNOWN[series].kind != "histogram" else None
     base = KNOWN.get(re.sub(r"_(bucket|sum|count)$", "", series))
@@ -67,14 +68,14 @@ def test_grouping_and_texts_name_labels_that_their_metric_has():
 def test_every_state_and_result_in_a_query_is_one_that_the_program_tells():
     text = "\n".join([*(rule["expr"] for rule in rules()), *queries()])
 
-    assert set(re.findall(r'\bstate!?="(\w+)"', text)) <= set(metrics.STATES)
+    assert set(re.findall(r'\bstate!?="(\w+)"', text)) <= set(catalogue.STATES)
     assert set(re.findall(r'\bresult="(\w+)"', text)) <= {"healed", "failed", "skipped", "error"}
 
 
 def test_the_dashboard_shows_what_plugin_and_webhook_count():
     shown = {metric_of(series) for query in queries() for series, _ in SERIES.findall(query)}
 
-    every = {*metrics.METRICS, *metrics.WEBHOOK_METRICS}
+    every = {*catalogue.METRICS, *catalogue.WEBHOOK_METRICS}
     assert {metric.name for metric in every} == {m.name for m in shown if m}
 
 
