@@ -22,7 +22,7 @@ SOON_S = 0.2
 
 
 @pytest.fixture
-def post() -> Iterator[ProbeHelper]:
+def helper() -> Iterator[ProbeHelper]:
     """Return a helper that has made a call."""
     made = ProbeHelper()
     with contextlib.closing(made):
@@ -31,12 +31,12 @@ def post() -> Iterator[ProbeHelper]:
 
 
 @pytest.fixture
-def prober(post: ProbeHelper) -> Prober:
-    return Prober(timeout_s=SOON_S, helper=post)
+def prober(helper: ProbeHelper) -> Prober:
+    return Prober(timeout_s=SOON_S, helper=helper)
 
 
-def test_a_call_is_made_in_another_process(post: ProbeHelper, prober: Prober):
-    assert prober.call("key", os.getpid) == post.pid != os.getpid()
+def test_a_call_is_made_in_another_process(helper: ProbeHelper, prober: Prober):
+    assert prober.call("key", os.getpid) == helper.pid != os.getpid()
 
 
 def test_what_a_call_raises_is_raised_here(prober: Prober, tmp_path: Path):
@@ -54,15 +54,15 @@ def test_a_time_out_that_a_daemon_answers_is_no_hang(prober: Prober):
 
 
 def test_a_message_that_cannot_be_read_over_there_is_an_error_here(
-    prober: Prober, post: ProbeHelper
+    prober: Prober, helper: ProbeHelper
 ):
-    before = post.pid
+    before = helper.pid
     unknown = type("Unknown", (), {"__reduce__": lambda _: (int, ("no number",))})()
 
     with pytest.raises(ValueError, match="no number"):
         prober.call("key", print, unknown)
 
-    assert post.pid == before
+    assert helper.pid == before
 
 
 def test_a_descriptor_is_lent_and_one_is_given(prober: Prober, tmp_path: Path):
@@ -98,12 +98,12 @@ def test_a_call_that_hangs_is_given_up_and_its_key_sleeps_until_it_ends(
 
 @pytest.mark.expects_log("went away; starting another")
 def test_a_call_goes_on_in_a_new_process_where_the_old_one_went_away(
-    prober: Prober, post: ProbeHelper
+    prober: Prober, helper: ProbeHelper
 ):
-    before = post.pid
+    before = helper.pid
     os.kill(before, signal.SIGKILL)
 
-    assert prober.call("key", os.getpid) == post.pid != before
+    assert prober.call("key", os.getpid) == helper.pid != before
 
 
 def test_calls_at_once_each_have_a_line(prober: Prober):
@@ -141,7 +141,7 @@ def test_closed_it_ends_its_process_and_what_waits_for_it(tmp_path: Path):
     assert not Path(f"/proc/{pid}").exists()
 
 
-def test_it_has_nothing_of_ours(post: ProbeHelper, tmp_path: Path):
+def test_it_has_nothing_of_ours(helper: ProbeHelper, tmp_path: Path):
     with (tmp_path / "lock").open("wb"):
         made = ProbeHelper()
         with contextlib.closing(made):
@@ -150,11 +150,11 @@ def test_it_has_nothing_of_ours(post: ProbeHelper, tmp_path: Path):
 
     assert set(names) == {"/dev/null", "socket"}
     assert of_the_line == ["socket"]
-    assert post.call(os.getcwd, (), None) == "/"
+    assert helper.call(os.getcwd, (), None) == "/"
 
 
-def test_what_a_prober_runs_here_asks_over_there(prober: Prober, post: ProbeHelper):
-    assert prober.run("key", lambda: probehelper.there(os.getpid)) == post.pid
+def test_what_a_prober_runs_here_asks_over_there(prober: Prober, helper: ProbeHelper):
+    assert prober.run("key", lambda: probehelper.there(os.getpid)) == helper.pid
     assert probehelper.there(os.getpid) == os.getpid()
 
 
