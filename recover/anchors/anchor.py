@@ -24,7 +24,6 @@ from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.mounts import Attributes, Clone
 
 FOLDER = ".csi-fluid"
-KEPT = 256  # anchors of one variant; from the generation of each a container may have been started
 
 Key = tuple[int, str]  # number and variant, which an anchor is named by
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 from recover.anchors import anchor as anchors, execute
 from recover.anchors.plan import Make
-from recover.anchors.shelf import Shelf, Variant, unneeded
+from recover.anchors.retention import unneeded
+from recover.anchors.shelf import Shelf, Variant
 from recover.linux import mountinfo, mounts, namespaces, syscalls
 from recover.linux.mountinfo import Mount
 from recover.locks import Locks

@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from recover import detect, policy
-from recover.anchors.anchor import KEPT, Anchor
-from recover.anchors.shelf import Shelf, Variant, unneeded
+from recover.anchors.anchor import Anchor
+from recover.anchors.retention import KEPT, unneeded
+from recover.anchors.shelf import Shelf, Variant
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes

@@ -1,4 +1,4 @@
-"""Where the node plugin keeps the anchors of a source, and which of them are needed.
+"""Where the node plugin keeps the anchors of a source.
 
 They lie in a private folder of the plugin in kubelet's directory, which the host shares, as
 `.csi-fluid/KEY/NUMBER-VARIANT`.  A generation of the daemon has one anchor for each variant of its
@@ -9,11 +9,10 @@ part of the source.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from recover.anchors.anchor import FOLDER, KEPT, Key, key_of
+from recover.anchors.anchor import FOLDER, Key, key_of
 from recover.linux.mounts import Attributes
 from recover.rows import Publication
 
@@ -86,30 +85,3 @@ class Shelf:
 
 def _digest(text: str) -> str:
     return hashlib.sha256(os.fsencode(text)).hexdigest()[:16]
-
-
-def unneeded(
-    anchors: Iterable[Key], publications: Iterable[Publication]
-) -> tuple[frozenset[Key], bool]:
-    """Return the anchors off which nobody can hang, and whether needed ones are among them.
-
-    Somebody may have hung a copy on an anchor as long as a publication lives that was there while
-    the anchor's generation was the newest.  Only of more than KEPT of a variant a needed one goes,
-    the second oldest: off the oldest hang the containers that never were restarted.
-    """
-    seen: dict[tuple[bool, str, bool], int] = {}
-    for p in publications:
-        kind = p.read_only, p.sub_path, p.recover_writable and not p.read_only
-        seen[kind] = min(seen.get(kind, p.generation), p.generation)
-    oldest = {Variant(*kind).name: number for kind, number in seen.items()}
-    of_all = min(oldest.values(), default=None)
-    gone: set[Key] = set()
-    kept: dict[str, list[Key]] = {}
-    for number, variant in sorted(anchors):
-        first = oldest.get(variant, of_all)
-        if first is None or number < first:
-            gone.add((number, variant))
-        else:
-            kept.setdefault(variant, []).append((number, variant))
-    surplus = {key for group in kept.values() for key in group[1 : max(len(group) - KEPT, 0) + 1]}
-    return frozenset(gone | surplus), bool(surplus)

@@ -18,7 +18,8 @@ from dataclasses import dataclass, replace
 
 from recover import events, policy
 from recover.anchors import anchor as anchors
-from recover.anchors.anchor import KEPT, Anchor
+from recover.anchors.anchor import Anchor
+from recover.anchors.retention import KEPT
 from recover.errors import Covered, Error
 from recover.events import Observer
 from recover.lease import Lease

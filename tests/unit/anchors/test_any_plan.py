@@ -4,7 +4,8 @@ from hypothesis import given, strategies as st
 
 from recover.anchors.anchor import Anchor
 from recover.anchors.plan import Attach, Bring, Case, Cover, Drop, Make, Skip, Uncover
-from recover.anchors.shelf import Variant, unneeded
+from recover.anchors.retention import unneeded
+from recover.anchors.shelf import Variant
 from recover.detect import Copy
 from recover.rows import Publication
 from tests.unit.anchors.planned import LIVING, made, of, planned
