@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
 from recover.errors import Busy, Covered, Crowded, Unanswered
-from recover.linux import mountinfo, mounts, probe
+from recover.linux import mountinfo, mounts, probe, resolve
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Clone
 from recover.linux.probe import Answer, Prober
@@ -180,7 +180,9 @@ class Sources:
 
     def _look(self, content: Content) -> Source:
         path = content.path
-        fd = self._prober.run(("open", path), lambda: _open(path), discard=os.close)
+        fd = resolve.open_known(path)
+        if fd is None:
+            fd = self._prober.run(("open", path), lambda: _open(path), discard=os.close)
         try:
             # The key has the superblock: a stopped daemon must not stand for one mounted over it.
             key = path, mountinfo.superblock(fd)

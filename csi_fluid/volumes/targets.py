@@ -20,7 +20,7 @@ from pathlib import Path
 from csi_fluid import kubelet
 from csi_fluid.errors import Occupied, Unseen, Withdrawn
 from recover.errors import Busy
-from recover.linux import mountinfo, mounts, namespaces
+from recover.linux import mountinfo, mounts, namespaces, resolve
 from recover.linux.probe import Prober
 
 _MODE = 0o750  # as Fluid makes them
@@ -48,12 +48,9 @@ class Seen:
 
 def canonical(prober: Prober, *paths: str) -> tuple[str, ...]:
     """Return paths with the links in their parent directories resolved; raises Unanswered."""
-    key = f"the way to {' and to '.join(paths)}"
-    return tuple(_canonical(prober, key, Path(path)) for path in paths)
-
-
-def _canonical(prober: Prober, key: str, path: Path) -> str:
-    return str(Path(prober.call(key, os.path.realpath, path.parent)) / path.name)
+    if all(resolve.is_canonical(str(Path(path).parent)) for path in paths):  # mostly: asks nobody
+        return paths
+    return prober.call(f"the way to {' and to '.join(paths)}", resolve.canonical, *paths)
 
 
 class Pods:

@@ -49,6 +49,33 @@ def open_at(dirfd: int, path: str, rules: int, flags: int = 0) -> int:
     return _open_path(dirfd, path, rules, flags)
 
 
+def canonical(*paths: str) -> tuple[str, ...]:
+    """Return paths with the links in their parent directories resolved; it may have to ask."""
+    return tuple(
+        os.path.join(os.path.realpath(os.path.dirname(path)), os.path.basename(path))
+        for path in paths
+    )
+
+
+def is_canonical(path: str) -> bool:
+    """Tell whether the kernel knows without asking that no step of an absolute path is a link."""
+    fd = open_known(path) if path == os.path.normpath(path) else None
+    if fd is not None:
+        os.close(fd)
+    return fd is not None
+
+
+def open_known(path: str) -> int | None:
+    """Do as `open_path` if the kernel can without asking anybody; None if it cannot, or at a link.
+
+    It is for any thread: there is nothing in it to wait for.
+    """
+    try:
+        return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, NO_LINKS | _IN_MEMORY)
+    except OSError:
+        return None
+
+
 def _open_path(dirfd: int, path: str, rules: int, flags: int) -> int:
     if facilities.has("openat2"):
         return syscalls.openat2(dirfd, path, os.O_PATH | flags, rules)

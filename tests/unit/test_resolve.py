@@ -112,3 +112,20 @@ def test_a_place_in_a_container_is_opened_without_any_link(tree: Path):
         os.close(root_fd)
 
     assert refused.value.errno == errno.ELOOP
+
+
+@pytest.mark.parametrize(
+    "path", ["inside/folder/x", "inside/link/x", "inside/../outside/x", "no/x"]
+)
+def test_what_is_called_canonical_is_so(tree: Path, path: str):
+    given = f"{tree}/{path}"
+    (real,) = resolve.canonical(given)
+
+    assert real == os.path.realpath(given)
+    assert given == real or not resolve.is_canonical(os.path.dirname(given))
+
+
+def test_the_last_step_of_a_path_may_be_a_link(tree: Path):
+    assert resolve.canonical(f"{tree}/inside/link") == (f"{tree}/inside/link",)
+    assert resolve.is_canonical(str(tree))
+    assert not resolve.is_canonical(f"{tree}/inside/link")
