@@ -1,4 +1,4 @@
-"""Which broken copies may be healed, how they are reached, and when to try again.
+"""Which broken copies may be healed, how they are reached, how long, and when to try again.
 
 A writable volume may have lost writes with its daemon; only its operator can say that going on is
 right, so it is healed on request alone.
@@ -14,6 +14,11 @@ from recover.rows import Publication
 MAPPED = (
     "it is id-mapped, and the kernel does not tell how, so the owners of its files would be "
     "others; restart the container to heal it"
+)
+KEPT_ANCHORS = 256  # of one variant; off each a container may hang that was started meanwhile
+SURPLUS = (
+    f"more than {KEPT_ANCHORS} FUSE daemons came and went; a container that was started during the "
+    "life of an early one, other than the first, heals no more until it is restarted"
 )
 FIRST_RETRY_S = 0.1
 LAST_RETRY_S = 30.0

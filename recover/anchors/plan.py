@@ -11,18 +11,13 @@ from dataclasses import dataclass, replace
 
 from recover import detect, policy
 from recover.anchors.anchor import Anchor
-from recover.anchors.retention import KEPT, unneeded
+from recover.anchors.retention import unneeded
 from recover.anchors.shelf import Shelf, Variant
 from recover.detect import Copy
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
 from recover.rows import Generation, Publication
-
-_SURPLUS = (
-    f"more than {KEPT} FUSE daemons came and went; a container that was started during the life of "
-    "an early one, other than the first, heals no more until it is restarted"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +377,7 @@ def _drops(case: Case) -> Iterator[Step]:
         if (anchor.number, anchor.variant) in gone:
             yield Drop(case.home, anchor)
     if is_surplus:
-        yield Skip(case.home, str(case.shelf.folder), _SURPLUS)
+        yield Skip(case.home, str(case.shelf.folder), policy.SURPLUS)
 
 
 def _has(variant: Variant, inner: str) -> bool:

@@ -4,9 +4,8 @@ from collections.abc import Iterable
 
 from recover.anchors.anchor import Key
 from recover.anchors.shelf import Variant
+from recover.policy import KEPT_ANCHORS
 from recover.rows import Publication
-
-KEPT = 256  # anchors of one variant; from the generation of each a container may have been started
 
 
 def unneeded(
@@ -15,8 +14,8 @@ def unneeded(
     """Return the anchors off which nobody can hang, and whether needed ones are among them.
 
     Somebody may have hung a copy on an anchor as long as a publication lives that was there while
-    the anchor's generation was the newest.  Only of more than KEPT of a variant a needed one goes,
-    the second oldest: off the oldest hang the containers that never were restarted.
+    the anchor's generation was the newest.  Only of more than KEPT_ANCHORS of a variant a needed
+    one goes, the second oldest: off the oldest hang the containers that never were restarted.
     """
     seen: dict[tuple[bool, str, bool], int] = {}
     for p in publications:
@@ -32,5 +31,7 @@ def unneeded(
             gone.add((number, variant))
         else:
             kept.setdefault(variant, []).append((number, variant))
-    surplus = {key for group in kept.values() for key in group[1 : max(len(group) - KEPT, 0) + 1]}
+    surplus = {
+        key for group in kept.values() for key in group[1 : max(len(group) - KEPT_ANCHORS, 0) + 1]
+    }
     return frozenset(gone | surplus), bool(surplus)

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from recover import events, policy
 from recover.anchors import anchor as anchors
 from recover.anchors.anchor import Anchor
-from recover.anchors.retention import KEPT
 from recover.errors import Covered, Error
 from recover.events import Observer
 from recover.lease import Lease
@@ -311,14 +310,9 @@ class Guard:
 
         The oldest is that of the pod's start, on which most containers hang.
         """
-        if len(found) < KEPT:
-            return
-        self._visit(functools.partial(anchors.remove, found[1]))
-        reason = (
-            f"more than {KEPT} FUSE daemons came and went; a container that was started during "
-            "the life of an early one, other than the first, heals no more until it is restarted"
-        )
-        self._skip(str(self.place.folder), reason)
+        if len(found) >= policy.KEPT_ANCHORS:
+            self._visit(functools.partial(anchors.remove, found[1]))
+            self._skip(str(self.place.folder), policy.SURPLUS)
 
     # -- telling ---------------------------------------------------------------------------------
 

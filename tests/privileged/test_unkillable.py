@@ -18,7 +18,7 @@ from csi_fluid.testbed.plugin import Plugin
 from tests.harness import Dataset, Node, Propagation, until
 from tests.harness.wirefuse import WireFuse
 
-PATIENCE = "--probe-timeout=300ms"
+PATIENCE = "--probe-timeout=1s"
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from recover.anchors.anchor import Key
-from recover.anchors.retention import KEPT, unneeded
+from recover.anchors.retention import unneeded
 from recover.anchors.shelf import Variant
+from recover.policy import KEPT_ANCHORS
 from recover.rows import Publication
 from tests.unit.handmade import NUMBER, RO, RW, RW_RECOVER, publication, publications
 
@@ -48,9 +49,9 @@ def test_an_anchor_of_parts_of_a_volume_is_needed_by_any_publication():
     assert gone(keys(range(1, 4), part), publication(since=2)) == {*keys(range(1, 2), part)}
 
 
-@pytest.mark.parametrize("extra", [-KEPT // 2, -1, 0, 1, 3])
+@pytest.mark.parametrize("extra", [-KEPT_ANCHORS // 2, -1, 0, 1, 3])
 def test_only_more_needed_anchors_than_are_kept_let_one_go(extra: int):
-    there = keys(range(1, KEPT + extra + 1))
+    there = keys(range(1, KEPT_ANCHORS + extra + 1))
 
     going, is_surplus = unneeded(reversed(there), [publication(since=1)])
 
@@ -59,7 +60,10 @@ def test_only_more_needed_anchors_than_are_kept_let_one_go(extra: int):
 
 
 def test_each_variant_has_its_own_limit():
-    there = [*keys(range(1, KEPT + 1), RO), *keys(range(1, KEPT + 1), Variant(True, "a"))]
+    there = [
+        *keys(range(1, KEPT_ANCHORS + 1), RO),
+        *keys(range(1, KEPT_ANCHORS + 1), Variant(True, "a")),
+    ]
 
     assert unneeded(there, [publication(since=1)]) == (frozenset(), False)
 
@@ -109,7 +113,7 @@ def test_the_order_in_which_things_are_found_does_not_matter(there, numbers):
     )
 
 
-@given(st.integers(0, 3 * KEPT), st.integers(1, 2 * KEPT))
+@given(st.integers(0, 3 * KEPT_ANCHORS), st.integers(1, 2 * KEPT_ANCHORS))
 def test_the_oldest_needed_anchor_never_goes(count, since):
     there = keys(range(1, count + 1))
 
@@ -117,4 +121,4 @@ def test_the_oldest_needed_anchor_never_goes(count, since):
 
     needed = [key for key in there if key[0] >= since]
     assert not {*needed[:1], *needed[-1:]} & going
-    assert len(needed) - len(going & {*needed}) == min(len(needed), KEPT)
+    assert len(needed) - len(going & {*needed}) == min(len(needed), KEPT_ANCHORS)
