@@ -89,7 +89,8 @@ pictures: _python _tools _cluster ## Draw the pictures of the pages anew, from c
 	@RECORD=docs/watch.svg $(pytest) tests/privileged/test_watch.py
 	@$(py) -m tests.cluster.pictures
 
-image: _python _cluster ## Write the container image as build/csi-fluid.oci.tar
+image: _python ## Write the container image as build/csi-fluid.oci.tar
+	@.ci/setup tools mmdebstrap
 	@$(py) -m tests.images
 
 fmt: _python ## Format the code and repair what can be repaired

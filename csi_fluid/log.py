@@ -16,6 +16,7 @@ from typing import TextIO
 _STANDARD = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _SECRET = re.compile(r"secret|passw|token|credential|private|(access|api|auth).?key", re.IGNORECASE)
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f\x7f-\x9f]+")
+_OURS = ("csi_fluid", "recover")
 REDACTED = "(redacted)"
 
 _log = logging.getLogger(__name__)
@@ -24,14 +25,17 @@ _log = logging.getLogger(__name__)
 def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     """Send everything from a level ("debug" ... "error") on to a stream (default: stderr).
 
-    form is "text" or "json".  Replaces the handlers that are there.
+    form is "text" or "json".  Replaces the handlers that are there.  "debug" is ours alone: Fluid's
+    chart always asks for it (--v=5), and gRPC would fill the log with its own.
     """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # never shown
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(level.upper())
+    root.setLevel("INFO" if level == "debug" else level.upper())
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level.upper())
     threading.excepthook = _unexpected
 
 

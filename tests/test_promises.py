@@ -144,42 +144,6 @@ def test_what_others_chose_is_written_in_one_module(place: str, words: Iterable[
     assert found == {place}
 
 
-def anchors(text: str) -> set[str]:
-    """Return the anchors of a page's headings, as GitHub makes them."""
-    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
-    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
-
-
-def leads_somewhere(page: Path, link: str) -> bool:
-    name, _, anchor = link.partition("#")
-    target = page.parent / name if name else page
-    return target.exists() and (not anchor or anchor in anchors(target.read_text("utf-8")))
-
-
-def test_every_link_of_a_page_leads_somewhere():
-    broken = [
-        f"{page.name}: {link}"
-        for page in (ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md"))
-        for link in re.findall(r"\]\((?!https?:)([^)]+)\)", page.read_text(encoding="utf-8"))
-        if not leads_somewhere(page, link)
-    ]
-
-    assert broken == []
-
-
-def test_every_file_that_a_page_names_is_there():
-    pages = (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))
-    named = {
-        (page.name, path)
-        for page in pages
-        for path in re.findall(r"\bmanifests/[\w/.-]*\w", page.read_text(encoding="utf-8"))
-    }
-
-    assert {
-        each for each in named if "NAME" not in each[1] and not (ROOT / each[1]).exists()
-    } == set()
-
-
 def test_every_metric_is_documented():
     every = {*catalogue.METRICS, *catalogue.WEBHOOK_METRICS}
 

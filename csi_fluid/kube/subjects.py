@@ -9,7 +9,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from csi_fluid import kubelet
-from csi_fluid.errors import NotFound
+from csi_fluid.errors import NotFound, Unavailable
 from csi_fluid.kube import objects
 from csi_fluid.kube.cluster import Api, Cluster, refusal, succeeded
 from csi_fluid.kube.objects import Name
@@ -18,6 +18,7 @@ from recover.rows import Publication
 
 _KNOWN_S = 300.0
 _KNOWN_AT_MOST = 1_024
+_NO_SUCH_KIND = 404  # of no Status: what the API server says of a path that it does not serve
 _NAMES_ONLY = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 
 
@@ -76,7 +77,12 @@ class Subjects:
     def _dataset(self, name: Name, until: float) -> Subject | None:
         key = ("Dataset", str(name))
         if key not in self._fresh():
-            self._keep(key, self._look_up(name, until))
+            try:
+                self._keep(key, self._look_up(name, until))
+            except Unavailable as error:
+                if error.status != _NO_SUCH_KIND:
+                    raise
+                return None  # Fluid is not installed yet; no event must wait for that
         known = self._known[key][1]
         return known if isinstance(known, Subject) else None
 

@@ -106,10 +106,13 @@ def asking(api: Api, command: Sequence[str], limits: Limits) -> Callable[[Plugin
     """
 
     def question(plugin: Plugin) -> Any:
+        where = plugin.container
         if plugin.trouble:
-            raise Unanswered(f"the plugin does not run: {plugin.trouble}")
-        words = ("csi-fluid", *command)
-        output = api.execute(plugin.container, words, timeout_s=limits.each_s)
+            raise Unanswered(
+                f"the plugin does not run: {plugin.trouble}; kubectl describe po -n "
+                f"{where.namespace} {where.pod} says more"
+            )
+        output = api.execute(where, ("csi-fluid", *command), timeout_s=limits.each_s)
         try:
             return json.loads(output.stdout)
         except ValueError as error:

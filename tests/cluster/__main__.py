@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from tests.cluster.cluster import DEFAULT_NAME, Cluster
-from tests.cluster.settings import CLUSTERS
+from tests.cluster.settings import BIN, CLUSTERS
 from tests.cluster.waiting import ClusterError
 
 
@@ -49,7 +49,9 @@ def _told(cluster: Cluster, seconds: float) -> str:
     return (
         f"cluster {cluster.name} is up after {seconds:.1f} s: node {cluster.node.ip}, "
         f"pods {cluster.node.pod_subnet}, logs in {cluster.place.logs}\n"
-        f"  make kubectl{name} ARGS='get pods -A'     make cluster-down{name}"
+        f"  make kubectl{name} ARGS='get pods -A'     make cluster-down{name}\n"
+        "  or, for kubectl, kubectl csi-fluid and helm in this terminal:\n"
+        f"  export KUBECONFIG={cluster.place.secrets}/admin.conf PATH={BIN}:$PATH"
     )
 
 

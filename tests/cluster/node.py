@@ -123,7 +123,7 @@ class Node:
         found = self._read_holder()
         if found is None:
             raise ClusterError(f"cluster {self._place.name} is not up: run 'make cluster-up'")
-        where = ("nsenter", f"--target={found[2]}", "--mount", "--pid", "--net", "--wd=/")
+        where = ("nsenter", f"--target={found[2]}", "--mount", "--pid", "--net", "--wdns=/")
         return (*where, "env", f"PATH={BIN}:/usr/sbin:/usr/bin:/sbin:/bin", *map(str, command))
 
     def enter(

@@ -192,7 +192,9 @@ def test_distributions_have_their_own_directories():
     found = {}
     for path in sorted((CHART / "distributions").iterdir()):
         objects = [each for each in yaml.safe_load_all(manifests.helm(f"-f={path}").stdout) if each]
-        told = environment(manifests.one(objects, "DaemonSet"))
+        daemonset = manifests.one(objects, "DaemonSet")
+        told = environment(daemonset)
+        assert config.settle({}, told).endpoint == started(daemonset).endpoint  # `csi-fluid status`
         found[path.stem] = told["KUBELET_ROOTDIR"], told["MOUNT_ROOT"]
         assert "kubelet.conf" not in str(objects)  # names of their own, often for 127.0.0.1
 
@@ -206,8 +208,9 @@ def test_distributions_have_their_own_directories():
 
 
 def test_another_directory_of_kubelet_is_meant_everywhere():
-    settings = ("csi.kubelet.rootDir=/data/kubelet", "runtime.mountRoot=/data/mnt")
-    daemonset = manifests.one(manifests.charted(*settings), "DaemonSet")
+    kubelet = ("csi.kubelet.rootDir=/data/kubelet", "csi.kubelet.certDir=/data/kubelet/pki")
+    objects = manifests.charted(*kubelet, "runtime.mountRoot=/data/mnt")
+    daemonset = manifests.one(objects, "DaemonSet")
     found = started(daemonset)
 
     assert "/var/lib/kubelet" not in str(daemonset)
@@ -216,6 +219,22 @@ def test_another_directory_of_kubelet_is_meant_everywhere():
     assert found.endpoint.startswith("unix:/data/kubelet/")
     within = config.settle({}, environment(daemonset))  # `kubectl exec ... csi-fluid status`
     assert (within.endpoint, within.kubelet_root) == (found.endpoint, "/data/kubelet")
+
+
+def test_kubelets_certificates_are_there_also_where_its_directory_is_another():
+    """kubelet keeps them at /var/lib/kubelet/pki whatever --root-dir says."""
+    settings = ["csi.kubelet.rootDir=/data/kubelet"]
+    only = container(manifests.one(manifests.charted(*settings), "DaemonSet"))
+    settings.append("csi.useNodeAuthorization=false")
+    without = manifests.one(manifests.charted(*settings), "DaemonSet")
+
+    (mount,) = (each for each in only["volumeMounts"] if each["name"] == "kubelet-cert-dir")
+    assert mount == {
+        "name": "kubelet-cert-dir",
+        "mountPath": "/var/lib/kubelet/pki",
+        "readOnly": True,
+    }
+    assert "pki" not in str(without)
 
 
 def test_a_node_whose_etc_cannot_be_written_to_needs_nothing_of_it():

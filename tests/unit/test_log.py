@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given, strategies as st
@@ -88,3 +90,22 @@ def test_an_error_is_told_on_the_same_line():
     assert "no such thing" in line
     assert "test_log.py" in line
     assert len(line.splitlines()) == 1
+
+
+def test_only_our_own_debugging_is_shown():
+    """With Fluid's chart, which always says --v=5, the log is for people too."""
+    script = (
+        "import logging; from csi_fluid import log; log.configure('debug', 'text')\n"
+        "for name in ('csi_fluid.x', 'recover.x', 'asyncio'):\n"
+        "    logging.getLogger(name).debug('debug of %s', name)\n"
+        "    logging.getLogger(name).warning('warning of %s', name)\n"
+    )
+    command = (sys.executable, "-c", script)
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    shown = [line.split(maxsplit=2)[2] for line in said.splitlines()]
+    assert shown == [
+        *("debug of csi_fluid.x", "warning of csi_fluid.x"),
+        *("debug of recover.x", "warning of recover.x"),
+        "warning of asyncio",
+    ]

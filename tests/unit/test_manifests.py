@@ -137,6 +137,18 @@ def test_kubelet_and_the_program_agree_on_every_path():
     assert paths["plugin-dir"] == str(Kubelet(settings.kubelet_root).own)
 
 
+@pytest.mark.parametrize("folder", ["base", *OVERLAYS])
+def test_a_command_in_the_pod_finds_the_plugin_without_flags(folder: str):
+    """`kubectl exec POD -- csi-fluid status` has the environment alone."""
+    daemonset = manifests.one(manifests.rendered(folder), "DaemonSet")
+    told = {each["name"]: each.get("value", "node-1") for each in container(daemonset)["env"]}
+    plugin, command = started(daemonset), config.settle({}, told)
+
+    assert (command.endpoint, command.state) == (plugin.endpoint, plugin.state)
+    beside_the_state = Kubelet(plugin.kubelet_root).own / "holder/socket"
+    assert plugin.holder in {None, beside_the_state}
+
+
 def test_mounts_travel_where_they_must():
     mounts = {each["name"]: each.get("mountPropagation") for each in container()["volumeMounts"]}
 

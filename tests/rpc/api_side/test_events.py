@@ -83,6 +83,27 @@ def test_a_reference_dataset_and_a_pod_of_an_earlier_plugin_are_looked_up(world:
     ) in world.server.asked
 
 
+def test_a_cluster_without_fluids_kinds_keeps_no_event(world: World):
+    """`helm test` tells of a dataset that nobody knows, also before Fluid is installed."""
+
+    def unserved(handler: http.server.BaseHTTPRequestHandler) -> bool:
+        if not handler.path.startswith(apiserver.FLUID_PATH):
+            return False
+        handler.send_error(404)  # in no form of Kubernetes'
+        return True
+
+    world.server.fault = unserved
+    world.sender.start()
+    world.sender.record(telling.BROKEN, ROW, "it broke")
+    until(lambda: world.results["sent"] > 0, "it is told of the pod")
+    world.server.fault = None
+    world.sender.record(telling.SUCCEEDED, ROW, "it healed")
+    until(lambda: world.results["sent"] > 2, "it is told of the dataset, too")
+
+    assert [event["involvedObject"]["kind"] for event in world.server.events].count("Pod") == 2
+    assert world.sender.waiting == 0
+
+
 @pytest.mark.expects_log("events are kept and sent later")
 @pytest.mark.parametrize("how", ["down", "forbidden"])
 def test_events_wait_for_a_server_that_does_not_take_them(world: World, how: str):
