@@ -3,7 +3,9 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recover.seamless.client import Client, Held
@@ -65,6 +67,28 @@ def holding(node: Node, **options: object) -> Iterator[HeldHealing]:
         made.client.close()
         for name in ("holder", "reader"):
             end(name)
+
+
+@contextlib.contextmanager
+def inside(
+    main: Container, *program: str, within: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python program in a container for a block, from where it says that it is ready.
+
+    program is its text and its arguments; within is a command that runs it in namespaces of its
+    own, below the container's.
+    """
+    enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
+    # Else not in its PID namespace: nsenter would fork for that, and we would kill nsenter.
+    enter += ["--pid", *within] if within else []
+    command = [*enter, os.path.realpath(sys.executable), "-c", *program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def pid_of(name: str) -> int | None:

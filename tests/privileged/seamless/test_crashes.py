@@ -14,7 +14,8 @@ from tests.harness.readers import KINDS, Readers, tree
 from tests.privileged.healing import whole
 from tests.privileged.seamless.held import HeldHealing
 
-_REPLACED = r"\d+: Wrong\(.cp: 1 cp: skipping file \S+, as it was replaced while being copied.\)"
+_SKIPPED = r"cp: skipping file \S+, as it was replaced while being copied"
+_REPLACED = rf"\d+: Wrong\(.cp: 1 {_SKIPPED}(\\n{_SKIPPED})*.\)"
 CRASHES = int(os.environ.get("SEAMLESS_CRASHES", "6"))  # of each daemon
 
 
