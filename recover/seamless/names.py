@@ -15,7 +15,7 @@ from recover.seamless import wire
 _OWN = 1 << 62
 _EACH = 1 << 40  # numbers of one life of the reader: those of an earlier one may still be in use
 _SEEN = 6  # generations besides 0 and 1 that are tried first
-_GUESSES = 20_000
+_SMALL, _GUESSES = 64, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,11 +81,11 @@ class Names:
     def generations(self, number: int) -> Iterator[int]:
         """Yield what the generation of a number may be, the likely ones first.
 
-        Most daemons use one or two.  Some count them up, with each lookup (gocryptfs) or with each
-        number that is given out anew (rclone): then each file has about the same distance between
-        number and generation.
+        Most daemons use one or two.  Some count up what they give out anew (gocryptfs, rclone), and
+        stay small, or keep about the same distance from the number.
         """
         yield from self._seen
+        yield from range(2, _SMALL)
         near = number + self._drift
         for step in range(_GUESSES // 2):
             for guess in (near + step, near - step - 1):

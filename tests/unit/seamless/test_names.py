@@ -84,7 +84,7 @@ def test_with_one_known_the_others_of_a_counting_daemon_are_found_soon():
     names = Names()
     names.learn(900_000, Node("a", 500_000))
 
-    assert 500_995 in itertools.islice(names.generations(901_000), 30)
+    assert 500_995 in itertools.islice(names.generations(901_000), 100)
 
 
 def test_no_generation_is_tried_that_a_handle_cannot_have():
