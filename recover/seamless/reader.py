@@ -202,7 +202,11 @@ class Reader:
         """Close what is open for connections that nobody else uses, or those would never end."""
         pause = threading.Event()
         while not pause.wait(_ANCHORED_S):
-            anchored = {s.dev: s for s in list(self._standins.values()) if s.anchor is not None}
+            idle_since = time.monotonic() - _ANCHORED_S  # we may be the only one who reads there
+            standins = list(self._standins.values())
+            anchored = {
+                s.dev: s for s in standins if s.anchor is not None and s.asked_at < idle_since
+            }
             if anchored:
                 used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
                 for dev in anchored.keys() - used:

@@ -68,6 +68,7 @@ class StandIn:
         self.noted = threading.Event()  # what processes hold is known
         self.learned = threading.Event()  # and the directories above it, too
         self.anchor: Anchor | None = None
+        self.asked_at = time.monotonic()
         self._dataset = dataset
         self._ids_are_ours = ids_are_ours
         self._lock = threading.Lock()
@@ -111,7 +112,19 @@ class StandIn:
             return None
         if self._may_walk_again(request):
             return Answer(request.unique, errno.ESTALE)
+        self.asked_at = time.monotonic()
         node = self._resolve(request.node)
+        for _ in range(_TRIES):
+            root = self._dataset.root
+            try:
+                return self._serve(request, node, room)
+            except OSError:
+                self.backings.drop(request.node)
+                if root is self._dataset.root:
+                    raise
+        return self._serve(request, node, room)
+
+    def _serve(self, request: Request, node: Node, room: memoryview | None) -> Answer:
         if request.op == Op.READ:
             return self._read(request, node, room)
         return Answer(request.unique, body=self._ops[request.op](request, node))
@@ -270,18 +283,8 @@ class StandIn:
         asked = wire.span(request.body)
         if room is None or len(room) < asked.size:
             raise Malformed("a READ without room")
-        for last in (False,) * _TRIES + (True,):
-            root = self._dataset.root
-            file = self._file(request.node, node)
-            try:
-                length = os.preadv(file.fd, [room], asked.offset)
-            except OSError:
-                self.backings.drop(request.node)
-                if last or root is self._dataset.root:
-                    raise
-            else:
-                return Answer(request.unique, shared=length)
-        raise AssertionError("the last try returns or raises")
+        file = self._file(request.node, node)
+        return Answer(request.unique, shared=os.preadv(file.fd, [room], asked.offset))
 
     def _seek(self, request: Request, node: Node) -> bytes:
         asked = wire.seek(request.body)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recover.seamless.client import Client, Held
-from tests.harness import Dataset, Node, until
+from tests.harness import Dataset, Node, Propagation, until
 from tests.harness.node import Container
 from tests.privileged.healing import Healing
 
@@ -25,10 +25,15 @@ class HeldHealing(Healing):
         """Return what the holder says of a dataset."""
         return self.client.status().of(str(data.volume.source))
 
-    def container(self, node: Node, data: Dataset) -> Container:
+    def container(
+        self,
+        node: Node,
+        data: Dataset,
+        propagation: Propagation = Propagation.HOST_TO_CONTAINER,
+    ) -> Container:
         """Start a container that has a dataset at /data, and whose reads would outlive a crash."""
         pod = node.pod()
-        main = pod.container("main", {"/data": self.publish(pod, data)})
+        main = pod.container("main", {"/data": self.publish(pod, data)}, propagation)
         self.await_kept(data)
         return main
 

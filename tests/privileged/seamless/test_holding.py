@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from recover import events
-from tests.harness import Bindfs, Dataset, Gocryptfs, Node, pause, until
+from tests.harness import Bindfs, Dataset, Gocryptfs, Node, Propagation, pause, until
 from tests.harness.node import Container, MakeFilesystem
 from tests.privileged.healing import healing, shown, whole
 from tests.privileged.seamless.held import HeldHealing, end, holding, inside, pid_of
@@ -126,7 +126,7 @@ def test_a_killed_holder_or_reader_leaves_nobody_unkillable(
 def test_a_reader_process_killed_while_it_serves_is_replaced_and_nobody_sees_it(
     node: Node, heal: HeldHealing, data: Dataset
 ):
-    main = heal.container(node, data)
+    main = heal.container(node, data, Propagation.NONE)
     with reading(main, "/data/big") as process:
         for _ in range(3):  # the mount of its descriptor stands nowhere any more
             heal.crash(data)
