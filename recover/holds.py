@@ -116,11 +116,15 @@ class Holds:
     def _watch(self, source: str, live: str) -> None:
         """Learn of the end of a source's daemons by ourselves."""
         pidfds: list[int] = []
-        with contextlib.suppress(OSError):  # it has ended: so the holder is asked
-            pidfds.extend(syscalls.pidfd_open(pid) for pid in fuse.daemons(live))
         with self._lock:
             self._unwatch(source)
-            self._watched[source] = live, pidfds
+            with contextlib.suppress(OSError):  # it has ended: so the holder is asked
+                pidfds.extend(syscalls.pidfd_open(pid) for pid in fuse.daemons(live))
+                if pidfds:
+                    self._watched[source] = live, pidfds
+                    return
+        for fd in pidfds:
+            os.close(fd)
 
     def _unwatch(self, source: str) -> None:
         _, pidfds = self._watched.pop(source, ("", []))
