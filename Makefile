@@ -1,7 +1,7 @@
 # One command for each thing that a person does here. The set-up is done by .ci/setup, into .venv and
 # .cache; a second run finds it done.
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench coverage runtime unit rpc privileged soak mutations debug sanity
+.PHONY: help demo test check bench coverage runtime unit rpc privileged soak soak-seamless mutations debug sanity
 .PHONY: cluster-up cluster-down test-cluster test-kernels kubectl image backoff pictures fmt proto install clean _python _tools _kernels _cluster
 
 DAEMON ?= bindfs
@@ -54,6 +54,12 @@ privileged: _python _tools $(if $(KERNEL),_kernels) ## Run the tests on the real
 
 soak: _python _tools ## Let everything crash at random for MINUTES (5), and see that nothing grows (SEED=N: again)
 	@MINUTES=$(or $(MINUTES),5) $(pytest) -rP tests/privileged/test_soak.py
+
+soak-seamless: export SEAMLESS_CRASHES ?= 100
+soak-seamless: export SEAMLESS_LOADED ?= 10
+soak-seamless: export SEAMLESS_MIB ?= 1024
+soak-seamless: _python _tools ## Read through 100 crashes of each daemon with SeamlessRecovery, and 1 GiB through ten
+	@$(pytest) -rP tests/privileged/seamless/test_crashes.py tests/privileged/seamless/test_loads.py
 
 mutations: _python _tools ## Take away each line that keeps a promise, and see its test fail (ARGS="WORD ...")
 	@$(py) -m tests.mutations $(ARGS)

@@ -5,10 +5,13 @@ show the newest, and keeps our own looks away from mounts that make whoever asks
 `NoHolds` is the same with the gate off.
 """
 
+import contextlib
 import functools
 import logging
 import os
+import select
 import threading
+import time
 from collections.abc import Iterable
 from typing import Protocol
 
@@ -23,6 +26,7 @@ from recover.rows import Publication
 from recover.seamless.client import Client, Held, Status
 
 _log = logging.getLogger(__name__)
+_ASK_S = 30.0  # how often the holder is asked in the steady state, for its reader may have ended
 
 
 class Holding(Protocol):
@@ -82,7 +86,9 @@ class Holds:
         self._hold_s = hold_s
         self._lock = threading.Lock()
         self._status = Status({}, problem="not asked yet")
+        self._asked_at = 0.0  # monotonic
         self._refused: dict[str, str] = {}  # source -> the superblock that may not be held
+        self._watched: dict[str, tuple[str, list[int]]] = {}  # -> superblock, its daemons' pidfds
 
     def begin(self, source: str) -> frozenset[str]:
         """Clear the way to a source; return the superblocks of dead daemons that are held.
@@ -90,12 +96,40 @@ class Holds:
         A look at a held mount waits, and so would the next daemon that finds one at its place.
         """
         with self._lock:
-            self._status = self._client.ensured()
+            if self._may_have_news():
+                self._status, self._asked_at = self._client.ensured(), time.monotonic()
             dead = self._status.dead
         if dead:
             for namespace in dict.fromkeys((namespaces.node(), namespaces.home())):
                 self._clear(source, namespace, dead)
         return dead
+
+    def _may_have_news(self) -> bool:
+        """Tell whether the holder may say something else than it did: a run costs no question."""
+        status = self._status
+        for source in [s for s, (_, pidfds) in self._watched.items() if _has_ended(pidfds)]:
+            self._unwatch(source)
+        is_steady = status.has_reader and not status.dead and not self._client.is_hung_up
+        is_watched = status.sources.keys() <= self._watched.keys()
+        return not (is_steady and is_watched) or time.monotonic() - self._asked_at >= _ASK_S
+
+    def _watch(self, source: str, live: str) -> None:
+        """Learn of the end of a source's daemons by ourselves."""
+        pidfds: list[int] = []
+        with self._lock:
+            self._unwatch(source)
+            with contextlib.suppress(OSError):  # it has ended: so the holder is asked
+                pidfds.extend(syscalls.pidfd_open(pid) for pid in fuse.daemons(live))
+                if pidfds:
+                    self._watched[source] = live, pidfds
+                    return
+        for fd in pidfds:
+            os.close(fd)
+
+    def _unwatch(self, source: str) -> None:
+        _, pidfds = self._watched.pop(source, ("", []))
+        for fd in pidfds:
+            os.close(fd)
 
     def _clear(self, source: str, namespace: Namespace, dead: frozenset[str]) -> None:
         """Detach what is held at a source's place, which leaves the connection as it is.
@@ -109,6 +143,8 @@ class Holds:
                 top = table.at(source)
                 if top is None or top.dev not in dead:
                     return
+                if top.dev not in self._client.status().dead:
+                    return  # it was over by then: the number is that of the next daemon's mount
                 detach = functools.partial(_detach, source, top)
                 namespaces.visit(namespace, detach, self._prober, key=("clear", source))
             except (Error, OSError):
@@ -123,9 +159,13 @@ class Holds:
 
     def is_kept(self, source: str, live: str) -> bool:
         """Tell whether nothing is left to do to keep the live daemon's connection."""
-        held = self._held(source)
         if self._refused.get(source) == live:
             return True
+        watched, _ = self._watched.get(source, ("", []))
+        return watched == live and self._is_adopted(source, live)
+
+    def _is_adopted(self, source: str, live: str) -> bool:
+        held = self._held(source)
         return held.has_root and held.newest == live and held.connections.get(live) == "live"
 
     def keep(self, source: str, live: str, publications: Iterable[Publication]) -> None:
@@ -134,7 +174,9 @@ class Holds:
             return
         self._refused.pop(source, None)
         try:
-            self._adopt(source, live, publications)
+            if not self._is_adopted(source, live):
+                self._adopt(source, live, publications)
+            self._watch(source, live)
         except (Error, OSError) as error:
             _log.warning("applications will see the next crash of %s: %s", source, error)
             if isinstance(error, PermissionError):  # of others the next look may find no trace
@@ -169,6 +211,8 @@ class Holds:
     def release(self, source: str) -> None:
         """Let go of a source that nobody uses."""
         self._refused.pop(source, None)
+        with self._lock:
+            self._unwatch(source)
         if source in self._status.sources:
             try:
                 self._client.release(source)
@@ -178,6 +222,16 @@ class Holds:
     def close(self) -> None:
         """Hang up; what is held stays held."""
         self._client.close()
+        with self._lock:
+            for source in list(self._watched):
+                self._unwatch(source)
+
+
+def _has_ended(pidfds: Iterable[int]) -> bool:
+    poll = select.poll()
+    for fd in pidfds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def _detach(source: str, top: Mount, root_fd: int) -> None:

@@ -12,10 +12,12 @@ from csi_fluid.kubelet import Kubelet
 from recover import events, loop, survey
 from recover.anchors.plan import Skip
 from recover.heal import Context, Healer, Options
+from recover.holds import Holding, Holds, NoHolds
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Prober
 from recover.linux.probehelper import ProbeHelper
 from recover.parts import Parts
+from recover.seamless.client import Client
 from recover.states import State
 from recover.store import Store
 from recover.survey import SourceReport
@@ -35,7 +37,7 @@ def run(argv: Sequence[str]) -> int:
     parser = usage.Parser("recover", "[OPTIONS] [TARGET...]", _DESCRIPTION, _EXAMPLES)
     parser.add_argument("targets", nargs="*", metavar="TARGET", help="what to heal")
     parser.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    usage.add_options(parser, usage.named("state", "holder", *usage.HEALING))
+    usage.add_options(parser, usage.named("state", "holder", "hold-timeout", *usage.HEALING))
     settings, given = usage.parse(parser, argv)
     store = read_state(settings.state)
     with contextlib.closing(ProbeHelper()) as helper:
@@ -48,9 +50,11 @@ def _recover(store: Store, prober: Prober, settings: config.Settings, given: Nam
     _print_plan(reports)
     if given.dry_run:
         return 0
-    with _healing(store, prober, settings) as context:
+    held = holding.ask(settings)
+    with _healing(store, prober, settings, is_holding=not held.problem) as context:
         for report in reports:
-            if any(not isinstance(step, Skip) for step in report.steps):
+            waits = held.of(report.source).waits_s is not None
+            if waits or any(not isinstance(step, Skip) for step in report.steps):
                 _heal(report, context)
     ill = [
         report
@@ -101,14 +105,28 @@ def _print_plan(reports: Sequence[SourceReport]) -> None:
 
 
 @contextlib.contextmanager
-def _healing(store: Store, prober: Prober, settings: config.Settings) -> Iterator[Context]:
-    """Give what a heal needs; the lease keeps a running plugin from healing the same copies."""
+def _healing(
+    store: Store, prober: Prober, settings: config.Settings, *, is_holding: bool
+) -> Iterator[Context]:
+    """Give what a heal needs; the lease keeps a running plugin from healing the same copies.
+
+    A holder that runs is told, as by the plugin: those who wait there wait for that.
+    """
     strategy = loop.chosen_strategy(settings.strategy)
     with contextlib.closing(OwnTable()) as own:
         options = Options(
             strategy, settings.recover_writable, settings.lease, settings.warning_threshold
         )
-        yield Context.of(Parts.of(store, prober, settings.anchors), _Told(), own, options)
+        parts = Parts.of(store, prober, settings.anchors)
+        with contextlib.closing(
+            _holds(settings, prober, own) if is_holding else NoHolds()
+        ) as holds:
+            yield Context.of(parts, _Told(), own, options, holds)
+
+
+def _holds(settings: config.Settings, prober: Prober, own: OwnTable) -> Holding:
+    client = Client(settings.holder_socket, starts=False)
+    return Holds(client, prober, own, settings.hold_timeout_s)
 
 
 def _heal(report: SourceReport, context: Context) -> None:

@@ -26,6 +26,13 @@ def is_killed(tid: int) -> bool:
     return status is None or bool(_pending(status) & _SIGKILL)
 
 
+def waits(tid: int) -> int | None:
+    """Return how often a thread has waited so far, None if it has ended."""
+    status = _status(f"/proc/{tid}/status") or []
+    key = b"voluntary_ctxt_switches:"
+    return next((int(line.split()[1]) for line in status if line.startswith(key)), None)
+
+
 def killed_users() -> frozenset[tuple[int, int]]:
     """Return fsuid and fsgid of the threads on this machine that have SIGKILL pending.
 

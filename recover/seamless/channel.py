@@ -6,6 +6,7 @@ The socket's file is for root alone, and who connects is asked for by SO_PEERCRE
 import fcntl
 import json
 import os
+import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -75,6 +76,13 @@ class Channel:
     def fileno(self) -> int:
         """Return the descriptor, to be polled."""
         return self._socket.fileno()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether something is there where nothing was asked: the end of the other side."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def settimeout(self, timeout_s: float | None) -> None:
         """Bound what sends and receives from now on; None waits without end."""

@@ -100,6 +100,12 @@ class Client:
         sources = {source: _held(facts) for source, facts in found.items()}
         return Status(sources, words.get("reader") is True)
 
+    @property
+    def is_hung_up(self) -> bool:
+        """Whether the holder that was asked last has ended, as far as the kernel tells."""
+        with self._lock:
+            return self._channel is None or self._channel.is_over
+
     def _ask(self, words: Mapping[str, Json], fds: tuple[int, ...] = ()) -> Message:
         with self._lock:
             try:
@@ -129,11 +135,12 @@ class Client:
             return status
         self._again_at = time.monotonic() + _RETRY_S
         try:
-            if status.problem:
+            if status.problem:  # also one that lives and was slow to answer: it is found again
                 self._start("holder")
-                self._await(lambda found: not found.problem)
-            self._start("reader")
-            status = self._await(lambda found: found.has_reader)
+                status = self._await(lambda found: not found.problem)
+            if not status.has_reader:
+                self._start("reader")
+                status = self._await(lambda found: found.has_reader)
         except (OSError, subprocess.SubprocessError) as error:
             return Status({}, problem=str(error))
         if status.has_reader:

@@ -117,9 +117,23 @@ def borrow(dev: str) -> Anchor | None:
 
 def _anchored(owned: Owned) -> Anchor | None:
     with contextlib.suppress(OSError):
-        root = Anchor(owned).find(ROOT, 0).path
-        return Anchor(owned, f"/{root}") if root else None
+        if root := Anchor(owned).find(ROOT, 0).path:
+            return Anchor(owned, f"/{root}")
+        if _is_whole(owned.fd):  # a mount that stands nowhere any more
+            return Anchor(owned)
     return None
+
+
+def _is_whole(fd: int) -> bool:
+    """Tell whether a mount, which stands nowhere, has the volume's root: that has a way upward.
+
+    May ask for the attributes of the root.
+    """
+    root = syscalls.open_by_handle_at(fd, Handle(_KIND, _ID.pack(0, ROOT, 0)), os.O_PATH)
+    with procself.closing(root), contextlib.suppress(FileNotFoundError):  # outside of its mount
+        os.close(os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=root))
+        return True
+    return False
 
 
 def _borrow_from(pid: str, dev: str) -> int | None:

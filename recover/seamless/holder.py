@@ -224,6 +224,15 @@ class Holder:
         else:
             dataset.pump(connection)
 
+    def _drop_if_over(self, dataset: Dataset, dev: str) -> None:
+        """Let go of a connection whose superblock is gone: its number may be another one's by now.
+
+        What the reader is told of the one must not come after what it is told of the other.
+        """
+        connection = dataset.connections.get(dev)
+        if connection is not None and connection.died_at is not None:
+            self._read(dataset, connection)
+
     def _drop(self, dataset: Dataset, connection: Connection) -> None:
         """Let go of a connection."""
         self._unlink(connection)
@@ -365,15 +374,16 @@ class Holder:
         dev = message.text("dev")
         dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
         dataset.hold_s = message.seconds("hold_s")
+        self._drop_if_over(dataset, dev)
+        connection = dataset.connections.get(dev) or Connection(source, dev)
+        if connection.died_at is not None:
+            raise ProcessLookupError(f"the daemon of {dev} has ended")
         if dev != dataset.newest:
             dataset.newest, dataset.serving, dataset.is_swapped = dev, False, False
             dataset.has_root = dataset.is_rooted = False
         if message.fds and not dataset.has_root:
             words: dict[str, Json] = {"do": "root", "source": source, "dev": dev}
             dataset.has_root = self._tell_reader(words, message.fds[:1])
-        connection = dataset.connections.get(dev) or Connection(source, dev)
-        if connection.died_at is not None:
-            raise ProcessLookupError(f"the daemon of {dev} has ended")
         for pid in message.numbers("pids"):
             self._watch(dataset, connection, pid)
             dataset.connections[dev] = connection
@@ -412,6 +422,7 @@ class Holder:
         for dataset in list(self._datasets.values()):
             for connection in list(dataset.connections.values()):
                 self._check(dataset, connection)
+                self._drop_if_over(dataset, connection.dev)
         now = time.monotonic()
         facts: dict[str, Json] = {s: d.facts(now) for s, d in self._datasets.items()}
         return {"ok": True, "reader": self._reader is not None, "sources": facts}

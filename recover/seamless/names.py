@@ -7,12 +7,15 @@ here lie where no daemon's do (they use counters, pointers and inode numbers).
 import secrets
 import stat
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from recover.seamless import wire
 
 _OWN = 1 << 62
 _EACH = 1 << 40  # numbers of one life of the reader: those of an earlier one may still be in use
+_SEEN = 6  # generations besides 0 and 1 that are tried first
+_SMALL, _GUESSES = 64, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +59,8 @@ class Names:
         self._nodes: dict[int, Node] = {wire.ROOT: Node("")}
         self._numbers: dict[str, int] = {"": wire.ROOT}
         self._next = _OWN + secrets.randbelow(1 << 20) * _EACH
-        self.generations: tuple[int, ...] = (0, 1)  # that daemons were seen to use
+        self._seen: tuple[int, ...] = (0, 1)  # generations, the latest last
+        self._drift = 0  # from the number last learned to its generation
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -68,10 +72,25 @@ class Names:
     def learn(self, number: int, node: Node) -> Node:
         """Take note of a number that the dead daemon gave out."""
         with self._lock:
-            if node.generation not in self.generations:
-                self.generations += (node.generation,)
+            if node.generation not in self._seen:
+                self._seen = (0, 1, *(*self._seen[2:], node.generation)[-_SEEN:])
+                self._drift = node.generation - number
             self._numbers.setdefault(node.path, number)
             return self._nodes.setdefault(number, node)
+
+    def generations(self, number: int) -> Iterator[int]:
+        """Yield what the generation of a number may be, the likely ones first.
+
+        Most daemons use one or two.  Some count up what they give out anew (gocryptfs, rclone), and
+        stay small, or keep about the same distance from the number.
+        """
+        yield from self._seen
+        yield from range(2, _SMALL)
+        near = number + self._drift
+        for step in range(_GUESSES // 2):
+            for guess in (near + step, near - step - 1):
+                if 1 < guess < 1 << 32:
+                    yield guess
 
     def look_up(self, path: str, version: Version | None) -> tuple[int, Node]:
         """Return number and node of a path that the kernel asks for, and count that.

@@ -138,8 +138,10 @@ class Reader:
             return
         if dataset.coming != dev:
             return
+        had_root = dataset.root is not None  # else we are new, and know not who was sent before
         dataset.root, dataset.is_swapped = root, False
-        dataset.swapped_at, dataset.told = time.monotonic(), set()
+        dataset.is_sending = had_root
+        dataset.swapped_at = time.monotonic()
         self._roots[source, dev] = root.owned
         with contextlib.suppress(OSError):  # the holder has ended
             self._channel.send({"do": "rooted", "source": source, "dev": dev})
@@ -168,6 +170,8 @@ class Reader:
 
     def _note(self, standins: list[StandIn], *, above: bool = False) -> None:
         """Learn what processes hold of connections."""
+        for standin in standins:
+            standin.borrow_anchor()
         new = {s.dev: s for s in standins if not s.learned.is_set()}
         for dev, fd in handles.held(frozenset(new), above=above) if new else ():
             with contextlib.suppress(OSError):
@@ -198,7 +202,11 @@ class Reader:
         """Close what is open for connections that nobody else uses, or those would never end."""
         pause = threading.Event()
         while not pause.wait(_ANCHORED_S):
-            anchored = {s.dev: s for s in list(self._standins.values()) if s.anchor is not None}
+            idle_since = time.monotonic() - _ANCHORED_S  # we may be the only one who reads there
+            standins = list(self._standins.values())
+            anchored = {
+                s.dev: s for s in standins if s.anchor is not None and s.asked_at < idle_since
+            }
             if anchored:
                 used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
                 for dev in anchored.keys() - used:

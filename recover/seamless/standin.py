@@ -23,7 +23,8 @@ from recover.seamless.wire import Entry, Malformed, Op, Request
 _VALID_S = 1  # how long the kernel may keep names and attributes: the content behind may change
 _FRESH_S = 2.0  # after a swap, in which callers are sent to walk again
 _TOLD = 65536
-_GUESSES_ABOVE, _GUESSES = 512, 20_000  # generations that are tried
+_OTHER_CALL = 64  # waits of a thread after which it is in another call than when it was sent
+_GUESS_S = 1.0  # for the generation of a number that nobody holds; a wrong guess asks nobody
 _LEARN_S = 2.0  # what a lookup waits for the numbers that processes hold
 _TRIES = 3  # when the newest mount is replaced while it is read
 _LISTINGS = 64
@@ -33,7 +34,8 @@ _FIRST_HANDLE = 1 << 62
 class Dataset:
     """What the stand-ins of one source share: the newest root, and whether all was swapped to it.
 
-    swapped_at is when that was, or began; told are the threads that were sent to walk again then.
+    swapped_at is when that was, or began.  is_sending tells whether threads are sent to walk again;
+    told are those that were, with their number of waits until then.
     """
 
     def __init__(self) -> None:
@@ -41,7 +43,8 @@ class Dataset:
         self.coming = ""  # the superblock whose root is being opened
         self.swapped_at = 0.0  # monotonic
         self.is_swapped = False
-        self.told: set[int] = set()
+        self.is_sending = False
+        self.told: dict[tuple[int, bool], int] = {}
 
     def newest(self, besides: str) -> Root:
         """Return the newest root, which is of another superblock; raises OSError without one.
@@ -65,6 +68,7 @@ class StandIn:
         self.noted = threading.Event()  # what processes hold is known
         self.learned = threading.Event()  # and the directories above it, too
         self.anchor: Anchor | None = None
+        self.asked_at = time.monotonic()
         self._dataset = dataset
         self._ids_are_ours = ids_are_ours
         self._lock = threading.Lock()
@@ -108,7 +112,19 @@ class StandIn:
             return None
         if self._may_walk_again(request):
             return Answer(request.unique, errno.ESTALE)
+        self.asked_at = time.monotonic()
         node = self._resolve(request.node)
+        for _ in range(_TRIES):
+            root = self._dataset.root
+            try:
+                return self._serve(request, node, room)
+            except OSError:
+                self.backings.drop(request.node)
+                if root is self._dataset.root:
+                    raise
+        return self._serve(request, node, room)
+
+    def _serve(self, request: Request, node: Node, room: memoryview | None) -> Answer:
         if request.op == Op.READ:
             return self._read(request, node, room)
         return Answer(request.unique, body=self._ops[request.op](request, node))
@@ -122,15 +138,24 @@ class StandIn:
     def _may_walk_again(self, request: Request) -> bool:
         if request.op not in wire.STAT_LIKE or not request.pid or not self._ids_are_ours:
             return False
-        if time.monotonic() - self._dataset.swapped_at > _FRESH_S:
+        dataset = self._dataset
+        if not dataset.is_sending or time.monotonic() - dataset.swapped_at > _FRESH_S:
             return False
-        told = self._dataset.told
-        if request.pid in told or len(told) >= _TOLD:
-            return False  # the kernel walks again once: the second ESTALE would reach the program
         if not callers.began_outside(request.pid, self.dev):
             return False
-        told.add(request.pid)
+        key = request.pid, self._is_last(request)
+        waits, before = callers.waits(request.pid), dataset.told.get(key)
+        if waits is None or (before is not None and waits < before + _OTHER_CALL):
+            return False  # the kernel goes there again once: the next ESTALE is the program's
+        if len(dataset.told) >= _TOLD:
+            dataset.told.clear()
+        dataset.told[key] = waits
         return True
+
+    def _is_last(self, request: Request) -> bool:
+        """Tell whether stat(2) asks for a file at the end of its walk, which it repeats as well."""
+        node = self.names.get(request.node)
+        return request.op == Op.GETATTR and node is not None and node.version is not None
 
     # -- numbers ---------------------------------------------------------------------------------
 
@@ -155,27 +180,25 @@ class StandIn:
         anchor = self._anchor()
         if anchor is None:
             return None
-        for generation in self._generations():
+        end = time.monotonic() + _GUESS_S
+        for generation in self.names.generations(number):
             with contextlib.suppress(OSError):
                 return self.names.learn(number, anchor.find(number, generation))
+            if time.monotonic() >= end:  # its caller was killed, or each guess would not ask nobody
+                break
         return None
 
-    def _generations(self) -> Iterator[int]:
-        """Yield what the generation of a number may be.
-
-        Most daemons use one or two.  gocryptfs counts them up, so an inode that nobody but the
-        waiting request holds is near the highest that was seen; a wrong guess asks nobody.
-        """
-        known = self.names.generations
-        yield from known
-        if max(known) > 1:
-            top = max(known) + _GUESSES_ABOVE
-            yield from range(top, max(top - _GUESSES, 1), -1)
-
     def _anchor(self) -> Anchor | None:
+        if self.anchor is None:  # aside, for it may ask what we are to answer
+            aside = threading.Thread(target=self.borrow_anchor, daemon=True)
+            aside.start()
+            aside.join(_LEARN_S)
+        return self.anchor
+
+    def borrow_anchor(self) -> None:
+        """Find an anchor where we were given none, or have let it go."""
         if self.anchor is None:
             self.anchor = handles.borrow(self.dev)
-        return self.anchor
 
     def learn(self, fd: int) -> None:
         """Take note of the number behind a descriptor that somebody holds; raises OSError."""
@@ -197,7 +220,10 @@ class StandIn:
         found = self._newest().stat(path, _caller(request))
         number, child = self.names.look_up(path, files.version(found))
         attributes = wire.attributes(found, child.ino)
-        return wire.entry(number, child.generation, _VALID_S, attributes)
+        # Until all is swapped a walk ends in a mount that is about to go: whoever wants attributes
+        # asks for them then, and is sent to the next one.
+        valid_s = _VALID_S if self._dataset.is_swapped else 0
+        return wire.entry(number, child.generation, valid_s, attributes)
 
     def _get_attributes(self, _: Request, node: Node) -> bytes:
         found = self._newest().stat(node.path)
@@ -257,18 +283,8 @@ class StandIn:
         asked = wire.span(request.body)
         if room is None or len(room) < asked.size:
             raise Malformed("a READ without room")
-        for last in (False,) * _TRIES + (True,):
-            root = self._dataset.root
-            file = self._file(request.node, node)
-            try:
-                length = os.preadv(file.fd, [room], asked.offset)
-            except OSError:
-                self.backings.drop(request.node)
-                if last or root is self._dataset.root:
-                    raise
-            else:
-                return Answer(request.unique, shared=length)
-        raise AssertionError("the last try returns or raises")
+        file = self._file(request.node, node)
+        return Answer(request.unique, shared=os.preadv(file.fd, [room], asked.offset))
 
     def _seek(self, request: Request, node: Node) -> bytes:
         asked = wire.seek(request.body)

@@ -15,6 +15,7 @@ GROUPS = {
     "hung": "crashes while the daemon of another dataset hangs",
     "publish": "publish, publish again and unpublish, beside other publications and mounts",
     "start": "start to the first answered Probe",
+    "seamless": "30 crashes under 100 readers with SeamlessRecovery, and how fast they read on",
     "idle": "memory, threads and CPU time of a plugin with nothing to do",
 }
 _PERIOD_S = 5.0  # of Fluid's loop and of ours: the phase of a crash is random in it
@@ -25,6 +26,7 @@ _DOWN_S = 1.0
 class Experiment:
     """One stage and the rounds that are played on it; group is one of GROUPS.
 
+    is_ours_alone: no other plugin can do it.
     A subject that used up budget_s plays no further round: a slow one must not take all day.
     """
 
@@ -33,6 +35,7 @@ class Experiment:
     arguments: dict[str, Any]
     rounds: Sequence[dict[str, Any]]
     with_bare: bool = False
+    is_ours_alone: bool = False
     budget_s: float = 150.0
 
     @property
@@ -47,6 +50,7 @@ def choose(*, quick: bool, only: Sequence[str], seed: int) -> list[Experiment]:
         *_heals(quick=quick, seed=seed),
         *_publishes(quick=quick),
         *_starts(quick=quick),
+        *_seamless(quick=quick, seed=seed),
         *_idles(quick=quick),
     ]
     return [experiment for experiment in every if not only or experiment.group in only]
@@ -120,6 +124,23 @@ def _starts(*, quick: bool) -> list[Experiment]:
             f"start-{number}", "start", {"publications": number}, [{}] * (5 if quick else 20)
         )
         for number in (0, 1_000)
+    ]
+
+
+def _seamless(*, quick: bool, seed: int) -> list[Experiment]:
+    crashes = _crashes(f"{seed} seamless", 5 if quick else 30, rest_s=1.0)
+    return [
+        Experiment("seamless-100", "seamless", {"readers": 100}, crashes, is_ours_alone=True),
+        *(
+            Experiment(
+                f"seamless-on{readers}",
+                "readon",
+                {"readers": readers},
+                [{}] * 10,
+                is_ours_alone=True,
+            )
+            for readers in (1, 4)
+        ),
     ]
 
 

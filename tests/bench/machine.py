@@ -61,6 +61,10 @@ class Fuse:
         self._log = machine.folder("daemon") / f"{name}.log"
         self._process: subprocess.Popen[bytes] | None = None
 
+    def put(self, name: str, data: bytes) -> None:
+        """Put a file behind the mount."""
+        self._files.put(name, data)
+
     def serve(self) -> Volume:
         """Start the daemon and return its volume when it answers."""
         self.start()

@@ -71,6 +71,31 @@ def _idle_metrics(number: int) -> list[Metric]:
     ]
 
 
+def _seamless_metrics() -> list[Metric]:
+    section = "with SeamlessRecovery"
+    crowd = "seamless-100"
+    return [
+        Metric(section, "errors of a crash, 100 readers", crowd, "errors", {"most": 0.0}, "most"),
+        Metric(section, "waits beyond the daemon's absence, ms", crowd, "beyond", {"p50": 5.0}),
+        Metric(section, "memory of holder and reader, MiB", crowd, "rss", {"most": 40.0}, "most"),
+        *(
+            metric
+            for readers in (1, 4)
+            for metric in (
+                Metric(section, f"MiB/s, {readers} new", f"seamless-on{readers}", "new"),
+                Metric(section, f"MiB/s, {readers} from before", f"seamless-on{readers}", "old"),
+                Metric(
+                    section,
+                    f"that takes so many times as long, {readers}",
+                    f"seamless-on{readers}",
+                    "times",
+                    {"p50": 2.0},
+                ),
+            )
+        ),
+    ]
+
+
 METRICS = (
     *_heal_metrics("heal-1", "1 container", _ONE_POD),
     *_heal_metrics("heal-100", "100", _at_most(10.0)),
@@ -100,6 +125,7 @@ METRICS = (
     Metric("start, ms", "to ready, 0 published", "start-0", "ready"),
     Metric("start, ms", "to the first answered Probe, 1,000", "start-1000", "answered"),
     Metric("start, ms", "to ready, 1,000", "start-1000", "ready"),
+    *_seamless_metrics(),
     *(metric for number in (0, 100, 1_000) for metric in _idle_metrics(number)),
 )
 

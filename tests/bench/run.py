@@ -46,7 +46,8 @@ class Runner:
         """Do all of it; a subject in whose box something goes wrong is out of that experiment."""
         for number, experiment in enumerate(self._experiments, 1):
             self._where = f"[{number}/{len(self._experiments)}] {experiment.name}"
-            specs = [*self._plugins, *([BARE] if experiment.with_bare else [])]
+            plugins = self._plugins[:1] if experiment.is_ours_alone else self._plugins
+            specs = [*plugins, *([BARE] if experiment.with_bare else [])]
             results = self.results[experiment.name] = {spec.name: Result() for spec in specs}
             with contextlib.ExitStack() as boxes:
                 playing = self._prepare(experiment, specs, results, boxes)

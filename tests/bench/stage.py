@@ -15,9 +15,17 @@ from tests.bench.heal import Heal
 from tests.bench.machine import Machine
 from tests.bench.resources import Idle, Start
 from tests.bench.rpcs import Rpcs
+from tests.bench.seamless import ReadOn, Seamless
 
 # What each sets up is there when it is made; its `round` measures once more.
-PARTS: dict[str, Callable[..., Any]] = {"heal": Heal, "rpcs": Rpcs, "start": Start, "idle": Idle}
+PARTS: dict[str, Callable[..., Any]] = {
+    "heal": Heal,
+    "rpcs": Rpcs,
+    "start": Start,
+    "idle": Idle,
+    "seamless": Seamless,
+    "readon": ReadOn,
+}
 
 
 def _part(order: dict[str, Any], answers: IO[str]) -> Any:

@@ -65,6 +65,7 @@ class Plugin:
 
     def __init__(self, spec: Spec, machine: Machine, *, host_pid: bool) -> None:
         self.pid = 0
+        self.holds = False  # with SeamlessRecovery
         self._machine = machine
         self._name = spec.name
         self._room: list[str] = []
@@ -74,7 +75,6 @@ class Plugin:
             *shlex.split(spec.command if host_pid else spec.alone or spec.command),
             "--nodeid=node1",
             f"--endpoint=unix://{machine.socket}",
-            "--feature-gates=FuseRecovery=true",
             "--metrics-addr=0",
         ]
         self._environ = {
@@ -90,10 +90,11 @@ class Plugin:
     def start(self) -> dict[str, float]:
         self._room = self._room or make_room(self._machine)
         self._machine.socket.unlink(missing_ok=True)
+        gates = "FuseRecovery=true" + (",SeamlessRecovery=true" if self.holds else "")
         began = time.monotonic()
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*self._room, *self._command],
+                [*self._room, *self._command, f"--feature-gates={gates}"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

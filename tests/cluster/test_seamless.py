@@ -1,9 +1,15 @@
 """The gate SeamlessRecovery on a cluster: applications wait for the daemon, and see no error."""
 
+import functools
+import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
+from tests.cluster import serverlesspods
+from tests.cluster.cluster import Cluster
+from tests.cluster.fluid import application
 from tests.cluster.plugin import Plugin
 from tests.cluster.scene import Scene
 from tests.cluster.waiting import wait_for
@@ -15,6 +21,8 @@ READER = (
     ">/dev/null 2>>/tmp/errors || echo failed >>/tmp/errors; echo >>/tmp/rounds; sleep 0.1; done"
 )
 SIZE_MIB = 256
+# Kubelet's own back-off: 10, 20, 40 s; else 1 s.  It takes a minute more.
+PATIENT = bool(os.environ.get("SEAMLESS_BACKOFF"))
 
 
 @pytest.fixture
@@ -22,6 +30,17 @@ def plugin(image: Plugin) -> Plugin:
     """Deploy the plugin with the gate, and a holder and a reader beside it."""
     image.deploy("overlays/seamless")
     return image
+
+
+@pytest.fixture
+def backing_off(cluster: Cluster) -> Iterator[None]:
+    """Have kubelet's own back-off where that is asked for."""
+    before = cluster.kubelet_settings.max_restart_period
+    if PATIENT:
+        cluster.restart_kubelet(max_restart_period=None)
+    yield
+    if PATIENT:
+        cluster.restart_kubelet(max_restart_period=before)
 
 
 def start(scene: Scene, command: str) -> None:
@@ -85,6 +104,60 @@ def test_a_checksum_over_a_crash_is_right(plugin: Plugin, scene: Scene):
 
     assert in_pod(scene, "app", "cat /tmp/sum") == wanted.strip()
     assert in_pod(scene, "app", "cat /tmp/errors 2>/dev/null") == ""
+
+
+TRAINS = (  # block by block by one descriptor, not faster than the crashes come
+    "exec 3</data/big; i=0; while [ $i -lt 1024 ]; do dd bs=1M count=1 <&3 2>/dev/null || exit 1; "
+    "i=$((i+1)); echo $i >/tmp/blocks; sleep 0.01; done | sha256sum >/tmp/sum; "
+    "[ $? = 0 ] && cat /tmp/sum"
+)
+
+
+@pytest.mark.timeout(400)
+def test_a_job_reads_a_gibibyte_through_three_crashes(
+    plugin: Plugin, scene: Scene, backing_off: None
+):
+    cluster, namespace = scene.cluster, scene.spec.namespace
+    where = f"{scene.spec.source}/big"
+    made = f"head -c 1024m /dev/urandom >{where}; sha256sum <{where}"
+    wanted = cluster.enter("sh", "-c", made, timeout_s=120).strip()
+    pod = application("train", scene.spec.name, command=TRAINS, propagation="HostToContainer")
+    pod["metadata"]["annotations"] = {}
+    cluster.apply(serverlesspods.job("train", pod, "Never"), namespace=namespace)
+    name = wait_for(lambda: [n for n in names(scene) if n.startswith("train-")], "its pod")[0]
+
+    for number in range(3):
+        least = 20 * (number + 1)
+        wait_for(functools.partial(has_read, scene, name, least), "the job to read", 120)
+        crash_only(scene)
+    assert blocks(scene, name) < 1024, "the crashes came too late"
+
+    def status() -> dict[str, int]:
+        return dict(cluster.get("job", "train", namespace)["status"])
+
+    wait_for(lambda: {"succeeded", "failed"} & status().keys(), "the end of the job", 180)
+    assert status().get("succeeded") == 1
+    assert cluster.kubectl("logs", name, "-n", namespace).strip() == wanted
+    assert scene.restarts(name) == 0
+
+
+def names(scene: Scene) -> list[str]:
+    return [pod["metadata"]["name"] for pod in scene.pods()]
+
+
+def blocks(scene: Scene, name: str) -> int:
+    return int(in_pod(scene, name, "cat /tmp/blocks 2>/dev/null") or 0)
+
+
+def has_read(scene: Scene, name: str, least: int) -> bool:
+    return blocks(scene, name) > least
+
+
+def crash_only(scene: Scene) -> None:
+    """End the daemon, and return when kubelet has another one."""
+    before = scene.daemon_restarts()
+    scene.crash()
+    wait_for(lambda: scene.daemon_restarts() > before, "the next daemon", 120)
 
 
 def test_a_pod_that_waits_can_be_deleted(plugin: Plugin, scene: Scene):

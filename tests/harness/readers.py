@@ -1,4 +1,4 @@
-"""Nine kinds of programs that read a volume over and over, and count what went wrong.
+"""Kinds of programs that read a volume over and over, and count what went wrong.
 
 `Readers` starts them in a container.  The second half of this file runs there, by itself: a program
 with nothing but the standard library, that reads until its standard input ends.
@@ -8,7 +8,10 @@ import contextlib
 import hashlib
 import json
 import mmap
+import multiprocessing
+import multiprocessing.connection
 import os
+import random
 import select
 import subprocess
 import sys
@@ -19,6 +22,7 @@ from pathlib import Path
 from typing import Self
 
 KINDS = ("oldfd", "mmap", "cp", "tar", "grep", "walk", "cwd", "exec", "find")
+LOADER = "loader"  # one more, with processes of its own
 FOLDERS, FILES = 8, 12
 
 
@@ -109,7 +113,7 @@ def expect(what: str, is_right: bool) -> None:
 
 def run(*command: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    expect(f"{command[0]}: {done.returncode} {done.stderr.strip()[:300]}", not done.returncode)
+    expect(f"{command[0]}: {done.returncode} {done.stderr.strip()[:3000]}", not done.returncode)
     return done.stdout
 
 
@@ -193,12 +197,50 @@ def found(volume: str) -> Iterator[None]:
         expect(f"find found {len(names)} files", len(names) == FOLDERS * FILES)
 
 
+def digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.md5(file.read()).digest()
+
+
+def work(paths: list[str], results: multiprocessing.connection.Connection) -> None:
+    try:
+        results.send([digest(path) for path in paths])
+    except OSError as error:
+        results.send(error)
+
+
+def loaded(volume: str) -> Iterator[None]:
+    """Read all files in a random order by four processes, new ones for each epoch."""
+    paths = [
+        f"{volume}/tree/d{folder}/f{file}" for folder in range(FOLDERS) for file in range(FILES)
+    ]
+    right = {path: digest(path) for path in paths}
+    while True:
+        yield
+        random.shuffle(paths)
+        workers = []
+        for number in range(4):  # not by a pool: a container may have no /dev/shm for its locks
+            ours, theirs = multiprocessing.Pipe()
+            share = paths[number::4]
+            worker = multiprocessing.Process(target=work, args=(share, theirs))
+            worker.start()
+            workers.append((worker, share, ours))
+        outcomes = [(share, ours.recv()) for _, share, ours in workers]
+        for worker, _, _ in workers:
+            worker.join()
+        for share, found in outcomes:
+            if isinstance(found, OSError):
+                raise found
+            expect("checksums", found == [right[path] for path in share])
+
+
 PROGRAMS: dict[str, Callable[[str], Iterator[None]]] = dict(
     zip(
         KINDS,
         (oldfd, mapped, copied, packed, searched, walked, below, executed, found),
         strict=True,
-    )
+    ),
+    **{LOADER: loaded},
 )
 
 

@@ -3,11 +3,13 @@
 import contextlib
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from recover.seamless.client import Client, Held
-from tests.harness import Dataset, Node, until
+from tests.harness import Dataset, Node, Propagation, until
 from tests.harness.node import Container
 from tests.privileged.healing import Healing
 
@@ -23,10 +25,15 @@ class HeldHealing(Healing):
         """Return what the holder says of a dataset."""
         return self.client.status().of(str(data.volume.source))
 
-    def container(self, node: Node, data: Dataset) -> Container:
+    def container(
+        self,
+        node: Node,
+        data: Dataset,
+        propagation: Propagation = Propagation.HOST_TO_CONTAINER,
+    ) -> Container:
         """Start a container that has a dataset at /data, and whose reads would outlive a crash."""
         pod = node.pod()
-        main = pod.container("main", {"/data": self.publish(pod, data)})
+        main = pod.container("main", {"/data": self.publish(pod, data)}, propagation)
         self.await_kept(data)
         return main
 
@@ -65,6 +72,28 @@ def holding(node: Node, **options: object) -> Iterator[HeldHealing]:
         made.client.close()
         for name in ("holder", "reader"):
             end(name)
+
+
+@contextlib.contextmanager
+def inside(
+    main: Container, *program: str, within: Sequence[str] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a Python program in a container for a block, from where it says that it is ready.
+
+    program is its text and its arguments; within is a command that runs it in namespaces of its
+    own, below the container's.
+    """
+    enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
+    # Else not in its PID namespace: nsenter would fork for that, and we would kill nsenter.
+    enter += ["--pid", *within] if within else []
+    command = [*enter, os.path.realpath(sys.executable), "-c", *program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        try:
+            assert process.stdout.readline() == b"ready\n"
+            yield process
+        finally:
+            process.kill()
 
 
 def pid_of(name: str) -> int | None:

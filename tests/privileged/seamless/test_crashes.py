@@ -4,6 +4,7 @@ import os
 import random
 import re
 import signal
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -14,7 +15,8 @@ from tests.harness.readers import KINDS, Readers, tree
 from tests.privileged.healing import whole
 from tests.privileged.seamless.held import HeldHealing
 
-_REPLACED = r"\d+: Wrong\(.cp: 1 cp: skipping file \S+, as it was replaced while being copied.\)"
+_SKIPPED = r"cp: skipping file \S+, as it was replaced while being copied"
+_REPLACED = rf"\d+: Wrong\(.cp: 1 {_SKIPPED}(\\n{_SKIPPED})*.\)"
 CRASHES = int(os.environ.get("SEAMLESS_CRASHES", "6"))  # of each daemon
 
 
@@ -23,11 +25,9 @@ CRASHES = int(os.environ.get("SEAMLESS_CRASHES", "6"))  # of each daemon
     ("filesystem", "kinds"),
     [
         (Bindfs, KINDS),
-        # It lets the kernel keep no name: each walk waits in the volume's root, and cp in its race.
-        (Gocryptfs, tuple(kind for kind in KINDS if kind != "cp")),
-        # A folder of a bucket has another time in each life of the daemon: tar says so, and a walk
-        # got ESTALE once, for a reason not found yet (docs/seamless.md).
-        (Rclone, ("oldfd", "mmap", "cp", "grep", "cwd", "exec", "find")),
+        (Gocryptfs, KINDS),
+        # A folder of a bucket has another time in each life of the daemon: tar says so.
+        (Rclone, tuple(kind for kind in KINDS if kind != "tar")),
         # And other inode numbers, by which cp, find and grep compare.
         (S3fs, ("oldfd", "mmap", "exec")),
     ],
@@ -48,10 +48,18 @@ def test_all_kinds_of_readers_see_no_error(
             heal.await_served(data)
         results = readers.results()
 
+    told = (_told(kind, found) for kind, found in results.items())
+    sys.stdout.write(f"{CRASHES} crashes: {'; '.join(told)}\n")
     assert {kind: bad for kind, found in results.items() if (bad := _errors(found))} == {}
-    assert all(found["passes"] for found in results.values()), results
+    assert all(found["passes"] or found["errors"] for found in results.values()), results
     assert whole(node, main.sees, "/data", data)
     assert heal.held(data).counts["refused"] == 0
+
+
+def _told(kind: str, found: Mapping[str, object]) -> str:
+    """Say how often a kind came through, and what it met, also what cannot be helped."""
+    text = f"{kind} {found['passes']} x, longest {found['longest_s']:.1f} s"
+    return f"{text}, {found['errors']}" if found["errors"] else text
 
 
 def _errors(found: Mapping[str, object]) -> list[str]:

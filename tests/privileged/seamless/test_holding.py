@@ -7,16 +7,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from recover import events
-from tests.harness import Bindfs, Dataset, Gocryptfs, Node, pause, until
+from tests.harness import Bindfs, Dataset, Gocryptfs, Node, Propagation, pause, until
 from tests.harness.node import Container, MakeFilesystem
 from tests.privileged.healing import healing, shown, whole
-from tests.privileged.seamless.held import HeldHealing, end, pid_of
+from tests.privileged.seamless.held import HeldHealing, end, holding, inside, pid_of
 
 # Opens a file, says so, and reads it again and again with the page cache dropped.
 _KEEPS_READING = """
@@ -51,22 +50,11 @@ def data(node: Node) -> Dataset:
     return node.dataset("demo", files={"a.txt": b"one\n", "big": b"x" * 100_000, "in/b.txt": b"b"})
 
 
-@contextlib.contextmanager
 def reading(
     main: Container, path: str, code: str = _KEEPS_READING
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """Keep a file of a volume open and read it for a block."""
-    # Not in its PID namespace: nsenter would fork for that, and we would kill nsenter.
-    enter = ["nsenter", f"--target={main.pid}", "--mount", "--root", "--wd"]
-    python = os.path.realpath(sys.executable)
-    command = [*enter, python, "-c", code, path]
-    with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
-        try:
-            yield process
-        finally:
-            process.kill()
+    return inside(main, code, path)
 
 
 def waits(heal: HeldHealing, data: Dataset) -> bool:
@@ -138,10 +126,11 @@ def test_a_killed_holder_or_reader_leaves_nobody_unkillable(
 def test_a_reader_process_killed_while_it_serves_is_replaced_and_nobody_sees_it(
     node: Node, heal: HeldHealing, data: Dataset
 ):
-    main = heal.container(node, data)
+    main = heal.container(node, data, Propagation.NONE)
     with reading(main, "/data/big") as process:
-        heal.crash(data)
-        heal.await_served(data)
+        for _ in range(3):  # the mount of its descriptor stands nowhere any more
+            heal.crash(data)
+            heal.await_served(data)
         before = pid_of("reader")
         end("reader")
         heal.look(data)
@@ -268,6 +257,53 @@ def test_the_mode_of_a_file_holds_for_a_caller_of_a_dead_daemon(node: Node, heal
         out, _ = process.communicate(b"go\n", timeout=FAST_S)
     assert out.startswith(b"one\n")
     assert b"Permission denied" in out
+
+
+def test_while_nothing_crashes_the_holder_is_asked_nothing(node: Node):
+    with holding(node, period_s=0.05) as heal:
+        data = node.dataset("demo")
+        main = heal.container(node, data)
+        heal.await_ticks(2)
+        before = waits_of("holder")
+        heal.await_ticks(10)
+        assert waits_of("holder") == before
+
+        with reading(main, "/data/a.txt") as process:
+            heal.crash(data)  # and is asked again when it matters
+            heal.await_served(data)
+            assert process.poll() is None
+
+
+def waits_of(name: str) -> int:
+    """Return how often the holder or the reader has waited: once more for each question."""
+    status = Path(f"/proc/{pid_of(name)}/status").read_text(encoding="ascii")
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+
+
+def test_the_command_recover_tells_the_holder_what_the_plugin_did_not(
+    node: Node, heal: HeldHealing, data: Dataset
+):
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process:
+        heal.stop()
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        data.daemon.restart()
+        done = subprocess.run(
+            [
+                *(sys.executable, "-m", "csi_fluid", "recover", "--strategy=namespace"),
+                *(f"--state={node.machine.state}", f"--holder={heal.client.socket}"),
+            ],
+            env=os.environ | {"KUBELET_ROOTDIR": str(node.machine.kubelet)},
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        until(lambda: not waits(heal, data), "the reader goes on")
+        assert process.poll() is None
+    heal.start()
 
 
 def test_with_the_gate_off_nothing_is_started_and_a_crash_is_seen(node: Node):
