@@ -83,7 +83,6 @@ class Context:
     looker: Looker
     keeper: Keeper
     strategy: Strategy
-    boot_id: str
     lease: Lease
     warning_threshold: int = 50
     hung_abort_after_s: float | None = None
@@ -116,7 +115,6 @@ class Context:
             looker=looker,
             keeper=parts.keeper,
             strategy=options.strategy,
-            boot_id=parts.keeper.boot_id,
             lease=Lease(options.lease),
             warning_threshold=options.warning_threshold,
             hung_abort_after_s=options.hung_abort_after_s,
@@ -151,7 +149,7 @@ class Healer:
         self._backoff = Backoff()
         self._outage = Outage(source, context.observer)
         self._generations = Generations(
-            source, context.store, context.prober, context.own, context.boot_id
+            source, context.store, context.prober, context.own, context.keeper
         )
         self._aborter = Aborter(
             context.prober, context.own, context.observer, context.hung_abort_after_s
