@@ -217,8 +217,7 @@ class Healer:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Say that what is mounted now is ours, and keep other processes from healing."""
-        self.is_healing = True
+        """Keep other processes from healing for a block; what was mounted in it was ours."""
         try:
             with self._context.lease.hold():
                 yield
@@ -320,6 +319,7 @@ class Healer:
         context = self._context
         if not view.peers or context.strategy is not Strategy.NAMESPACE:
             return False
+        self.is_healing = True
         for copy in view.peers:
             act = functools.partial(mounts.make_private, copy.stack[-1])
             with contextlib.suppress(Error, OSError), context.locks.hold(copy.path, wait_s=1.0):
@@ -382,12 +382,14 @@ class Healer:
         context, steps = self._context, tuple(acts)
         executor = Executor(context.store, context.locks, context.prober, live, self._witness)
         if steps:
+            self.is_healing = True
             with contextlib.suppress(Busy), context.keeper.turn(self.source):
                 yield from executor.run(steps, self._stopping)
 
     def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[Result[visits.Act]]:
-        executor = inside.Executor(self._context.prober, live)
-        yield from executor.run(tuple(acts), self._stopping)
+        if steps := tuple(acts):
+            self.is_healing = True
+            yield from inside.Executor(self._context.prober, live).run(steps, self._stopping)
 
     # -- telling ---------------------------------------------------------------------------------
 
