@@ -121,6 +121,6 @@ class Generations:
             if top.dev not in anchored and top.dev not in self._pins:
                 pin = functools.partial(mounts.pin, copy.path, top)
                 with contextlib.suppress(Error, OSError):
-                    self._pins[top.dev] = self._prober.run(
-                        ("pin", copy.path), pin, discard=Clone.close
-                    )
+                    # one at a time, for very many paths may lead over a daemon that hangs
+                    key = "pin", self._source, top.dev
+                    self._pins[top.dev] = self._prober.run(key, pin, discard=Clone.close)

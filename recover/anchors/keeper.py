@@ -95,8 +95,9 @@ class Keeper:
                 path.rmdir()
         with contextlib.suppress(OSError):
             folder.rmdir()  # unless something is in it
+        used = set(sources.values())
         for row in self._store.generations():
-            if row.number and row.source not in sources.values():  # sidecars' have no number
+            if row.number and row.source not in used:  # sidecars' have no number
                 self._store.remove_generation(row.source, row.dev)
 
     def drop(self, source: str) -> None:

@@ -16,7 +16,7 @@ from recover.linux import fuse, mountinfo
 from tests.harness import Dataset, Node, Pod, Propagation, idmap, pause, until
 from tests.harness.node import Container
 from tests.harness.wirefuse import WireFuse
-from tests.privileged.patrol import CANARY, Patrol
+from tests.privileged.patrol import CANARY, GONE, Patrol
 from tests.privileged.watching import Watch
 
 FILES = {"a.txt": b"1", "sub/b.txt": b"1"}
@@ -102,7 +102,8 @@ class Soak:
     # -- crashes -----------------------------------------------------------------------------------
 
     def crash(self) -> None:
-        data = self.chance.choice([*self.datasets, self.mapped])
+        watched = [self.datasets[0]] * 3
+        data = self.chance.choice([*watched, *self.datasets, self.mapped])
         self._end(data)
         self._begin(data)
 
@@ -231,8 +232,17 @@ class Soak:
             seen += [self._patrolled(name, made[name], path) for name in made for path in volumes]
             assert all("EROFS" in outcomes for outcomes in seen), seen
             self._patrol_mapped(pod)
-            remounts = ends.enter_context(Watch(own.pid, "remount", "/data", users=True))
-            yield lambda: [*patrol.surprises().items(), *(remounts.outcomes() - {"EPERM"})]
+            wanted = [  # nothing else is done there, so that moments are met
+                (Watch(made["none"].pid, "look", "/part"), PART | GONE),
+                (Watch(made["none"].pid, "look", "/data"), {" ".join(sorted(NAMES))} | GONE),
+                (Watch(own.pid, "remount", "/data", users=True), {"EPERM"}),
+            ]
+            for watch, _ in wanted:
+                ends.enter_context(watch)
+            yield lambda: [
+                *patrol.surprises().items(),
+                *(left for watch, may in wanted if (left := watch.outcomes() - may)),
+            ]
 
     def _end_patrol(self) -> None:
         assert self._patrol is not None
