@@ -319,7 +319,6 @@ class Healer:
         context = self._context
         if not view.peers or context.strategy is not Strategy.NAMESPACE:
             return False
-        self.is_healing = True
         for copy in view.peers:
             act = functools.partial(mounts.make_private, copy.stack[-1])
             with contextlib.suppress(Error, OSError), context.locks.hold(copy.path, wait_s=1.0):
@@ -384,7 +383,8 @@ class Healer:
         if steps:
             self.is_healing = True
             with contextlib.suppress(Busy), context.keeper.turn(self.source):
-                yield from executor.run(steps, self._stopping)
+                if context.store.publications(self.source):  # else all anchors have just gone
+                    yield from executor.run(steps, self._stopping)
 
     def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[Result[visits.Act]]:
         if steps := tuple(acts):
