@@ -9,7 +9,8 @@ import functools
 import time
 from dataclasses import replace
 
-from recover.errors import Error
+from recover.anchors.keeper import Keeper
+from recover.errors import Busy, Error
 from recover.linux import mounts
 from recover.linux.mounts import Clone
 from recover.linux.owntable import OwnTable
@@ -25,13 +26,13 @@ class Generations:
     """Keeps the generations of one source; used by one thread at a time."""
 
     def __init__(
-        self, source: str, store: Store, prober: Prober, own: OwnTable, boot_id: str
+        self, source: str, store: Store, prober: Prober, own: OwnTable, keeper: Keeper
     ) -> None:
         self._source = source
         self._store = store
         self._prober = prober
         self._own = own
-        self._boot_id = boot_id
+        self._keeper = keeper
         self._pins: dict[str, Clone] = {}
         self._healed_at: float | None = None  # monotonic
 
@@ -60,7 +61,12 @@ class Generations:
                 self._store.put_generation(replace(generation, dead_at=time.time()))
 
     def note_live(self, view: View, number: int) -> None:
-        """Record who serves now."""
+        """Record who serves now, unless the last user left meanwhile, with whom all rows went."""
+        with contextlib.suppress(Busy), self._keeper.turn(self._source):
+            if self._store.publications(self._source):
+                self._note_live(view, number)
+
+    def _note_live(self, view: View, number: int) -> None:
         generation = self._row(view, view.live, view.root, number=number)
         if generation is None:
             return
@@ -106,7 +112,7 @@ class Generations:
             return None
         now = time.time()
         named = mount.fs_type, mount.source
-        return Generation(self._source, dev, root, *named, self._boot_id, now, number=number)
+        return Generation(self._source, dev, root, *named, self._keeper.boot_id, now, number=number)
 
     def _pin(self, view: View) -> None:
         anchored = {a.base.dev for a in view.anchors}
@@ -115,6 +121,6 @@ class Generations:
             if top.dev not in anchored and top.dev not in self._pins:
                 pin = functools.partial(mounts.pin, copy.path, top)
                 with contextlib.suppress(Error, OSError):
-                    self._pins[top.dev] = self._prober.run(
-                        ("pin", copy.path), pin, discard=Clone.close
-                    )
+                    # one at a time, for very many paths may lead over a daemon that hangs
+                    key = "pin", self._source, top.dev
+                    self._pins[top.dev] = self._prober.run(key, pin, discard=Clone.close)

@@ -83,7 +83,6 @@ class Context:
     looker: Looker
     keeper: Keeper
     strategy: Strategy
-    boot_id: str
     lease: Lease
     warning_threshold: int = 50
     hung_abort_after_s: float | None = None
@@ -116,7 +115,6 @@ class Context:
             looker=looker,
             keeper=parts.keeper,
             strategy=options.strategy,
-            boot_id=parts.keeper.boot_id,
             lease=Lease(options.lease),
             warning_threshold=options.warning_threshold,
             hung_abort_after_s=options.hung_abort_after_s,
@@ -151,7 +149,7 @@ class Healer:
         self._backoff = Backoff()
         self._outage = Outage(source, context.observer)
         self._generations = Generations(
-            source, context.store, context.prober, context.own, context.boot_id
+            source, context.store, context.prober, context.own, context.keeper
         )
         self._aborter = Aborter(
             context.prober, context.own, context.observer, context.hung_abort_after_s
@@ -219,8 +217,7 @@ class Healer:
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
-        """Say that what is mounted now is ours, and keep other processes from healing."""
-        self.is_healing = True
+        """Keep other processes from healing for a block; what was mounted in it was ours."""
         try:
             with self._context.lease.hold():
                 yield
@@ -384,12 +381,15 @@ class Healer:
         context, steps = self._context, tuple(acts)
         executor = Executor(context.store, context.locks, context.prober, live, self._witness)
         if steps:
+            self.is_healing = True
             with contextlib.suppress(Busy), context.keeper.turn(self.source):
-                yield from executor.run(steps, self._stopping)
+                if context.store.publications(self.source):  # else all anchors have just gone
+                    yield from executor.run(steps, self._stopping)
 
     def _inside(self, acts: Iterable[visits.Act], live: str) -> Iterator[Result[visits.Act]]:
-        executor = inside.Executor(self._context.prober, live)
-        yield from executor.run(tuple(acts), self._stopping)
+        if steps := tuple(acts):
+            self.is_healing = True
+            yield from inside.Executor(self._context.prober, live).run(steps, self._stopping)
 
     # -- telling ---------------------------------------------------------------------------------
 

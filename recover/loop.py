@@ -76,8 +76,13 @@ class _Worker:
 
     @property
     def wants_mounts(self) -> bool:
-        """Tell whether a mount at the source would be news that nothing else brings."""
-        return not self.healer.is_healing and (self.healer.is_waiting or not self._is_watched)
+        """Tell whether a mount at the source would be news that nothing else brings.
+
+        Also during a look, or whatever is mounted anywhere meanwhile would be a reason for another.
+        """
+        if self.healer.is_healing:
+            return False
+        return self.is_busy or self.healer.is_waiting or not self._is_watched
 
     @property
     def _is_watched(self) -> bool:
@@ -213,14 +218,17 @@ class Recovery:
         Where all was well a look follows soon, one for a whole burst: a publish that put the mount
         of an earlier plugin right may have uncovered a dead one inside a container.
         """
-        worker = self._workers.get(source)
-        if worker is None or not worker.healer.is_whole:
+        if not self._is_well(source):
             self._new.add(source)
         elif source not in self._soon:
             self._soon[source] = time.monotonic() + _BURST_S
         else:
             return
         self._wakeups.poke()
+
+    def _is_well(self, source: str) -> bool:
+        worker = self._workers.get(source)
+        return worker is not None and worker.healer.is_whole
 
     def stop(self, timeout_s: float = 4.0) -> bool:
         """Stop after the steps under way; False if something did not end in time and was left.
@@ -287,7 +295,12 @@ class Recovery:
     def _concerned(self, wake: Wake) -> set[str]:
         sources = self._context.store.sources()
         now = time.monotonic()
-        concerned = {source for source in sources if wake.everything or source in wake.mounted}
+        concerned = {source for source in sources if source in wake.mounted}
+        for source in sources if wake.everything else ():
+            if self._is_well(source):  # others may mount hundreds of times a second
+                self._soon.setdefault(source, now + _BURST_S)
+            else:
+                concerned.add(source)
         while self._new:
             concerned.add(self._new.pop())
         concerned |= {source for source, due in list(self._soon.items()) if due <= now}

@@ -12,13 +12,14 @@ from pathlib import Path
 from recover.anchors import anchor as anchors
 from recover.anchors.plan import Act, Attach, Bring, Cover, Drop, Make, Uncover
 from recover.anchors.witness import Witness
-from recover.batch import Batch, Result
-from recover.errors import Covered, Error
+from recover.batch import Batch, Failed, Result
+from recover.errors import Covered, Crowded, Error, Unanswered
 from recover.linux import mounts, namespaces
 from recover.linux.probe import Prober
 from recover.locks import Locks
 from recover.store import Store
 
+MOST_HANGING = 8  # steps of one source that wait for daemons of others, or the next is not tried
 _LOCK_WAIT_S = 2.0
 
 
@@ -43,11 +44,20 @@ class Executor:
         batch = Batch(namespaces.home(), self._prober, _key)
         asleep, rest = batch.split(steps)
         yield from asleep
+        hanging = len(asleep)
         while rest and not stopping():
+            if hanging >= MOST_HANGING:
+                strays = [step for step in rest if not _is_ours(step)]
+                yield from (Failed(step, Crowded(hanging), stale=False) for step in strays)
+                rest, hanging = [step for step in rest if _is_ours(step)], 0
+                continue
             results = batch.run(rest, self._act, stopping=stopping)
             yield from results
             if not results:
                 return
+            hanging += sum(
+                isinstance(r, Failed) and isinstance(r.error, Unanswered) for r in results
+            )
             rest = rest[len(results) :]
 
     def _act(self, step: Act, root_fd: int) -> int:
@@ -107,6 +117,11 @@ class Executor:
             if self._witness is not None:
                 return self._witness.layers(self._live, root_fd)
         return 2
+
+
+def _is_ours(step: Act) -> bool:
+    """Tell whether a step is at an anchor or a target; others may lead over any FUSE mount."""
+    return bool(step.target) or anchors.is_anchor(step.path)
 
 
 def _key(step: Act) -> Hashable:

@@ -93,6 +93,12 @@ class Keeper:
                 for left in path.iterdir():
                     anchors.clear(str(left))
                 path.rmdir()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # unless something is in it
+        used = set(sources.values())
+        for row in self._store.generations():
+            if row.number and row.source not in used:  # sidecars' have no number
+                self._store.remove_generation(row.source, row.dev)
 
     def drop(self, source: str) -> None:
         """Remove the anchors of a source that nobody needs, and with the last user all of it.

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import platform
 import subprocess
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from recover.linux.mounts import closing
 # of the call mount_setattr
 _MOUNT_ATTR_IDMAP = 0x00100000
 _SETATTR = 442
+
+
+def is_there_for_fuse() -> bool:
+    """Tell whether the kernel maps the ids of FUSE mounts (Linux 6.12)."""
+    return tuple(map(int, platform.release().split(".")[:2])) >= (6, 12)
 
 
 def bind(source: Path, place: Path, first: int) -> None:

@@ -155,6 +155,37 @@ TABLE = (
         "test_of_very_many_copies_in_one_namespace_the_first_are_healed_and_the_rest_told_once",
     ),
     Mutation(
+        "who misbehaves pays alone",
+        "recover/anchors/execute.py",
+        "            if hanging >= MOST_HANGING:",
+        "            if False:",
+        f"{_PRIVILEGED}heal_hung.py::"
+        "test_many_paths_of_the_node_over_a_hung_dataset_leave_the_others_alone",
+    ),
+    Mutation(
+        "nothing while nothing happens",
+        "recover/loop.py",
+        "        return self.is_busy or self.healer.is_waiting or not self._is_watched",
+        "        return self.healer.is_waiting or not self._is_watched",
+        f"{_PRIVILEGED}resources.py::"
+        "test_in_a_storm_of_mounts_of_others_heals_go_on_and_nothing_is_looked_at",
+    ),
+    Mutation(
+        "nothing while nothing happens",
+        "recover/loop.py",
+        "            if self._is_well(source):  # others may mount hundreds of times a second",
+        "            if False:",
+        f"{_PRIVILEGED}resources.py::"
+        "test_where_no_event_tells_what_was_mounted_a_storm_is_looked_at_now_and_then",
+    ),
+    Mutation(
+        "kill -9 is repaired by the next start",
+        "recover/anchors/keeper.py",
+        "            if row.number and row.source not in used:  # sidecars' have no number",
+        "            if False:",
+        f"{_PRIVILEGED}calls_killed.py::test_the_last_unpublish_killed_before_any_step",
+    ),
+    Mutation(
         "a pod sees what was published",
         "csi_fluid/volumes/publish.py",
         "        self._pods.check(target, is_mount=wanted.method is Method.BIND)",

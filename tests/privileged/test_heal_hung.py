@@ -9,6 +9,7 @@ import pytest
 
 from csi_fluid.testbed import programs
 from recover import events
+from recover.anchors.execute import MOST_HANGING
 from recover.linux.probe import Prober
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
@@ -151,6 +152,37 @@ def test_a_path_of_the_node_over_a_hung_dataset_does_not_stop_the_targets(
     assert heal.prober.abandoned <= 4  # the source, and one for each thing tried on the way there
     hung.daemon.kill(signal.SIGCONT)
     programs.run("umount", "-l", place)
+
+
+def test_many_paths_of_the_node_over_a_hung_dataset_leave_the_others_alone(node: Node):
+    """Their mounts are a dataset's own, in nobody's pod: the bound is that of the dataset."""
+    places = [f"in{number}" for number in range(MOST_HANGING + 6)]
+    hung = node.dataset("hung", files={f"{place}/i.txt": b"1" for place in places})
+    data, third = node.dataset("demo"), node.dataset("third")
+    prober = Prober(timeout_s=PATIENCE_S, max_abandoned=len(places) + 1)
+    with healing(node, prober=prober, period_s=0.2) as heal:
+        targets = [heal.publish(node.pod(), each) for each in (data, third)]
+        heal.publish(node.pod(), hung)
+        for place in places:
+            bound = hung.volume.source / place
+            programs.run("mount", "--bind", "--make-private", data.volume.source, bound)
+
+        hung.daemon.kill(signal.SIGSTOP)
+        until(lambda: heal.ear.of(events.Hung), "the hang is told")
+        _let_names_expire()
+        data.daemon.kill()
+        data.daemon.restart()
+        crowded = "probes of hung FUSE paths still wait"
+        told = heal.ear.of
+        until(lambda: any(crowded in e.error for e in told(events.HealFailed)), "some are left")
+        heal.crash(third)
+
+        for target, each in zip(targets, (data, third), strict=True):
+            heal.await_whole(each, node.sees, target)
+        assert prober.abandoned <= MOST_HANGING + 3
+        hung.daemon.kill(signal.SIGCONT)
+        for place in places:
+            programs.run("umount", "-l", hung.volume.source / place)
 
 
 @pytest.mark.usefixtures("visits")

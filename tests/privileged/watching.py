@@ -8,7 +8,8 @@ from typing import Self
 from csi_fluid.testbed.pods import PYTHON
 
 _SCRIPT = """
-import errno, os, sys, threading
+import ctypes, errno, os, sys, threading
+libc = ctypes.CDLL(None, use_errno=True)
 def look(path):
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -18,6 +19,11 @@ def look(path):
 def write(path):
     os.close(os.open(path + "/probe", os.O_WRONLY | os.O_CREAT))
     return "written"
+def remount(path):
+    # MS_REMOUNT | MS_BIND without MS_RDONLY
+    if libc.mount(None, os.fsencode(path), None, 32 | 4096, None):
+        raise OSError(ctypes.get_errno(), path)
+    return "remounted"
 def end():
     sys.stdin.read()
     os._exit(0)
@@ -37,11 +43,15 @@ GONE = frozenset({errno.errorcode[errno.ENOTCONN], errno.errorcode[errno.ECONNAB
 
 
 class Watch:
-    """Does `look` (list a directory) or `write` (create a file there) as fast as it can."""
+    """Does one of these as fast as it can.
 
-    def __init__(self, pid: int, act: str, path: str | Path) -> None:
-        """Begin in the namespaces and root of a process."""
+    `look` lists a directory, `write` creates a file there, `remount` makes the mount writable.
+    """
+
+    def __init__(self, pid: int, act: str, path: str | Path, *, users: bool = False) -> None:
+        """Begin in the namespaces and root of a process, that of its users only if asked."""
         enter = ["nsenter", f"--target={pid}", "--mount", "--pid", "--root"]
+        enter += ["--user", "--preserve-credentials"] if users else []
         self._process = subprocess.Popen(
             [*enter, PYTHON, "-I", "-c", _SCRIPT, act, str(path)],
             stdin=subprocess.PIPE,

@@ -1,5 +1,7 @@
 """A state file of an earlier version is brought to the newest, and loses nothing."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,3 +72,38 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(first: Path):
         (kept,) = first.parent.glob("*.corrupt-*Z")
 
     assert dump(kept) == before
+
+
+DIES = """
+import functools, os, sqlite3, sys
+from pathlib import Path
+from recover.store import Store
+left = int(sys.argv[2])
+class Mortal(sqlite3.Connection):
+    def execute(self, sql, *parameters):
+        global left
+        if not left:
+            os._exit(137)
+        left -= 1
+        return super().execute(sql, *parameters)
+sqlite3.connect = functools.partial(sqlite3.connect, factory=Mortal)
+Store.open(Path(sys.argv[1]))
+"""
+
+
+def test_killed_before_any_statement_of_a_migration_the_next_start_has_all_rows(first: Path):
+    before = first.read_bytes()
+    for number in range(100):
+        for file in first.parent.iterdir():
+            file.unlink()
+        first.write_bytes(before)
+        command = [sys.executable, "-c", DIES, str(first), str(number)]
+        status = subprocess.run(command, check=False, timeout=20).returncode
+
+        with opened(first) as store:
+            assert store.problem == ""
+            assert store.publications() == (replace(publication(0), generation=0),)
+            assert store.generations() == (replace(generation(), number=0),)
+        if status == 0:
+            break
+    assert number >= 12
