@@ -73,6 +73,8 @@ def test_the_worker_processes_of_a_data_loader_see_no_error(node: Node, heal: He
     assert results[LOADER]["passes"]
 
 
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("heal", [100.0], indirect=True)
 def test_three_thousand_callers_wait_at_once(node: Node, heal: HeldHealing):
     data = node.dataset("demo", files=loads.files("many", CALLERS))
     main = heal.container(node, data)
@@ -82,7 +84,8 @@ def test_three_thousand_callers_wait_at_once(node: Node, heal: HeldHealing):
         assert process.stdin is not None
         process.stdin.write(b"go\n")
         process.stdin.flush()
-        until(lambda: heal.held(data).counts["waiting"] >= CALLERS, "all of them wait")
+        each = {"timeout_s": 60, "every_s": 0.1}  # three thousand threads have to start
+        until(lambda: heal.held(data).counts["waiting"] >= CALLERS, "all of them wait", **each)
         data.daemon.restart()
         assert json.loads(said(process)) == {"right": CALLERS}
 
