@@ -91,17 +91,20 @@ class Sidecar:
     def start(self, timeout_s: float = 20.0) -> float:
         """Start the container, again where it ends as kubelet would, until its mount answers.
 
-        Returns the monotonic time in s of that answer.
+        It may be beneath another pod's, who share the path.  Returns the monotonic time in s of
+        that answer.
         """
         self.parent.mkdir(parents=True, exist_ok=True)
         path = str(self.host_path)
 
-        def answers(before: set[str]) -> bool:
+        def answers(before: list[str]) -> bool:
             if self._container is None or not self._container.alive:
                 self._run()
             reply = self._prober.ask(path)
-            top = mountinfo.read().at(path)
-            return reply.alive and top is not None and top.dev == reply.dev not in before
+            stack = [mount.dev for mount in mountinfo.read().stack(path)]
+            # The number of a lower one that has gone may be the next one's.
+            before[:-1] = [dev for dev in before[:-1] if dev in stack]
+            return reply.alive and stack[-1:] == [reply.dev] and not {*stack} <= {*before}
 
         with _superblocks(path) as before:
             until(
@@ -141,8 +144,8 @@ class Sidecar:
 
 
 @contextlib.contextmanager
-def _superblocks(path: str) -> Iterator[set[str]]:
-    """Yield which superblocks are mounted at a path; the topmost keeps its number for the block.
+def _superblocks(path: str) -> Iterator[list[str]]:
+    """Yield which superblocks are mounted at a path; the last, topmost, keeps its number meanwhile.
 
     That of a dead one which is unmounted would else be given to the next one at once.
     """
@@ -152,9 +155,9 @@ def _superblocks(path: str) -> Iterator[set[str]]:
         except (Covered, OSError):  # an agent took it away just now
             continue
         with pin:
-            yield {mount.dev for mount in stack}
+            yield [mount.dev for mount in stack]
         return
-    yield set()
+    yield []
 
 
 class Agent:
