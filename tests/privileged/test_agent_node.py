@@ -57,18 +57,18 @@ def test_the_agent_takes_over_when_the_plugin_ends_and_the_plugin_when_it_is_bac
             until(lambda: heals.of(events.Healed), "the plugin tells of it")
             assert pod.heals == 0
 
+        until(lambda: pod.heals == 1, "the agent brings its anchors what the plugin did not")
         pod.crash()
         pod.await_whole(app)
-        until(lambda: pod.heals, "the agent heals")
+        until(lambda: pod.heals == 2, "the agent heals")
         pod.await_anchors(3)
-        by_agent = pod.heals
 
         with healing(node, period_s=0.1) as heal:
             pod.await_claimed(heal)
             pod.crash()
             pod.await_whole(app)
             until(lambda: heal.ear.of(events.Healed), "the plugin heals")
-            assert pod.heals == by_agent
+            assert pod.heals == 2
 
 
 @pytest.mark.usefixtures("visits")
