@@ -59,7 +59,10 @@ WITHOUT_PLUGIN = (  # on a cluster of their own: the node plugin comes and goes 
 LATER = tuple(  # on one more cluster, in a lane that would be over before the others
     f"tests/cluster/test_{name}.py" for name in ("policies", "replaced", "reset_backoff", "scale")
 )
-AGENTS = tuple(f"tests/privileged/test_agent{name}.py" for name in ("", "_chaos", "_cost"))
+AGENTS = tuple(
+    f"tests/privileged/test_agent{name}.py"
+    for name in ("", "_chaos", "_cost", "_killed", "_life", "_node")
+)
 ON_OLD_KERNELS = (  # whose every newer facility is refused, see docs/kernels.md
     *("anchor", "anchors", "mounts", "publish", "unpublish"),
     *("heal_topologies", "heal_propagation", "heal_killed", "heal_crashes"),
