@@ -237,6 +237,23 @@ def test_kubelets_certificates_are_there_also_where_its_directory_is_another():
     assert "pki" not in str(without)
 
 
+def test_who_may_reach_the_metrics_can_be_said():
+    peer = "csi.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"
+    objects = manifests.charted(peer)
+    policy = manifests.one(objects, "NetworkPolicy")["spec"]
+    pod = manifests.one(objects, "DaemonSet")["spec"]["template"]
+
+    assert policy["podSelector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
+    assert policy["ingress"] == [
+        {
+            "from": [{"namespaceSelector": {"matchLabels": {"name": "monitoring"}}}],
+            "ports": [{"port": "metrics", "protocol": "TCP"}],
+        }
+    ]
+    (listens,) = container(manifests.one(objects, "DaemonSet"))["ports"]
+    assert listens["name"] == "metrics"
+
+
 def test_a_node_whose_etc_cannot_be_written_to_needs_nothing_of_it():
     daemonset = manifests.one(manifests.charted("csi.pruneFs="), "DaemonSet")
 
