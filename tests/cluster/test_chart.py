@@ -205,6 +205,7 @@ def test_the_api_server_knows_every_field_of_the_chart(bare: Cluster):
     """Also where a value is set that the defaults leave out."""
     values = ["imagePullSecrets[0].name=x", "csi.hostNetwork=true", "csi.resetBackoff=20s"]
     values += ["csi.useNodeAuthorization=false", "webhook.enabled=true", "csi.maxUnavailable=10%"]
+    values += ["csi.metricsFrom[0].namespaceSelector.matchLabels.name=monitoring"]
     text = manifests.helm(*(f"--set={value}" for value in values)).stdout
     bare.kubectl("apply", "-f", str(manifests.FOLDER / "namespace.yaml"))
 
