@@ -9,14 +9,13 @@ import contextlib
 import functools
 import logging
 import os
-import select
 import threading
 import time
 from collections.abc import Iterable
 from typing import Protocol
 
 from recover.errors import Error
-from recover.linux import facilities, fuse, mountinfo, mounts, namespaces, syscalls
+from recover.linux import facilities, fuse, mountinfo, mounts, namespaces, procself, syscalls
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
@@ -107,7 +106,9 @@ class Holds:
     def _may_have_news(self) -> bool:
         """Tell whether the holder may say something else than it did: a run costs no question."""
         status = self._status
-        for source in [s for s, (_, pidfds) in self._watched.items() if _has_ended(pidfds)]:
+        for source in [
+            s for s, (_, pidfds) in self._watched.items() if procself.is_readable(*pidfds)
+        ]:
             self._unwatch(source)
         is_steady = status.has_reader and not status.dead and not self._client.is_hung_up
         is_watched = status.sources.keys() <= self._watched.keys()
@@ -225,13 +226,6 @@ class Holds:
         with self._lock:
             for source in list(self._watched):
                 self._unwatch(source)
-
-
-def _has_ended(pidfds: Iterable[int]) -> bool:
-    poll = select.poll()
-    for fd in pidfds:
-        poll.register(fd, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def _detach(source: str, top: Mount, root_fd: int) -> None:

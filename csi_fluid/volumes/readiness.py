@@ -180,7 +180,7 @@ class Sources:
 
     def _look(self, content: Content) -> Source:
         path = content.path
-        fd = resolve.open_known(path)
+        fd = probe.open_known(path, resolve.NO_LINKS)
         if fd is None:
             fd = self._prober.run(("open", path), lambda: _open(path), discard=os.close)
         try:

@@ -248,7 +248,7 @@ class Prober:
         """
         dev = ""
         try:
-            at_once = _open_in_memory(path)
+            at_once = open_known(path)
             found = self.open(("open", path), _open, path) if at_once is None else at_once
             with procself.closing(found) as fd:
                 dev = syscalls.statx(fd, "", _UNASKED, 0).dev
@@ -261,10 +261,14 @@ class Prober:
             return Reply(_verdict(error), errno=error.errno or 0)
 
 
-def _open_in_memory(path: str) -> int | None:
-    """Open a place if the kernel has all of the way in memory; never sleeps."""
+def open_known(path: str, rules: int = 0) -> int | None:
+    """Open a place with O_PATH if the kernel has all of the way in memory, None if not; no wait.
+
+    rules are RESOLVE_* ones; what they forbid is not opened either.
+    """
     try:
-        return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, syscalls.RESOLVE_CACHED)
+        rules |= syscalls.RESOLVE_CACHED
+        return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, rules)
     except OSError:
         return None
 

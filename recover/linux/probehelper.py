@@ -12,7 +12,6 @@ caller itself waits for the answer, so a call costs one message each way.
 
 import contextlib
 import logging
-import select
 import socket
 import subprocess
 import sys
@@ -113,9 +112,7 @@ class Line:
 
     def has_ended(self) -> bool:
         """Tell whether the answer has come that was not waited for, or the process has gone."""
-        poll = select.poll()
-        poll.register(self._channel, select.POLLIN)
-        return bool(poll.poll(0))
+        return procself.is_readable(self._channel.fileno())
 
     def close(self) -> None:
         """End the thread, after its call; what that still returns is closed by the kernel."""

@@ -7,6 +7,7 @@ path that begins there leads over nothing that a container could bend.
 import contextlib
 import fcntl
 import os
+import select
 import threading
 from collections.abc import Iterator
 
@@ -20,6 +21,14 @@ def closing(fd: int) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+def is_readable(*fds: int) -> bool:
+    """Tell whether one of these has something to read, or has ended: poll(2), without waiting."""
+    poll = select.poll()
+    for fd in fds:
+        poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def path(fd: int) -> str:

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import os
 
-from recover.linux import facilities, mountinfo, probehelper, procself, syscalls
+from recover.linux import facilities, mountinfo, probe, probehelper, procself, syscalls
 from recover.linux.message import Descriptor
 
 NO_LINKS = syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS
@@ -59,21 +59,10 @@ def canonical(*paths: str) -> tuple[str, ...]:
 
 def is_canonical(path: str) -> bool:
     """Tell whether the kernel knows without asking that no step of an absolute path is a link."""
-    fd = open_known(path) if path == os.path.normpath(path) else None
+    fd = probe.open_known(path, NO_LINKS) if path == os.path.normpath(path) else None
     if fd is not None:
         os.close(fd)
     return fd is not None
-
-
-def open_known(path: str) -> int | None:
-    """Do as `open_path` if the kernel can without asking anybody; None if it cannot, or at a link.
-
-    It is for any thread: there is nothing in it to wait for.
-    """
-    try:
-        return syscalls.openat2(syscalls.AT_FDCWD, path, os.O_PATH, NO_LINKS | _IN_MEMORY)
-    except OSError:
-        return None
 
 
 def _open_path(dirfd: int, path: str, rules: int, flags: int) -> int:

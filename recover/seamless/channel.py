@@ -6,12 +6,13 @@ The socket's file is for root alone, and who connects is asked for by SO_PEERCRE
 import fcntl
 import json
 import os
-import select
 import socket
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from recover.linux import procself
 
 VERSION = 1
 _ROOM = 128 * 1024
@@ -80,9 +81,7 @@ class Channel:
     @property
     def is_over(self) -> bool:
         """Whether something is there where nothing was asked: the end of the other side."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        return bool(poll.poll(0))
+        return procself.is_readable(self._socket.fileno())
 
     def settimeout(self, timeout_s: float | None) -> None:
         """Bound what sends and receives from now on; None waits without end."""
