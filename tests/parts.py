@@ -68,7 +68,7 @@ ON_OLD_KERNELS = (  # whose every newer facility is refused, see docs/kernels.md
     *("heal_topologies", "heal_propagation", "heal_killed", "heal_crashes"),
 )
 SEAMLESS = ("tests/privileged/seamless",)
-SLOW = ("privileged", "sanity", "cluster", "kernels")  # kernels are `make test-kernels`
+SLOW = ("privileged", "sanity", "cluster", "kernels")  # kernels are `make kernels`
 LANES = (
     (
         Part(

@@ -115,8 +115,13 @@ def test_the_environment_is_read_by_the_configuration_only():
         if re.search(r"\bos\.(environ|getenv)\b", path.read_text(encoding="utf-8"))
     ]
 
-    # the other is the switch by which tests take facilities of the kernel away
-    assert sorted(readers) == ["csi_fluid/config.py", "recover/linux/refusal.py"]
+    # the others are for tests: the time that a slow machine is given, and the switch by which
+    # facilities of the kernel are taken away
+    assert sorted(readers) == [
+        "csi_fluid/config.py",
+        "csi_fluid/testbed/waiting.py",
+        "recover/linux/refusal.py",
+    ]
 
 
 KUBELETS = [

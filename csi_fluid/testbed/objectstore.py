@@ -13,11 +13,12 @@ from urllib.parse import quote
 
 from csi_fluid.testbed import programs
 from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.waiting import PACE
 
 BUCKET = "fluid-demo"
 ACCESS_KEY = "demo-access-key"
 SECRET_KEY = "demo-secret-key"  # noqa: S105  the server is our own and checks none
-_START_TIMEOUT_S = 30.0
+_START_TIMEOUT_S = PACE * 30.0
 
 
 class ObjectStore:

@@ -11,11 +11,11 @@ from csi_fluid.rpc.client import Client
 from csi_fluid.testbed import programs
 from csi_fluid.testbed.errors import BedError
 from csi_fluid.testbed.node import Node
-from csi_fluid.testbed.waiting import pause
+from csi_fluid.testbed.waiting import PACE, pause
 
 COMMAND = (sys.executable, "-m", "csi_fluid", "start")
-_START_TIMEOUT_S = 20.0
-_STOP_TIMEOUT_S = 6.0  # the plugin promises to end 5 s after SIGTERM
+_START_TIMEOUT_S = PACE * 20.0
+_STOP_TIMEOUT_S = PACE * 6.0  # the plugin promises to end 5 s after SIGTERM
 
 
 class Plugin:

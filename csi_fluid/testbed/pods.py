@@ -21,8 +21,9 @@ from typing import Self
 
 from csi_fluid.testbed import programs
 from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.waiting import PACE
 
-_START_TIMEOUT_S = 20.0
+_START_TIMEOUT_S = PACE * 20.0
 _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # links into /usr on most systems
 _PASSWD = "root:x:0:0:root:/:/bin/sh\n"  # noqa: S105  no secret, but what ls needs for names
 _GROUP = "root:x:0:\n"

@@ -12,8 +12,9 @@ import subprocess
 from pathlib import Path
 
 from csi_fluid.testbed.errors import BedError
+from csi_fluid.testbed.waiting import PACE
 
-_STOP_S = 10.0
+_STOP_S = PACE * 10.0
 
 
 def environment(home: Path) -> dict[str, str]:

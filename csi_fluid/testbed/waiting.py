@@ -1,11 +1,14 @@
 """Wait for a condition, with an end."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 T = TypeVar("T")
+
+PACE = float(os.environ.get("CSI_FLUID_PACE", "1"))  # how many times slower this machine is
 
 _never = threading.Event()
 
@@ -22,7 +25,7 @@ def until(
 
     Raises TimeoutError, which names what was waited for and the last answer.
     """
-    end = time.monotonic() + timeout_s
+    end = time.monotonic() + PACE * timeout_s
     while not (answer := look()):
         if time.monotonic() >= end:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}; at the end: {answer!r}")

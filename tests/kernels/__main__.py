@@ -32,13 +32,20 @@ def main() -> int:
     run.add_argument("command", nargs=argparse.REMAINDER)
     test = verbs.add_parser("test", help="run pytest under kernels; without words on what CI runs")
     test.add_argument("--kernel", action="append", choices=names, help="one of them (default: all)")
-    test.add_argument("--write", action="store_true", help=f"write {matrix.TABLE.name}")
+    test.add_argument("--go-on", action="store_true", help="leave out what passed the last time")
+    test.add_argument(
+        "--write", action="store_true", help=f"write {matrix.TABLE.name}, of all that was run here"
+    )
     test.add_argument("tests", nargs="*", default=matrix.QUICK)
     given = parser.parse_args()
     variables = {name: os.environ[name] for name in _HANDED_ON if name in os.environ}
     if given.verb == "run":
         return _run(given.kernel, given.command, variables)
-    return _test(given.kernel or names, given.tests, variables, write=given.write)
+    found = {
+        kernel.release: matrix.keep(kernel, given.tests, variables, go_on=given.go_on)
+        for kernel in map(machine.find, given.kernel or names)
+    }
+    return _told(found, write=given.write)
 
 
 def _run(name: str, command: list[str], variables: dict[str, str]) -> int:
@@ -48,11 +55,9 @@ def _run(name: str, command: list[str], variables: dict[str, str]) -> int:
         return made.run(command, Path(out), _TIMEOUT_S, **variables)
 
 
-def _test(names: list[str], tests: list[str], variables: dict[str, str], *, write: bool) -> int:
-    kernels = [machine.find(name) for name in names]
-    found = {kernel.release: matrix.run(kernel, tests, variables) for kernel in kernels}
+def _told(found: matrix.Found, *, write: bool) -> int:
     if write:
-        matrix.write(found)
+        matrix.write(matrix.kept())
     print(matrix.table(found))
     failed = matrix.failures(found)
     print(*failed, sep="\n", file=sys.stderr)

@@ -1,9 +1,11 @@
 """What became of each test on one kernel: written by pytest there, read here.
 
-As a pytest plugin it writes a line of JSON for each test to the file that --results names.
+As a pytest plugin it appends a line of JSON for each test to the file that --results names, and
+leaves out the tests that passed or were skipped by what is in it already.
 """
 
 import json
+import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -28,8 +30,10 @@ class Result:
 
 
 def read(path: Path) -> tuple[Result, ...]:
-    """Return the results in a file."""
-    return tuple(Result(**json.loads(line)) for line in path.read_text("utf-8").splitlines())
+    """Return the last result of each test in a file; none where there is no file."""
+    lines = path.read_text("utf-8").splitlines() if path.exists() else []
+    found = (Result(**json.loads(line)) for line in lines)
+    return tuple({result.name: result for result in found}.values())
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +44,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Begin to write."""
     config.pluginmanager.register(_Writer(config.getoption("--results")))
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is done."""
+    kept = read(config.getoption("--results"))
+    done = {result.name for result in kept if result.outcome != "failed"}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid in done])
+    items[:] = [item for item in items if item.nodeid not in done]
 
 
 class _Writer:
@@ -54,6 +66,8 @@ class _Writer:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         self._reports.append(report)
+        if report.failed and not sandbox.inside():  # a run takes hours: told when it happens
+            sys.stderr.write(f"\n{report.nodeid}\n{report.longreprtext}\n")
 
     def pytest_runtest_logfinish(self, nodeid: str) -> None:
         if sandbox.inside():  # a fork: what it reports comes to us

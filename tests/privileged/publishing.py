@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from csi_fluid.rpc.client import Client
+from csi_fluid.testbed import waiting
 from recover.linux.mountinfo import Mount
 from recover.rows import Publication
 from tests.harness import Container, Daemon, Dataset, Node, Pod, View, until
@@ -38,11 +39,11 @@ class Publishing:
         """Publish a dataset's volume; changes are fields of `Volume`, attributes among them."""
         attributes = ATTRIBUTES | changes.pop("attributes", {})
         volume = replace(data.volume, attributes=attributes, **changes)
-        self.client.publish(volume, target or self.target, timeout_s=timeout_s)
+        self.client.publish(volume, target or self.target, timeout_s=waiting.PACE * timeout_s)
 
     def unpublish(self, data: Dataset, target: Path | None = None) -> None:
         """Unpublish a dataset's volume."""
-        self.client.unpublish(data.volume, target or self.target, timeout_s=10)
+        self.client.unpublish(data.volume, target or self.target, timeout_s=waiting.PACE * 10)
 
     @property
     def sees(self) -> View:

@@ -188,6 +188,7 @@ def test_a_publish_ends_soon_after_the_mount_appears(on: Publishing, node: Node)
     assert ended[0] - data.daemon.answered_at < 0.5
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize(
     ("state", "words"),
     [
@@ -220,6 +221,7 @@ def test_what_is_not_ready_is_said_and_leaves_nothing(
     assert on.is_as_never_published()
 
 
+@pytest.mark.clock
 def test_a_hung_daemon_is_told_in_bounded_time_and_concerns_nobody_else(
     on: Publishing, data: Dataset, node: Node
 ):

@@ -1,6 +1,10 @@
 """What the tests on other kernels write down, and the table that is made of it."""
 
-from tests.kernels import machine, matrix
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from tests.kernels import machine, matrix, results
 from tests.kernels.results import Result
 
 FILE = "tests/privileged/test_publish.py"
@@ -39,3 +43,16 @@ def test_every_part_names_files_that_are_there():
     assert {file for files in matrix.PARTS.values() for file in files} <= here
     for test in matrix.QUICK:
         assert (machine.PROJECT / test.partition("::")[0]).exists()
+
+
+def test_the_last_result_of_a_test_counts(tmp_path: Path):
+    kept = tmp_path / "results"
+    assert results.read(kept) == ()
+
+    lines = [
+        json.dumps(asdict(result(name, outcome)))
+        for name, outcome in (("a", "failed"), ("b", "passed"), ("a", "passed"))
+    ]
+    kept.write_text("\n".join(lines) + "\n", "utf-8")
+
+    assert results.read(kept) == (result("a"), result("b"))

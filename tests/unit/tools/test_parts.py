@@ -33,7 +33,7 @@ FAILED tests/a.py::test_one
 
 
 def test_every_test_module_belongs_to_one_part():
-    """Those of other kernels are run by `make test-kernels`, emulated and by the hour."""
+    """Those of other kernels are run by `make kernels`, emulated, once these are over."""
     folder = parts.ROOT / "tests"
     modules = set(folder.rglob("test_*.py")) - set((folder / "kernels").rglob("test_*.py"))
     every = [part for lane in parts.LANES for part in lane]
