@@ -50,7 +50,7 @@ def main() -> int:
 
 def _run(name: str, command: list[str], variables: dict[str, str]) -> int:
     kernel = machine.find(name)
-    made = machine.Machine(kernel, machine.accelerator(kernel))
+    made = machine.Machine(kernel, machine.accelerator())
     with tempfile.TemporaryDirectory(prefix="csi-out-") as out:
         return made.run(command, Path(out), _TIMEOUT_S, **variables)
 

@@ -5,6 +5,7 @@ guest's root is the host's: what the command writes is gone at its end, but for 
 """
 
 import contextlib
+import functools
 import os
 import shlex
 import shutil
@@ -146,8 +147,9 @@ def _processor(accelerator: str) -> tuple[str, ...]:
     return "-accel", "tcg,thread=multi,tb-size=512", "-cpu", "max"
 
 
-def accelerator(kernel: Kernel) -> str:
-    """Return "kvm" if a kernel runs under it here, else "tcg".
+@functools.cache
+def accelerator() -> str:
+    """Return "kvm" if the newest kernel runs under it here, else "tcg".
 
     The device may be there and able to make a machine that then does not run.
     """
@@ -155,7 +157,7 @@ def accelerator(kernel: Kernel) -> str:
         return "tcg"
     command = [
         *("qemu-system-x86_64", *_processor("kvm"), "-m", "256M", "-nodefaults", "-no-reboot"),
-        *("-display", "none", "-kernel", str(kernel.image)),
+        *("-display", "none", "-kernel", str(kernels()[-1].image)),
         *("-append", "panic=-1"),  # it finds no root, panics, and so ends
     ]
     with _ended(subprocess.Popen(command, stderr=subprocess.DEVNULL)) as trial:
