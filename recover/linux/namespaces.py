@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import facilities, procself, syscalls
+from recover.linux import confinement, facilities, procself, syscalls
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -81,7 +81,9 @@ def is_foreign(namespace: Namespace) -> bool:
 
 
 def can_mount_inside() -> bool:
-    """Tell whether the kernel lets a visit take a mount along and attach it (Linux 5.2)."""
+    """Tell whether a visit may enter, take a mount along and attach it (Linux 5.2)."""
+    if "CAP_SYS_CHROOT" in confinement.lacking():  # setns(2) wants it for a mount namespace
+        return False
     return facilities.has("open_tree") and facilities.has("move_mount")
 
 
