@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import confinement, facilities, procself, syscalls
+from recover.linux import confinement, facilities, mountinfo, procself, syscalls
+from recover.linux.mountinfo import Mount
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -78,6 +79,25 @@ def is_foreign(namespace: Namespace) -> bool:
         return False
     except PermissionError:  # the user namespace is none below ours
         return True
+
+
+def is_passed_on(mount: Mount) -> bool:
+    """Tell whether what is mounted in a mount of ours reaches another namespace.
+
+    Where others are not seen, or none can be read, a shared mount is taken to do so.
+    """
+    if not mount.shared or not sees_host():
+        return bool(mount.shared)
+    tables = [data for other in others() if (data := _table(other))]
+    mark = b" shared:%d " % mount.shared
+    return any(mark in data for data in tables) or not tables
+
+
+def _table(namespace: Namespace) -> bytes:
+    try:
+        return mountinfo.read_bytes(namespace.pid)
+    except OSError:  # the process ended, or is not ours to look at
+        return b""
 
 
 def can_mount_inside() -> bool:
