@@ -108,12 +108,13 @@ def _kubelet_folder(path: str) -> Finding:
     except OSError as error:
         follows = "no kubelet here, or KUBELET_ROOTDIR names another place"
         return Finding(what, "limited", f"cannot be opened: {error.strerror}", follows)
-    if mount.shared:
+    if namespaces.is_passed_on(mount):
         return Finding(what, "ok", f"is on {mount.mount_point}, which is shared")
+    kind = "shared with nobody" if mount.shared else "not shared"
     return Finding(
         what,
         "limited",
-        f"is on {mount.mount_point}, which is not shared",
+        f"is on {mount.mount_point}, which is {kind}",
         "what is mounted here is seen in this mount namespace alone; mount it Bidirectional",
     )
 
