@@ -46,7 +46,7 @@ class Reconciler:
         if earlier:
             # No mount outlives a boot.  What its pods still want kubelet publishes again; until it
             # does nobody knows if they are wanted here, or on this node.
-            left = tuple(p for p in self.parts.store.publications() if _is_of_a_mount_gone(p))
+            left = tuple(filter(_is_of_a_mount_gone, self.parts.store.publications()))
             self._drop(left, "the node was started anew, or its state file is another node's")
         for generation in earlier:  # last: they tell a next start, if this one is killed
             self.parts.store.remove_generation(generation.source, generation.dev)

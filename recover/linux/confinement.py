@@ -17,7 +17,8 @@ MOUNTING = ("CAP_SYS_ADMIN",)
 _STATUS = Path("/proc/self/status")
 _LABEL = Path("/proc/self/attr/current")
 # securityfs is seldom mounted in a container; with the host's processes in sight the node's is read
-_MODULES = (Path("/sys/kernel/security/lsm"), Path("/proc/1/root/sys/kernel/security/lsm"))
+_OF_MODULES = "sys/kernel/security/lsm"
+_MODULES = (Path("/", _OF_MODULES), Path("/proc/1", "root", _OF_MODULES))
 _NEXT = "run it in a privileged container; csi-fluid doctor tries each thing by itself"
 
 
