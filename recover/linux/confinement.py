@@ -61,18 +61,22 @@ def lacking() -> tuple[str, ...]:
 def _profiles() -> Iterator[str]:
     if _status("Seccomp") == "2":  # a filter: proc_pid_status(5)
         yield "a seccomp profile"
-    if label := _read(_LABEL):
-        yield from _of_label(label)
+    if module := _of_label(_read(_LABEL)):
+        yield module
     elif modules := _modules():
         yield f"a security module ({', '.join(modules)})"
 
 
-def _of_label(label: str) -> Iterator[str]:
-    """Yield the module whose label it is: user:role:type:level is SELinux's, else AppArmor's."""
+def _of_label(label: str) -> str:
+    """Return the module whose label it is, "" for none that confines.
+
+    user:role:type:level is SELinux's, else it is AppArmor's.
+    """
     if label.count(":") >= 3:
-        yield f"SELinux (as {label}; ausearch -m avc on the node tells what it denied)"
-    elif not label.startswith("unconfined"):
-        yield f"AppArmor (profile {label}; the node's kernel log tells what it denied)"
+        return f"SELinux (as {label}; ausearch -m avc on the node tells what it denied)"
+    if not label or label.startswith("unconfined"):
+        return ""
+    return f"AppArmor (profile {label}; the node's kernel log tells what it denied)"
 
 
 def _modules() -> tuple[str, ...]:

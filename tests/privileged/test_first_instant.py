@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from csi_fluid.testbed import pods
-from tests.harness import Container, Dataset, Node, until
+from tests.harness import Dataset, Node, until
+from tests.harness.node import Container
 
 WRITER = """
 import os, sys

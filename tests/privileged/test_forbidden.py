@@ -51,6 +51,23 @@ def test_a_heal_that_cannot_enter_containers_heals_the_rest_and_says_why(node: N
     data.daemon.restart()
 
     until(lambda: follows.sees.error("/data") == node.sees.error(target) == 0, "what hangs off it")
-    until(lambda: "a seccomp profile may forbid it" in plugin.words, "its reason")
-    assert "csi-fluid doctor" in plugin.words
+    until(lambda: "a seccomp profile may forbid it" in plugin.log.read_text(), "its reason")
+    assert "csi-fluid doctor" in plugin.log.read_text()
     assert alone.sees.error("/data") == errno.ENOTCONN
+
+
+def test_without_the_right_to_enter_what_hangs_off_anchors_heals_and_nothing_is_tried_in_vain(
+    node: Node, data: Dataset
+):
+    powerless = ("setpriv", "--bounding-set=-sys_chroot", "--inh-caps=-sys_chroot")
+    plugin = node.plugin(command=(*powerless, *plugins.COMMAND))
+    pod = node.pod()
+    main = pod.container("main", {"/data": pod.publish(data)}, Propagation.HOST_TO_CONTAINER)
+
+    data.daemon.kill()
+    data.daemon.restart()
+
+    until(lambda: main.sees.error("/data") == 0, "it heals")
+    until(lambda: "FuseRecoverSucceed" in plugin.log.read_text(), "the heal is told")
+    assert "CAP_SYS_CHROOT nothing can be mounted inside a container" in plugin.log.read_text()
+    assert "FuseRecoverFailed" not in plugin.log.read_text()

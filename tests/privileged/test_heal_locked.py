@@ -162,6 +162,7 @@ def test_a_pod_with_users_of_its_own_and_mapped_owners_is_left_and_told(
     assert not made_writable(main, "/data")
 
 
+@pytest.mark.usefixtures("visits")
 @pytest.mark.parametrize("heal", ["propagation"], indirect=True)
 def test_where_it_is_not_seen_the_new_mount_arrives_and_its_owners_are_nobody(
     node: Node, heal: Healing, mapped: Dataset

@@ -62,9 +62,9 @@ def test_after_a_reboot_nothing_is_mounted_unasked_and_all_works_again(node: Nod
 
     plugin = next_life(node, anchors_folder_stays=stays)
     data.daemon.restart()
-    until(lambda: "was started anew" in plugin.words, "the rows are settled in words")
+    until(lambda: "was started anew" in plugin.log.read_text(), "the rows are settled in words")
 
-    assert str(target) in plugin.words
+    assert str(target) in plugin.log.read_text()
     assert is_bare(node, target)
     assert Store.read(node.machine.state).publications() == ()
     assert published(node, pod, data) == target
@@ -123,9 +123,9 @@ def test_another_nodes_state_file_mounts_nothing_here(node: Node):
 
     plugin = next_life(node)
     crashed(data)
-    until(lambda: "was started anew" in plugin.words, "the rows are settled in words")
+    until(lambda: "was started anew" in plugin.log.read_text(), "the rows are settled in words")
 
-    assert f"its pod is gone target={gone}" in plugin.words
+    assert f"its pod is gone target={gone}" in plugin.log.read_text()
     assert is_bare(node, target)
     assert Store.read(node.machine.state).publications() == ()
     plugin.client.unpublish(data.volume, target)
