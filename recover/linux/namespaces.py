@@ -84,19 +84,18 @@ def is_foreign(namespace: Namespace) -> bool:
 def is_passed_on(mount: Mount) -> bool:
     """Tell whether what is mounted in a mount of ours reaches another namespace.
 
-    Where others are not seen, or none can be read, a shared mount is taken to do so.
+    Where those of others are not seen, or not ours to look at, a shared mount is taken to do so.
     """
-    if not mount.shared or not sees_host():
+    if not mount.shared or not sees_host() or _inode(1) is None:
         return bool(mount.shared)
-    tables = [data for other in others() if (data := _table(other))]
     mark = b" shared:%d " % mount.shared
-    return any(mark in data for data in tables) or not tables
+    return any(mark in _table(other) for other in others())
 
 
 def _table(namespace: Namespace) -> bytes:
     try:
         return mountinfo.read_bytes(namespace.pid)
-    except OSError:  # the process ended, or is not ours to look at
+    except OSError:  # the process ended
         return b""
 
 

@@ -188,7 +188,7 @@ TABLE = (
     Mutation(
         "a pod sees what was published",
         "csi_fluid/volumes/publish.py",
-        "        self._pods.check(target, is_mount=is_mount, asked=wanted.target)",
+        "        self._pods.check(target, is_mount=wanted.method is Method.BIND, asked=asked)",
         "        pass",
         f"{_PRIVILEGED}unseen.py::"
         "test_a_publish_that_no_pod_would_see_is_refused_and_makes_nothing",
@@ -196,7 +196,7 @@ TABLE = (
     Mutation(
         "what is shared with nobody is not published",
         "recover/linux/namespaces.py",
-        "    return any(mark in data for data in tables) or not tables",
+        "    return any(mark in _table(other) for other in others())",
         "    return True",
         f"{_PRIVILEGED}places.py::test_what_is_not_passed_on_to_the_node_is_not_published",
     ),
