@@ -3,6 +3,7 @@
 kubelet publishes again what its pods still want; until it does, nothing is mounted for them.
 """
 
+import contextlib
 import dataclasses
 import uuid
 from pathlib import Path
@@ -19,15 +20,16 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 AFTER = ("unshare", "--mount", "--propagation", "unchanged", "sh", "-ec")
 
 
-def next_life(node: Node, *, anchors_folder_stays: bool = True) -> Plugin:
-    """Start the plugin as after a boot of the machine: another id, and not one mount left."""
+def shut_down(node: Node) -> None:
+    """End the plugin, and every FUSE mount with it."""
     if node.running is not None and node.running.alive:
         node.running.stop()
     while left := [mount.mount_point for mount in mountinfo.read() if mount.is_fuse]:
         programs.run("umount", "-l", left[-1])
-    if not anchors_folder_stays:
-        programs.run("rm", "-r", node.machine.socket.parent)
-        node.machine.socket.parent.mkdir()
+
+
+def start_up(node: Node) -> Plugin:
+    """Start the plugin as after a boot of the machine, which then has another id."""
     text = node.machine.folder("boot") / "id"
     text.write_text(f"{uuid.uuid4()}\n")
     begin = f'mount --bind "$0" {BOOT_ID}; exec "$@"'
@@ -60,7 +62,11 @@ def test_after_a_reboot_nothing_is_mounted_unasked_and_all_works_again(node: Nod
         until(lambda: node.sees.error(target) == 0, "it is healed")
     data.daemon.kill()
 
-    plugin = next_life(node, anchors_folder_stays=stays)
+    shut_down(node)
+    if not stays:
+        programs.run("rm", "-r", node.machine.socket.parent)
+        node.machine.socket.parent.mkdir()
+    plugin = start_up(node)
     data.daemon.restart()
     until(lambda: "was started anew" in plugin.log.read_text(), "the rows are settled in words")
 
@@ -87,15 +93,16 @@ def test_numbers_that_are_given_away_again_mean_nothing_after_a_reboot(node: Nod
     data, pod = node.dataset("demo"), node.pod()
     node.plugin()
     target = published(node, pod, data)
-    crashed(data)
-    until(lambda: node.sees.error(target) == 0, "it is healed")
-    numbers = {row.dev for row in Store.read(node.machine.state).generations()}
     data.daemon.kill()
-
-    plugin = next_life(node)
+    shut_down(node)
     others = [node.dataset(f"other{number}", files={"o": b"o"}) for number in range(3)]
-    reused = [o for o in others if node.sees.layers(o.volume.source)[-1].dev in numbers]
-    assert reused, "the kernel gives the lowest number that is free"
+    with contextlib.closing(Store.open(node.machine.state)) as store:
+        (row,) = store.generations()
+        for other in others:
+            dev = node.sees.layers(other.volume.source)[-1].dev
+            store.put_generation(dataclasses.replace(row, dev=dev, dead_at=1.0))
+
+    plugin = start_up(node)
     targets = [published(node, node.pod(), other) for other in others]
     data.daemon.restart()
     published(node, pod, data)
@@ -112,16 +119,15 @@ def test_numbers_that_are_given_away_again_mean_nothing_after_a_reboot(node: Nod
 def test_another_nodes_state_file_mounts_nothing_here(node: Node):
     """The disk was copied, with pods' folders and all, or the file alone."""
     data, pod = node.dataset("demo"), node.pod()
-    plugin = node.plugin()
+    node.plugin()
     target = published(node, pod, data)
     row, *_ = Store.read(node.machine.state).publications()
     gone = str(target).replace(pod.uid, str(uuid.uuid4()))
-    plugin.stop()
-    with_gone = Store.open(node.machine.state)
-    with_gone.put_publication(dataclasses.replace(row, target=gone))
-    with_gone.close()
+    shut_down(node)
+    with contextlib.closing(Store.open(node.machine.state)) as store:
+        store.put_publication(dataclasses.replace(row, target=gone))
 
-    plugin = next_life(node)
+    plugin = start_up(node)
     crashed(data)
     until(lambda: "was started anew" in plugin.log.read_text(), "the rows are settled in words")
 
