@@ -156,8 +156,8 @@ class LogObserver:
                 _log.info("Fuse mount %s answers again", source)
             case events.Adopted(publications=publications):
                 _list("adopted a mount that was here", publications)
-            case events.Dropped(publications=publications):
-                _list("forgot a publication whose pod is gone", publications)
+            case events.Dropped(publications=publications, why=why):
+                _list(f"forgot a publication: {why}", publications)
             case events.StateTrouble(problem=""):
                 _log.info("the state file works again")
             case events.StateTrouble(problem=problem):

@@ -113,9 +113,10 @@ class Adopted:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """Records of pods that are gone were removed."""
+    """Records of what is there no more were removed; why is half a sentence."""
 
     publications: tuple[Publication, ...]
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from recover.events import Observer
 from recover.generations import Generations
 from recover.holds import Holding, NoHolds
 from recover.lease import Lease
-from recover.linux import mounts, namespaces
+from recover.linux import confinement, mounts, namespaces
 from recover.linux.mountinfo import Mount
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
@@ -446,7 +446,7 @@ class Healer:
         complaints: dict[str, Complaint] = {}
         for where, (act, error) in tally.failed.items():
             concerned = _concerned(publications, act.target)
-            text = str(error) or type(error).__name__
+            text = confinement.told(error)
             complaints[where] = events.HealFailed(self.source, concerned, where, text, retry_s)
         for left in tally.skipped:
             where = _where(left)

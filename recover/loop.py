@@ -49,7 +49,7 @@ def chosen_strategy(wish: str) -> Strategy:
     """Return the strategy to use: "auto" enters namespaces only where those of others are visible.
 
     Without the host's processes only what hangs off an anchor is healed; nor can more be healed on
-    a kernel that has no way to mount anything inside a container, whatever is wished for.
+    a kernel, or with rights, by which nothing gets into a container, whatever is wished for.
     """
     if wish == Strategy.PROPAGATION or not namespaces.can_mount_inside():
         return Strategy.PROPAGATION
@@ -168,8 +168,8 @@ class Recovery:
         self.strategy = strategy.value
         if settings.strategy == Strategy.NAMESPACE and strategy is not Strategy.NAMESPACE:
             log.warning(
-                "--strategy=namespace cannot be had: without open_tree(2) and move_mount(2) "
-                "nothing can be mounted inside a container; healing by propagation"
+                "--strategy=namespace cannot be had: without open_tree(2), move_mount(2) and "
+                "CAP_SYS_CHROOT nothing can be mounted inside a container; healing by propagation"
             )
         options = Options(
             strategy,

@@ -15,7 +15,7 @@ from recover.layout import Layout
 from recover.linux import boot, mounts
 from recover.linux.mountinfo import MountTable
 from recover.parts import Parts
-from recover.rows import Publication
+from recover.rows import Method, Publication
 
 _log = logging.getLogger(__name__)
 
@@ -38,16 +38,24 @@ class Reconciler:
         return is_unresolved
 
     def _drop_gone(self) -> None:
-        """Drop rows of pods that are gone, and generations of an earlier boot."""
-        gone = adopt.gone(self.parts.store.publications(), self.layout, os.path.isdir)
-        for publication in gone:
-            self.parts.store.remove_publication(publication.target)
-        if gone:
-            self.observer.tell(events.Dropped(gone))
+        """Drop rows of pods that are gone, and all of an earlier boot, or of another machine."""
+        publications = self.parts.store.publications()
+        self._drop(adopt.gone(publications, self.layout, os.path.isdir), "its pod is gone")
         this_boot = boot.boot_id()
-        for generation in self.parts.store.generations():
-            if generation.boot_id != this_boot:
-                self.parts.store.remove_generation(generation.source, generation.dev)
+        earlier = [g for g in self.parts.store.generations() if g.boot_id != this_boot]
+        if earlier:
+            # No mount outlives a boot.  What its pods still want kubelet publishes again; until it
+            # does nobody knows if they are wanted here, or on this node.
+            left = tuple(filter(_is_of_a_mount_gone, self.parts.store.publications()))
+            self._drop(left, "the node was started anew, or its state file is another node's")
+        for generation in earlier:  # last: they tell a next start, if this one is killed
+            self.parts.store.remove_generation(generation.source, generation.dev)
+
+    def _drop(self, publications: tuple[Publication, ...], why: str) -> None:
+        for publication in publications:
+            self.parts.store.remove_publication(publication.target)
+        if publications:
+            self.observer.tell(events.Dropped(publications, why))
 
     def adopt(self, table: MountTable) -> bool:
         """Record mounts that an earlier plugin made; return whether a source is still unknown."""
@@ -68,3 +76,10 @@ class Reconciler:
                 self.parts.store.put_publication(publication)
                 return True
         return False
+
+
+def _is_of_a_mount_gone(publication: Publication) -> bool:
+    if publication.method is not Method.BIND:  # a symbolic link stays on the disk
+        return False
+    shown = mounts.shown(publication.target)
+    return shown is None or not shown.is_mount

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.table import Table
@@ -12,22 +12,22 @@ from rich.text import Text
 
 from csi_fluid import config
 from csi_fluid.cli import facilities, holding, screen, usage
-from csi_fluid.cli.facilities import Finding
+from csi_fluid.cli.facilities import Finding, Verdict
 from csi_fluid.cli.status import absence
 from csi_fluid.kube import access
 from csi_fluid.rpc.client import Client
 from recover.errors import StateError
-from recover.linux import namespaces
+from recover.linux import confinement, namespaces
 from recover.linux.probe import Prober
 from recover.store import Store
 
 _EXAMPLES = """\
   csi-fluid doctor
   csi-fluid doctor --json | jq '.[] | select(.verdict != "ok")'"""
-_CAPABILITIES = {  # bit numbers: <linux/capability.h>
-    "CAP_SYS_ADMIN": (21, "missing", "nothing can be mounted"),
-    "CAP_SYS_CHROOT": (18, "limited", "containers cannot be entered: --strategy=propagation only"),
-    "CAP_SYS_PTRACE": (19, "limited", "containers of other users are not seen"),
+_CAPABILITIES: Mapping[str, tuple[Verdict, str]] = {
+    "CAP_SYS_ADMIN": ("missing", "nothing can be mounted"),
+    "CAP_SYS_CHROOT": ("limited", "containers cannot be entered: --strategy=propagation only"),
+    "CAP_SYS_PTRACE": ("limited", "containers of other users are not seen"),
 }
 _COLOURS = {"ok": "green", "limited": "yellow", "missing": "bold red"}
 
@@ -68,19 +68,12 @@ def _findings(settings: config.Settings) -> Iterator[Finding]:
 
 
 def _capabilities() -> Iterator[Finding]:
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("CapEff:"):
-            effective = int(line.split()[1], 16)
-            break
-    else:  # pragma: no cover  every kernel says it
-        return
-    for name, (bit, verdict, follows) in _CAPABILITIES.items():
-        if effective >> bit & 1:
-            yield Finding(name, "ok", "held")
+    lacking = confinement.lacking()
+    for name, (verdict, follows) in _CAPABILITIES.items():
+        if name in lacking:
+            yield Finding(name, verdict, "not held", follows)
         else:
-            yield Finding(
-                name, "missing" if verdict == "missing" else "limited", "not held", follows
-            )
+            yield Finding(name, "ok", "held")
 
 
 def _host_processes() -> Finding:
@@ -115,12 +108,13 @@ def _kubelet_folder(path: str) -> Finding:
     except OSError as error:
         follows = "no kubelet here, or KUBELET_ROOTDIR names another place"
         return Finding(what, "limited", f"cannot be opened: {error.strerror}", follows)
-    if mount.shared:
+    if namespaces.is_passed_on(mount):
         return Finding(what, "ok", f"is on {mount.mount_point}, which is shared")
+    kind = "shared with nobody" if mount.shared else "not shared"
     return Finding(
         what,
         "limited",
-        f"is on {mount.mount_point}, which is not shared",
+        f"is on {mount.mount_point}, which is {kind}",
         "what is mounted here is seen in this mount namespace alone; mount it Bidirectional",
     )
 

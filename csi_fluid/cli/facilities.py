@@ -16,7 +16,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 from recover.errors import Error
-from recover.linux import facilities, mountinfo, mounts, procevents, syscalls, workshop
+from recover.linux import (
+    confinement,
+    facilities,
+    mountinfo,
+    mounts,
+    procevents,
+    syscalls,
+    workshop,
+)
 from recover.linux.facilities import Facility
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
@@ -42,13 +50,21 @@ def find(prober: Prober) -> Iterator[Finding]:
     """Try everything and yield what was found."""
     yield _serving(prober)
     yield _entering(prober)
-    for facility in facilities.TABLE:
-        lack = facilities.lack(facility.name)
-        if lack is None:
-            yield Finding(facility.name, "ok", "works")
-        else:
-            yield Finding(facility.name, "limited", _reason(lack, facility), _without(facility))
+    yield from map(_tried, facilities.TABLE)
     yield _process_events()
+
+
+def _tried(facility: Facility) -> Finding:
+    lack = facilities.lack(facility.name)
+    if lack is None:
+        return Finding(facility.name, "ok", "works")
+    if facility.needs and facilities.lack(facility.needs):
+        seen = f"cannot be tried without {facility.needs}"
+    elif confinement.is_refusal(lack):
+        seen = f"not permitted: {_cause(*confinement.MOUNTING)}"
+    else:
+        seen = f"this kernel has not got it; Linux {facility.since} or newer has"
+    return Finding(facility.name, "limited", seen, _without(facility))
 
 
 def _without(facility: Facility) -> str:
@@ -60,11 +76,20 @@ def _serving(prober: Prober) -> Finding:
     what = "mounting a volume"
     try:
         with tempfile.TemporaryDirectory(prefix="csi-fluid-doctor-") as folder:
-            trial = functools.partial(workshop.run, functools.partial(_mount, folder))
-            prober.run("trial", trial, _TIMEOUT_S)
+            return _mounting(prober, what, folder)
+    except OSError as error:  # only copies that need a scratch lie in one
+        verdict: Verdict = "limited" if mounts.can_detach() else "missing"
+        follows = "give this container a folder /tmp that can be written to"
+        return Finding(what, verdict, f"not tried: {error.strerror}", follows)
+
+
+def _mounting(prober: Prober, what: str, folder: str) -> Finding:
+    trial = functools.partial(workshop.run, functools.partial(_mount, folder))
+    try:
+        prober.run("trial", trial, _TIMEOUT_S)
     except (Error, OSError) as error:
-        follows = "volumes cannot be served: run this as root, in a privileged container"
-        return Finding(what, "missing", f"fails: {error}", follows)
+        follows = f"volumes cannot be served{_told(error, *confinement.MOUNTING)}"
+        return Finding(what, "missing", f"fails: {_plain(error)}", follows)
     return Finding(what, "ok", f"works, {_way()}")
 
 
@@ -94,10 +119,25 @@ def _entering(prober: Prober) -> Finding:
     try:
         prober.run("setns", _enter_home, _TIMEOUT_S)
     except (Error, OSError) as error:
-        return Finding(what, "limited", f"fails: {error}", follows)
-    if not mounts.can_detach():
-        return Finding(what, "limited", "of no use without open_tree and move_mount", follows)
+        told = _told(error, *confinement.MOUNTING, "CAP_SYS_CHROOT")
+        return Finding(what, "limited", f"fails: {_plain(error)}", f"{follows}{told}")
+    if missing := [name for name in ("open_tree", "move_mount") if facilities.lack(name)]:
+        return Finding(what, "limited", f"of no use without {' and '.join(missing)}", follows)
     return Finding(what, "ok", "works")
+
+
+def _plain(error: Exception) -> str:
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+
+
+def _told(error: Exception, *needed: str) -> str:
+    """Return what is to be said of an error's cause."""
+    return f"; {_cause(*needed)}" if confinement.is_refusal(error) else ""
+
+
+def _cause(*needed: str) -> str:
+    unseen = "a security module that is not seen from here may forbid it"
+    return confinement.cause(*needed) or unseen
 
 
 def _enter_home() -> None:
@@ -137,9 +177,3 @@ def mount_below(path: str, pid: str = "self") -> mountinfo.Mount:
     """Return the mount that a path lies on; raises OSError where the path cannot be opened."""
     with closing(os.open(path, os.O_PATH | os.O_CLOEXEC)) as fd:
         return mountinfo.read(pid).by_id[mountinfo.mount_id(fd)]
-
-
-def _reason(lack: OSError, facility: Facility) -> str:
-    if lack.errno in {errno.EPERM, errno.EACCES}:
-        return "not permitted: a capability is missing, or seccomp forbids it"
-    return f"this kernel has not got it; Linux {facility.since} or newer has"

@@ -7,6 +7,7 @@ import grpc
 
 from csi_fluid import errors
 from recover import errors as recovery
+from recover.linux import confinement
 
 _MAX_MESSAGE = 1_000
 
@@ -54,6 +55,6 @@ def message_of(error: BaseException) -> str:
     """Return the message of an error: object, fact and next step."""
     text = str(error) or type(error).__name__
     if not isinstance(error, errors.Error):  # those say the next step themselves
-        step = next((step for kind, step in _NEXT_STEPS if isinstance(error, kind)), _LAST_STEP)
-        text = f"{text}; {step}"
+        steps = (step for kind, step in _NEXT_STEPS if isinstance(error, kind))
+        text = f"{text}; {confinement.hint(error) or next(steps, _LAST_STEP)}"
     return text if len(text) <= _MAX_MESSAGE else f"{text[:_MAX_MESSAGE]}..."

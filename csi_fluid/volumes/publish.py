@@ -87,9 +87,9 @@ class Publisher:
         Unanswered, Unverified, OSError.
         """
         target, source_path = targets.canonical(self._prober, wanted.target, wanted.source)
-        wanted = replace(wanted, target=target, source=source_path)
+        asked, wanted = wanted.target, replace(wanted, target=target, source=source_path)
         _refuse_overlap(wanted)
-        self._pods.check(target, is_mount=wanted.method is Method.BIND)
+        self._pods.check(target, is_mount=wanted.method is Method.BIND, asked=asked)
         content = Content(wanted.source, wanted.sub_path, wanted.mount_type, unchecked)
         with self._claims.hold(wanted.target, wanted.volume_id) as claim:
             before = self._standing(wanted.target)

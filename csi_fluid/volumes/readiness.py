@@ -20,7 +20,7 @@ from typing import TypeVar
 
 from csi_fluid.errors import InvalidArgument, NotReady, Overloaded
 from recover.errors import Busy, Covered, Crowded, Unanswered
-from recover.linux import mountinfo, mounts, probe, resolve
+from recover.linux import mountinfo, mounts, namespaces, probe, resolve
 from recover.linux.mountinfo import Mount
 from recover.linux.mounts import Clone
 from recover.linux.probe import Answer, Prober
@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 MAX_WAITING = 64
 _TICK_S = 1.0
+_NAMED = 4  # the last parts of a source's path, which its dataset determines
 _FLIGHTS = 10  # time limits to queue for a look at one source, whose daemon may be slow
 _ALLOW = (
     "a daemon that is not root's must mount with the option allow_other, without which nobody else "
@@ -124,8 +125,10 @@ class Sources:
         try:
             return self.look(content)
         except NotReady as error:
-            if error.reason == "FuseHung" or patience.left_s <= 0:
+            if error.reason == "FuseHung":
                 raise
+            if patience.left_s <= 0:
+                raise _kept_from_us(content) or error from error
             return None
 
     def look(self, content: Content) -> Source:
@@ -259,6 +262,28 @@ def _open(path: str) -> int:
                 f"{path} is a symbolic link; give the mount point itself"
             ) from error
         raise refused(path, error) from error  # a directory above it is on a dead mount itself
+
+
+def _kept_from_us(content: Content) -> NotReady | None:
+    """Return what is wrong if the node has a FUSE mount that this container does not get."""
+    node = namespaces.node()
+    if node == namespaces.home() or mountinfo.read().at(content.path) is not None:
+        return None
+    tail = "/" + "/".join(content.path.split("/")[-_NAMED:])  # it may lie elsewhere on the node
+    try:
+        mounted = [m.mount_point for m in mountinfo.read(node.pid) if m.is_fuse]
+    except OSError:  # not ours to look at
+        return None
+    place = next((path for path in mounted if path.endswith(tail)), None)
+    if place is None:
+        return None
+    return NotReady(
+        "FuseNotMounted",
+        f"nothing is mounted at {content.path} in this container, and on the node its FUSE mount "
+        f"is at {place}: MOUNT_ROOT must name the directory in which the FUSE daemons mount, and "
+        "that of the node must be mounted there with mountPropagation: HostToContainer (with "
+        "Helm: runtime.mountRoot)",
+    )
 
 
 def _replaced(path: str) -> NotReady:

@@ -20,6 +20,7 @@ from pathlib import Path
 from csi_fluid import kubelet
 from csi_fluid.errors import Occupied, Unseen, Withdrawn
 from recover.errors import Busy
+from recover.layout import PodVolume
 from recover.linux import mountinfo, mounts, namespaces, resolve
 from recover.linux.probe import Prober
 
@@ -61,39 +62,46 @@ class Pods:
         self._root = kubelet_root
         self._shared = 0  # a mount that was found to be shared
 
-    def check(self, target: str, *, is_mount: bool) -> None:
+    def check(self, target: str, *, is_mount: bool, asked: str = "") -> None:
         """Raise Unseen unless the node sees what is published at a canonical path of kubelet's.
 
         That is so below the folder that kubelet made for the pod; and if it is a mount, only where
         mounts are passed on to the node.  What is missing above the pod's folder is never made:
         it would be a directory of this container, which hides that kubelet's is somewhere else.
+        asked is the target as kubelet spells it, which tells where its directory is.
         A target that is not as kubelet's are is its caller's business.
         """
         volume = kubelet.volume_of(target)
         if volume is None:
             return
         pod = Path(volume.pods, volume.pod_uid)
+        fact = ""
         if not pod.is_dir():
-            raise self._unseen(f"{pod} is not there, although kubelet makes it before it calls")
-        if is_mount and not self._is_passed_on(pod):
-            raise self._unseen(f"mounts in {pod} are not passed on to the node")
+            fact = f"{pod} is not there, although kubelet makes it before it calls"
+        elif is_mount and not self._is_passed_on(pod):
+            fact = f"mounts in {pod} are not passed on to the node"
+        if fact:
+            raise self._unseen(fact, kubelet.volume_of(asked) or volume)
 
     def _is_passed_on(self, folder: Path) -> bool:
         with mounts.closing(mounts.open_path(str(folder))) as fd:
             mnt_id = mountinfo.mount_id(fd)
         if mnt_id != self._shared and not _is_node():
             mount = mountinfo.read().by_id.get(mnt_id)
-            if mount is None or not mount.shared:
+            if mount is None or not namespaces.is_passed_on(mount):
                 return False
-            self._shared = mnt_id  # the table is long: it is read once
+            self._shared = mnt_id  # tables are long: they are read once
         return True
 
-    def _unseen(self, fact: str) -> Unseen:
-        return Unseen(
-            f"{fact}: no pod would see the volume; KUBELET_ROOTDIR ({self._root}) must name "
-            "kubelet's directory, and that of the node must be mounted there with "
-            "mountPropagation: Bidirectional (with Helm: csi.kubelet.rootDir)"
-        )
+    def _unseen(self, fact: str, volume: PodVolume) -> Unseen:
+        root = str(Path(volume.pods).parent)
+        step = f"the node's {root} must be mounted here at {root}, mountPropagation: Bidirectional"
+        if root != self._root:
+            step = (
+                f"KUBELET_ROOTDIR is {self._root}, and must be kubelet's directory {root} (with "
+                f"Helm: csi.kubelet.rootDir={root}); {step}"
+            )
+        return Unseen(f"{fact}: no pod would see the volume; {step}")
 
 
 def _is_node() -> bool:

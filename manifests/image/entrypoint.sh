@@ -6,7 +6,8 @@ root=${KUBELET_ROOTDIR:-/var/lib/kubelet}
 # Print where kubelet has its directory: what its process was told (seen with hostPID), and where one is.
 kubelets() {
   for command in /proc/[0-9]*/cmdline; do
-    tr '\0' '\n' <"$command" 2>/dev/null | sed -n '/kubel/,$s/^--root-dir=//p'
+    tr '\0' '\n' <"$command" 2>/dev/null | sed -nE \
+      '/kubel/,${s/^(--kubelet-arg=)?(--)?root-dir=//p;/^--root-dir$/{n;p;};}'
   done
   for folder in /var/lib/kubelet /var/lib/k0s/kubelet /var/snap/microk8s/common/var/lib/kubelet; do
     [ ! -d "/proc/1/root$folder/pods" ] || echo "$folder"

@@ -23,7 +23,8 @@ class Facility:
     """One thing that newer kernels have.
 
     since is a Linux release; trial raises OSError where it is missing; instead is what is done
-    then, and follows what that means for people ("" for nothing that they would notice).
+    then, and follows what that means for people ("" for nothing that they would notice).  needs is
+    the facility without which it cannot be tried.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Facility:
     trial: Callable[[], None]
     instead: str
     follows: str = ""
+    needs: str = ""
 
 
 def _known(call: Callable[[], object], *complaints: int) -> Callable[[], None]:
@@ -130,6 +132,7 @@ TABLE = (
         "6.5",
         _known(lambda: _move_mount(syscalls.MOVE_MOUNT_BENEATH), errno.EBADF),
         "a copy gets beneath a dead mount by way of the mount under both",
+        needs="move_mount",
     ),
     Facility(
         "openat2",

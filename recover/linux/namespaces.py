@@ -11,7 +11,8 @@ from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from recover.linux import facilities, procself, syscalls
+from recover.linux import confinement, facilities, mountinfo, procself, syscalls
+from recover.linux.mountinfo import Mount
 from recover.linux.mounts import closing
 from recover.linux.probe import Prober
 
@@ -80,8 +81,28 @@ def is_foreign(namespace: Namespace) -> bool:
         return True
 
 
+def is_passed_on(mount: Mount) -> bool:
+    """Tell whether what is mounted in a mount of ours reaches another namespace.
+
+    Where those of others are not seen, or not ours to look at, a shared mount is taken to do so.
+    """
+    if not mount.shared or not sees_host() or _inode(1) is None:
+        return bool(mount.shared)
+    mark = b" shared:%d " % mount.shared
+    return any(mark in _table(other) for other in others())
+
+
+def _table(namespace: Namespace) -> bytes:
+    try:
+        return mountinfo.read_bytes(namespace.pid)
+    except OSError:  # the process ended
+        return b""
+
+
 def can_mount_inside() -> bool:
-    """Tell whether the kernel lets a visit take a mount along and attach it (Linux 5.2)."""
+    """Tell whether a visit may enter, take a mount along and attach it (Linux 5.2)."""
+    if "CAP_SYS_CHROOT" in confinement.lacking():  # setns(2) wants it for a mount namespace
+        return False
     return facilities.has("open_tree") and facilities.has("move_mount")
 
 

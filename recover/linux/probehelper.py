@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 from recover.errors import Unstarted
-from recover.linux import message, procself
+from recover.linux import controlgroups, message, procself
 from recover.linux.message import Closed, Descriptor, Late
 
 T = TypeVar("T")
@@ -34,8 +34,6 @@ _SPARE = 4  # lines that are kept when their call has ended
 # nothing but `recover` and the standard library, which take memory enough
 _COMMAND = (sys.executable, "-E", "-s", "-S", "-m", "recover.linux.probechild")
 _ROOT = Path(__file__).parents[2]  # where `recover` is found
-# of the node, if we see its processes
-_CONTROL_GROUPS = Path("/proc/1", "root", "sys/fs/cgroup")
 
 _left_behind: list[subprocess.Popen[bytes]] = []  # until they can be reaped
 _bound = threading.local()  # .helper: where the requests of this thread are made
@@ -176,7 +174,7 @@ class ProbeHelper:
     def set_apart(self) -> None:
         """Take the process, in which a call hangs, out of what is ended with our container."""
         if self._process is not None:
-            _set_apart(self._process.pid)
+            controlgroups.leave(self._process.pid)
 
     def close(self) -> None:
         """Let the process end for good; one in which calls hang is left behind."""
@@ -253,25 +251,6 @@ class ProbeHelper:
             try:
                 self._process.wait(_END_S)
             except subprocess.TimeoutExpired:
-                _set_apart(self._process.pid)
+                controlgroups.leave(self._process.pid)
                 _left_behind.append(self._process)
         self._process, self._control, self._is_ready = None, None, False
-
-
-def _set_apart(pid: int) -> None:
-    """Move a process to the root of each hierarchy of control groups: cgroups(7).
-
-    A container runtime freezes and removes the groups of a container that ends, and neither can be
-    done while such a process is in them.
-    """
-    for place in _roots() if procself.is_home() else ():  # in a visit /proc is a container's
-        with contextlib.suppress(OSError):
-            place.write_text(str(pid))
-
-
-def _roots() -> Iterator[Path]:
-    with contextlib.suppress(OSError):  # the node's are not to be had
-        if (of_all := _CONTROL_GROUPS / "cgroup.procs").exists():
-            yield of_all  # version 2
-        else:
-            yield from _CONTROL_GROUPS.glob("*/cgroup.procs")

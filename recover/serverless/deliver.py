@@ -9,6 +9,7 @@ from recover.anchors import anchor as anchors
 from recover.anchors.anchor import Anchor
 from recover.anchors.witness import Witness
 from recover.errors import Error
+from recover.linux import confinement
 from recover.linux.mountinfo import Mount
 
 _ERRORS = (Error, OSError)
@@ -49,7 +50,7 @@ class Deliverer:
             self._visit(act)
         except _ERRORS as error:
             given_up.set()
-            delivery.failed[live.mount_point] = str(error)
+            delivery.failed[live.mount_point] = confinement.told(error)
         return delivery
 
     def _bring(
@@ -63,7 +64,7 @@ class Deliverer:
                 layers = self._witness.layers(live.dev, root_fd)
                 seen_at = time.monotonic()
         except _ERRORS as error:
-            delivery.failed[anchor.path] = str(error)
+            delivery.failed[anchor.path] = confinement.told(error)
         else:
             delivery.layers.append(layers)
             delivery.last_at = seen_at

@@ -188,9 +188,24 @@ TABLE = (
     Mutation(
         "a pod sees what was published",
         "csi_fluid/volumes/publish.py",
-        "        self._pods.check(target, is_mount=wanted.method is Method.BIND)",
+        "        self._pods.check(target, is_mount=wanted.method is Method.BIND, asked=asked)",
         "        pass",
         f"{_PRIVILEGED}unseen.py::"
         "test_a_publish_that_no_pod_would_see_is_refused_and_makes_nothing",
+    ),
+    Mutation(
+        "what is shared with nobody is not published",
+        "recover/linux/namespaces.py",
+        "    return any(mark in _table(other) for other in others())",
+        "    return True",
+        f"{_PRIVILEGED}places.py::test_what_is_not_passed_on_to_the_node_is_not_published",
+    ),
+    Mutation(
+        "after a reboot nothing is mounted unasked",
+        "recover/reconcile.py",
+        "            left = tuple(filter(_is_of_a_mount_gone, self.parts.store.publications()))",
+        "            left = ()",
+        f"{_PRIVILEGED}reboot.py::"
+        "test_after_a_reboot_nothing_is_mounted_unasked_and_all_works_again",
     ),
 )

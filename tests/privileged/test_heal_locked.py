@@ -117,6 +117,69 @@ def test_a_copy_that_shows_other_owners_never_shows_the_real_ones(
     assert main.sees.error("/data") == errno.ENOTCONN
 
 
+@pytest.fixture
+def mapped(node: Node) -> Dataset:
+    sandbox.require(kernel=(6, 12))
+    return node.dataset("mapped", WireFuse)
+
+
+def with_users(node: Node, heal: Healing, data: Dataset) -> Container:
+    """Start a container as runtimes do for hostUsers: false; root is OTHER_ROOT on the node."""
+    place = node.machine.folder("runtime")
+    idmap.bind(heal.publish(node.pod(), data, read_only=True), place, OTHER_ROOT)
+    own = "exec unshare --user --mount --propagation unchanged sleep infinity"
+    main = node.pod().container(
+        "main", {"/data": place}, Propagation.HOST_TO_CONTAINER, command=["sh", "-c", own]
+    )
+    subprocess.run(["umount", "-l", place], check=True)
+    until(lambda: Path(f"/proc/{main.pid}/comm").read_text() == "sleep\n", "its user namespace")
+    for name in ("uid_map", "gid_map"):
+        Path(f"/proc/{main.pid}/{name}").write_text(f"0 {OTHER_ROOT} 65536")
+    assert owner_seen_by(main) == 0
+    return main
+
+
+def owner_seen_by(main: Container) -> int:
+    """Return who owns the volume's file, as a process of the container is told."""
+    enter = ("nsenter", f"--target={main.pid}", "--user", "--mount")
+    done = subprocess.run(
+        [*enter, "stat", "-c%u", "/data/file"], capture_output=True, check=True, text=True
+    )
+    return int(done.stdout)
+
+
+@pytest.mark.usefixtures("visits")
+def test_a_pod_with_users_of_its_own_and_mapped_owners_is_left_and_told(
+    node: Node, heal: Healing, mapped: Dataset
+):
+    main = with_users(node, heal, mapped)
+
+    heal.crash(mapped)
+
+    skipped = until(lambda: heal.ear.of(events.Skipped), "the copy is reported")
+    assert all("id-mapped" in s.reason or "user namespace" in s.reason for s in skipped)
+    assert main.sees.error("/data") == errno.ENOTCONN
+    assert not made_writable(main, "/data")
+
+
+@pytest.mark.usefixtures("visits")
+@pytest.mark.parametrize("heal", ["propagation"], indirect=True)
+def test_where_it_is_not_seen_the_new_mount_arrives_and_its_owners_are_nobody(
+    node: Node, heal: Healing, mapped: Dataset
+):
+    """Nothing tells the plugin without the host's processes that owners are mapped there."""
+    main = with_users(node, heal, mapped)
+    nobody = int(Path("/proc/sys/kernel/overflowuid").read_text())
+
+    for _ in range(3):
+        heal.crash(mapped)
+        until(lambda: main.sees.error("/data") == 0, "the new mount has arrived")
+
+        assert owner_seen_by(main) == nobody
+        assert not made_writable(main, "/data")
+        assert len(main.sees.layers("/data")) <= 2
+
+
 @pytest.mark.parametrize("stack", [False, True], ids=["after unmounting", "on top"])
 def test_nothing_is_made_a_slave_of_the_source(
     node: Node, heal: Healing, data: Dataset, *, stack: bool

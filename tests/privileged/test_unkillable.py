@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from csi_fluid.testbed import plugin as plugins, programs
 from csi_fluid.testbed.plugin import Plugin
 from tests.harness import Dataset, Node, Propagation, until
 from tests.harness.wirefuse import WireFuse
@@ -112,10 +113,12 @@ def test_when_the_one_that_asks_is_killed_while_it_sleeps_another_one_asks(
     assert before in sleepers()
 
 
-@pytest.fixture
-def group(workdir: Path) -> Iterator[Path]:
+@pytest.fixture(params=["as this machine has them", "version 2 alone"])
+def group(workdir: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Make a control group, as a container has one."""
     top = Path("/sys/fs/cgroup")
+    if is_alone := request.param == "version 2 alone":
+        programs.run("mount", "-t", "cgroup2", "cgroup", top)
     made = (top if (top / "cgroup.procs").exists() else top / "pids") / workdir.name
     try:
         made.mkdir()
@@ -123,18 +126,25 @@ def group(workdir: Path) -> Iterator[Path]:
         pytest.skip(f"needs to make control groups: {error}")
     yield made
     made.rmdir()
+    if is_alone:
+        programs.run("umount", top)
 
 
+@pytest.mark.parametrize("prefix", [(), ("unshare", "--cgroup")], ids=["", "of its own namespace"])
 def test_who_was_left_behind_does_not_keep_the_containers_control_group(
-    node: Node, hung: Dataset, group: Path
+    node: Node, hung: Dataset, group: Path, prefix: tuple[str, ...]
 ):
-    plugin = node.plugin(options=[PATIENCE])
+    begin = ("sh", "-ec", f'echo $$ >{group}/cgroup.procs; exec "$@"', "sh")
+    plugin = node.plugin(options=[PATIENCE], command=(*begin, *prefix, *plugins.COMMAND))
     node.pod().publish(hung)
     procs = group / "cgroup.procs"
-    for pid in (plugin.pid, child(plugin.pid)):
-        procs.write_text(str(pid))
+    assert {str(plugin.pid), str(child(plugin.pid))} <= set(procs.read_text().split())
+    before = Path(f"/proc/{plugin.pid}/ns/cgroup").readlink()
     hang(hung)
     until(lambda: says(plugin, "does not answer"), "the hang is told")
+    assert {task.readlink() for task in Path(f"/proc/{plugin.pid}/task").glob("*/ns/cgroup")} == {
+        before
+    }
 
     plugin.kill()
 

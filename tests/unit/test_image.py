@@ -142,10 +142,21 @@ def test_the_entry_says_what_is_missing_of_kubelets_directory(kubelet: Path, mis
     assert "KUBELET_ROOTDIR" in said
 
 
-def test_the_entry_names_the_directory_that_kubelet_uses(kubelet: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("/var/lib/k0s/bin/kubelet", "--root-dir={}"),
+        ("/usr/bin/kubelet", "--config=x --root-dir {} --v=2"),
+        ("k3s", "agent --kubelet-arg=root-dir={}"),
+        ("k3s", "agent --kubelet-arg root-dir={}"),
+    ],
+)
+def test_the_entry_names_the_directory_that_kubelet_uses(
+    kubelet: Path, tmp_path: Path, name: str, options: str
+):
     (kubelet / "pods").rmdir()
     real = tmp_path / "elsewhere"
-    words = ["kubelet", "-c", "import sys; sys.stdin.read()", f"--root-dir={real}"]
+    words = [name, "-c", "import sys; sys.stdin.read()", *options.format(real).split()]
     with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as running:
         with start(kubelet) as process:
             said = process.communicate(timeout=20)[1]

@@ -54,6 +54,23 @@ def test_the_mount_and_its_superblock_are_read_only_apart_from_each_other():
     assert (node[79].read_only, node[79].superblock_read_only) == (False, False)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        b'ro,context="system_u:object_r:container_file_t:s0:c12,c34",user_id=0,group_id=0',
+        b"ro,seclabel,user_id=0,group_id=0,allow_other",
+        b'ro,context=system_u:object_r:fusefs_t:s0,rootcontext="a_u:object_r:b_t:s0:c1,c2"',
+    ],
+)
+def test_labels_of_selinux_among_the_options_of_a_superblock_are_passed_over(options: bytes):
+    line = b"79 29 0:55 /a /data rw,nosuid shared:7 master:6 - fuse.juicefs JuiceFS:demo " + options
+    mount = mounts_of(line)[79]
+
+    assert (mount.dev, mount.root, mount.shared, mount.master) == ("0:55", "/a", 7, 6)
+    assert (mount.fs_type, mount.source) == ("fuse.juicefs", "JuiceFS:demo")
+    assert (mount.read_only, mount.superblock_read_only) == (False, True)
+
+
 def test_escapes_become_the_bytes_that_they_stand_for():
     mount = mounts_of(NODE)[80]
 

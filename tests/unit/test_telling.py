@@ -72,7 +72,7 @@ def test_trouble_is_a_warning_event_that_names_the_path(event, reason, words):
 
 
 @pytest.mark.parametrize(
-    "event", [events.Woken("tick"), events.Adopted((A,)), events.Dropped((A,))]
+    "event", [events.Woken("tick"), events.Adopted((A,)), events.Dropped((A,), "its pod is gone")]
 )
 def test_what_changes_nothing_for_a_pod_is_no_event(event):
     assert events_of(event) == []
@@ -107,7 +107,7 @@ def test_the_log_tells_heals_adoptions_and_trouble_with_the_state(caplog):
     for event in (
         events.Healed("/s", (A, B), "namespace", 7, 1, 0.00412, 1.2345),
         events.Adopted((A, B)),
-        events.Dropped((A,)),
+        events.Dropped((A,), "its pod is gone"),
         events.Answering("/s", (A,)),
         events.StateTrouble("/x", "state file /x is full"),
         events.StateTrouble("/x", ""),
@@ -119,7 +119,7 @@ def test_the_log_tells_heals_adoptions_and_trouble_with_the_state(caplog):
         "healed",
         "adopted a mount that was here",
         "adopted a mount that was here",
-        "forgot a publication whose pod is gone",
+        "forgot a publication: its pod is gone",
         "Fuse mount /s answers again",
         "state file /x is full",
         "the state file works again",
