@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recover.linux import fuse
+from recover.linux import procself
 from recover.seamless import copies, wire
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
@@ -116,6 +116,7 @@ class Dataset:
             "holds": self.holds,
             "connections": states,
             "waiting": sum(len(c.line) for c in self.connections.values()),
+            "first_s": max((c.first_s for c in self.held()), default=0.0),
             **asdict(tally),
         }
 
@@ -371,7 +372,7 @@ class Holder:
 
     def _adopt(self, message: Message, source: str) -> None:
         """Copy what the newest daemon has; with it comes the root of its mount, for the reader."""
-        dev = message.text("dev")
+        dev = message.dev()
         dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
         dataset.hold_s = message.seconds("hold_s")
         self._drop_if_over(dataset, dev)
@@ -384,7 +385,7 @@ class Holder:
         if message.fds and not dataset.has_root:
             words: dict[str, Json] = {"do": "root", "source": source, "dev": dev}
             dataset.has_root = self._tell_reader(words, message.fds[:1])
-        for pid in message.numbers("pids"):
+        for pid in message.pids():
             self._watch(dataset, connection, pid)
             dataset.connections[dev] = connection
 
@@ -407,6 +408,7 @@ class Holder:
         self._tell_reader({"do": "swapped", "source": dataset.source})
         for each in dataset.held():
             each.line.close_windows()
+            each.served_at, each.first_s = time.monotonic(), 0.0
             self._link(dataset, each)
             each.pump()
 
@@ -432,7 +434,7 @@ def main() -> None:
     """Hold until killed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Path("/proc/self/comm").write_text(fuse.HOLDER, encoding="ascii")
+    Path("/proc/self/comm").write_text(procself.HOLDER, encoding="ascii")
     Holder(Listener(Path(sys.argv[1]))).run()
 
 
