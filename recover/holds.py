@@ -111,7 +111,8 @@ class Holds:
         ]:
             self._unwatch(source)
         is_steady = status.has_reader and not status.dead and not self._client.is_hung_up
-        is_watched = status.sources.keys() <= self._watched.keys()
+        kept = {source for source, held in status.sources.items() if held.connections}
+        is_watched = kept <= self._watched.keys()
         return not (is_steady and is_watched) or time.monotonic() - self._asked_at >= _ASK_S
 
     def _watch(self, source: str, live: str, pids: Iterable[int]) -> None:
@@ -181,6 +182,9 @@ class Holds:
             self._watch(source, live, pids)
         except (Error, OSError) as error:
             _log.warning("applications will see the next crash of %s: %s", source, error)
+            with contextlib.suppress(OSError):  # no holder: `doctor` tells
+                self._client.lack(source, str(error))
+                self._status = self._client.status()
             if isinstance(error, PermissionError):  # of others the next look may find no trace
                 self._refused[source] = live
 

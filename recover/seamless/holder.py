@@ -30,6 +30,7 @@ from recover.seamless.link import Link
 
 _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
 _ASIDE_S = 0.004  # what a lookup in the volume's root waits for whoever mounts on that
+_WHY = 500  # characters of a reason that are kept
 _ELSEWHERE_S = 0.3  # and one in another directory, on which a sub path may be mounted
 
 
@@ -53,6 +54,7 @@ class Dataset:
     serving: bool = False
     waits_since: float | None = None  # monotonic
     failing: bool = False
+    lack: str = ""  # why the newest daemon is not kept
     connections: dict[str, Connection] = field(default_factory=dict)
     holds: int = 0
     past: Tally = field(default_factory=Tally)
@@ -113,6 +115,7 @@ class Dataset:
             "failing": self.failing,
             "waits_s": waits_s,
             "hold_s": self.hold_s,
+            "lack": self.lack,
             "holds": self.holds,
             "connections": states,
             "waiting": sum(len(c.line) for c in self.connections.values()),
@@ -360,6 +363,9 @@ class Holder:
                     self._adopt(message, source)
                 case "serve":
                     self._serve(source, message.text("dev"))
+                case "lack":
+                    dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
+                    dataset.lack = message.text("why")[:_WHY]
                 case "release":
                     self._release(source)
                 case "status":
@@ -387,7 +393,7 @@ class Holder:
             dataset.has_root = self._tell_reader(words, message.fds[:1])
         for pid in message.pids():
             self._watch(dataset, connection, pid)
-            dataset.connections[dev] = connection
+            dataset.connections[dev], dataset.lack = connection, ""
 
     def _serve(self, source: str, dev: str) -> None:
         """Answer from the newest daemon whoever waits: nobody can meet an older mount any more."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_fluid.cli.holding import words as holding_words
 from recover import events
 from tests.harness import Bindfs, Dataset, Gocryptfs, Node, Propagation, pause, until
 from tests.harness.node import Container, MakeFilesystem
@@ -218,6 +219,8 @@ def test_a_writable_volume_is_not_held(node: Node, heal: HeldHealing, caplog):
     heal.await_looked(data)
     until(lambda: "a writable volume is not held" in caplog.text, "it is told")
     caplog.clear()
+    until(lambda: heal.held(data).lack, "who looks is told, too")
+    assert "a writable volume is not held" in holding_words(heal.held(data))
     data.daemon.kill()
     until(lambda: heal.ear.of(events.Broken), "the crash is noticed")
     assert node.sees.read(target / "a.txt") == errno.ENOTCONN
