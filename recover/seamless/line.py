@@ -15,7 +15,7 @@ from recover.seamless.wire import Op, Request, Span
 NO_SLOT = -1
 SLOTS = 4  # READs of a connection that are served at once
 SLOT_BYTES = 1 << 20  # the largest READ: 256 pages, FUSE_MAX_MAX_PAGES
-WINDOW_BYTES = 1024 * 1024
+WINDOW_BYTES = SLOT_BYTES  # what is read at once for who reads on where he ended
 WINDOW_S = 1.0  # how long that may wait for its reader: the content behind may change
 SENT = 24  # requests of a connection that the reader has at once
 PARKED = 16384  # requests of a connection that wait; more are failed

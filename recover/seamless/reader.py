@@ -30,6 +30,7 @@ _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STACK = 512 * 1024
 _CONNECT_S = 5.0
 _PAUSE_S = 0.5  # before the next holder is looked for
+_NOTED_S = 2.0
 _AGAIN_S = 1.0  # after a swap, when nobody waits for us any more
 _ANCHORED_S = 30.0  # how often it is looked whether somebody still uses an old connection
 
@@ -186,7 +187,7 @@ class Reader:
     def _settle(self, standins: list[StandIn]) -> None:
         """Learn what lies above what is held, and close what is open in older mounts."""
         for standin in standins:
-            standin.noted.wait()
+            standin.noted.wait(_NOTED_S)  # that look may ask a daemon that does not answer
             standin.climb()
         for standin in standins:
             standin.settle()
