@@ -194,7 +194,6 @@ class Healer:
         with self._alone():
             view, tally = self._heal(view)
         self.serving = view.serving  # as last seen: what was prepared before it answered knew less
-        holds.swapped(self.source, view.live)
         return _sooner(self._conclude(view, tally), self._aborter.consider(view))
 
     @property
@@ -353,6 +352,7 @@ class Healer:
             tally.layers = max(tally.layers, again.layers)
             tally.last_at = time.monotonic()
             view = again
+        self._context.holds.swapped(self.source, view.live)  # callers wait for that
         number = 0 if view.is_sidecar else self._context.looker.case(view).node.number
         self._generations.note_live(view, number)
         self._generations.drop_unseen(view)

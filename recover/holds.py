@@ -111,16 +111,17 @@ class Holds:
         ]:
             self._unwatch(source)
         is_steady = status.has_reader and not status.dead and not self._client.is_hung_up
-        is_watched = status.sources.keys() <= self._watched.keys()
+        kept = {source for source, held in status.sources.items() if held.connections}
+        is_watched = kept <= self._watched.keys()
         return not (is_steady and is_watched) or time.monotonic() - self._asked_at >= _ASK_S
 
-    def _watch(self, source: str, live: str) -> None:
+    def _watch(self, source: str, live: str, pids: Iterable[int]) -> None:
         """Learn of the end of a source's daemons by ourselves."""
         pidfds: list[int] = []
         with self._lock:
             self._unwatch(source)
             with contextlib.suppress(OSError):  # it has ended: so the holder is asked
-                pidfds.extend(syscalls.pidfd_open(pid) for pid in fuse.daemons(live))
+                pidfds.extend(map(syscalls.pidfd_open, pids))
                 if pidfds:
                     self._watched[source] = live, pidfds
                     return
@@ -175,15 +176,25 @@ class Holds:
             return
         self._refused.pop(source, None)
         try:
+            pids = fuse.daemons(live)
             if not self._is_adopted(source, live):
-                self._adopt(source, live, publications)
-            self._watch(source, live)
+                self._adopt(source, live, pids, publications)
+            self._watch(source, live, pids)
         except (Error, OSError) as error:
             _log.warning("applications will see the next crash of %s: %s", source, error)
+            with contextlib.suppress(OSError):  # no holder: `doctor` tells
+                self._client.lack(source, str(error))
+                self._status = self._client.status()
             if isinstance(error, PermissionError):  # of others the next look may find no trace
                 self._refused[source] = live
 
-    def _adopt(self, source: str, live: str, publications: Iterable[Publication]) -> None:
+    def _adopt(
+        self,
+        source: str,
+        live: str,
+        pids: tuple[int, ...],
+        publications: Iterable[Publication],
+    ) -> None:
         rows = tuple(publications)
         if not all(p.read_only for p in rows):
             raise PermissionError("a writable volume is not held: what is written would be lost")
@@ -191,7 +202,6 @@ class Holds:
             raise PermissionError("the volume of a serverless pod is not held")
         if lacking := facilities.lack("fuse_connection"):
             raise PermissionError(f"Linux 6.16 is needed to tell connections apart: {lacking}")
-        pids = fuse.daemons(live)
         if not pids:
             raise PermissionError("its FUSE daemon is not in sight; set hostPID: true")
         take_root = functools.partial(_take_root, source, live)

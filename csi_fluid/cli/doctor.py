@@ -27,7 +27,10 @@ _EXAMPLES = """\
 _CAPABILITIES: Mapping[str, tuple[Verdict, str]] = {
     "CAP_SYS_ADMIN": ("missing", "nothing can be mounted"),
     "CAP_SYS_CHROOT": ("limited", "containers cannot be entered: --strategy=propagation only"),
-    "CAP_SYS_PTRACE": ("limited", "containers of other users are not seen"),
+    "CAP_SYS_PTRACE": (
+        "limited",
+        "containers of other users are not seen, nor held by SeamlessRecovery",
+    ),
 }
 _COLOURS = {"ok": "green", "limited": "yellow", "missing": "bold red"}
 
@@ -85,7 +88,8 @@ def _host_processes() -> Finding:
         what,
         "limited",
         "not visible: --strategy=auto heals by propagation",
-        "containers whose mount has no propagation are not healed; set hostPID: true",
+        "containers whose mount has no propagation are not healed, and with SeamlessRecovery too "
+        "applications see a crash; set hostPID: true",
     )
 
 

@@ -37,4 +37,6 @@ def words(held: Held) -> str:
     if dead:
         served = held.counts.get("served", 0)
         return f"{dead} dead connections are served, {served:.0f} requests so far"
+    if held.lack:
+        return f"applications will see the next crash as errors until the heal: {held.lack}"
     return ""

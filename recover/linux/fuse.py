@@ -9,11 +9,10 @@ import errno
 import os
 from collections.abc import Iterator
 
-from recover.linux import facilities, syscalls, workshop
+from recover.linux import facilities, procself, syscalls, workshop
 from recover.linux.mounts import closing
 
 _DEVICE = "/dev/fuse"
-HOLDER = "csi-fluid-hold"  # the process that has copies of descriptors, and serves nobody alive
 
 
 def connection_of(dev: str) -> int:
@@ -68,7 +67,7 @@ def _holders() -> Iterator[tuple[int, frozenset[int | None]]]:
 def _is_holder(pid: str) -> bool:
     try:
         with open(f"/proc/{pid}/comm", "rb", buffering=0) as file:
-            return (file.read() or b"").strip() == HOLDER.encode()
+            return (file.read() or b"").strip() == procself.HOLDER.encode()
     except OSError:
         return False
 

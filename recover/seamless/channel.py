@@ -6,6 +6,7 @@ The socket's file is for root alone, and who connects is asked for by SO_PEERCRE
 import fcntl
 import json
 import os
+import re
 import socket
 import struct
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,9 @@ from recover.linux import procself
 VERSION = 1
 _ROOM = 128 * 1024
 _MAX_FDS = 4
+_DEV = re.compile(r"0:[0-9]{1,9}")
+_PIDS = 1 << 22  # PID_MAX_LIMIT of the kernel
+_DAY_S = 86_400
 
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
@@ -37,15 +41,30 @@ class Message:
         found = self.words.get(key)
         return found if isinstance(found, str) else ""
 
-    def numbers(self, key: str) -> tuple[int, ...]:
-        """Return a list of numbers, empty where it is missing or is none."""
-        found = self.words.get(key)
-        return tuple(n for n in found if isinstance(n, int)) if isinstance(found, list) else ()
+    def pids(self) -> tuple[int, ...]:
+        """Return a list of process ids, empty where it is missing or is none."""
+        found = self.words.get("pids")
+        known = found if isinstance(found, list) else ()
+        return tuple(n for n in known if isinstance(n, int) and 0 < n < _PIDS)
 
     def seconds(self, key: str) -> float:
-        """Return a number, 0 where it is missing or is none."""
+        """Return a time, 0 where it is missing or is none: nothing waits without end."""
         found = self.words.get(key)
-        return float(found) if isinstance(found, int | float) else 0.0
+        return float(found) if isinstance(found, int | float) and 0 < found <= _DAY_S else 0.0
+
+    def dev(self) -> str:
+        """Return the superblock; raises Broken where it is none."""
+        found = self.text("dev")
+        if not _DEV.fullmatch(found):
+            raise Broken(f"{found!r} is no superblock")
+        return found
+
+    def descriptors(self, count: int) -> tuple[int, ...]:
+        """Return so many descriptors; raises Broken, and closes them, where it has others."""
+        if len(self.fds) != count:
+            self.close()
+            raise Broken(f"{len(self.fds)} descriptors where {count} belong")
+        return self.fds
 
     def close(self) -> None:
         """Close the descriptors that nobody took."""
@@ -116,7 +135,7 @@ class Channel:
 def _object(data: bytes) -> dict[str, Json] | None:
     try:
         words = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return words if isinstance(words, dict) else None
 

@@ -4,6 +4,7 @@ The messages, each answered with {"ok": true} or an errno and an error:
 
     adopt    source, dev, pids, hold_s, and a copy of the mount: the daemon that came last
     serve    source, dev: every mount shows that superblock, so answer whoever waits
+    lack     source, why: its daemon's connection cannot be kept, which `status` tells
     release  source: let go of everything
     status   what is held
 
@@ -30,7 +31,7 @@ class Held:
     """What the holder says of one source; times in s.
 
     connections has "live", "held" or "served" by superblock; waits_s is how long callers wait
-    already, None if nobody has to.
+    already, None if nobody has to; lack is why the newest daemon is not kept, "" if it is.
     """
 
     newest: str = ""
@@ -38,6 +39,7 @@ class Held:
     serving: bool = False
     failing: bool = False
     waits_s: float | None = None
+    lack: str = ""
     connections: Mapping[str, str] = field(default_factory=dict)
     counts: Mapping[str, float] = field(default_factory=dict)
 
@@ -84,6 +86,10 @@ class Client:
     def serve(self, source: str, dev: str) -> None:
         """Say that all mounts show a superblock; raises OSError if its daemon has ended again."""
         self._ask({"do": "serve", "source": source, "dev": dev})
+
+    def lack(self, source: str, why: str) -> None:
+        """Say why the daemon of a source is not kept, for people who look; raises OSError."""
+        self._ask({"do": "lack", "source": source, "why": why})
 
     def release(self, source: str) -> None:
         """Let go of a source; raises OSError."""
@@ -183,6 +189,7 @@ def _held(facts: Json) -> Held:
         serving=facts.get("serving") is True,
         failing=facts.get("failing") is True,
         waits_s=float(waits) if isinstance(waits, int | float) else None,
+        lack=str(facts.get("lack", "")),
         connections={dev: str(state) for dev, state in connections.items()},
         counts={
             key: value

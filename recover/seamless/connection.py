@@ -47,7 +47,8 @@ class Tally:
 class Connection:
     """A connection: copies of its descriptors, its daemons, and who waits.
 
-    died_at is the monotonic time when its last daemon had ended, None while one lives.
+    died_at is the monotonic time when its last daemon had ended, None while one lives.  first_s is
+    how long after the last swap, of served_at, the first caller had his answer; 0: nobody yet.
     """
 
     source: str
@@ -58,6 +59,8 @@ class Connection:
     link: Link | None = None
     tally: Tally = field(default_factory=Tally)
     died_at: float | None = None
+    served_at: float = 0.0
+    first_s: float = 0.0
     is_resent: bool = False
     ids_are_ours: bool = False
 
@@ -120,8 +123,8 @@ class Connection:
 
     # -- with the reader -------------------------------------------------------------------------
 
-    def pump(self, may: Callable[[Waiting], bool] = lambda _: True) -> None:
-        """Hand the reader what it may be given now."""
+    def pump(self, may: Callable[[Waiting], bool] | None = None) -> None:
+        """Hand the reader what it may be given now, all where nobody says what."""
         if self.link is None:
             return
         try:
@@ -131,7 +134,9 @@ class Connection:
                 data = self.link.slot(slot, length, start)
                 self._write(wire.reply(waiting.request.unique, 0, length), data)
                 self._count(waiting, length)
-            for waiting in self.line.due(may):
+            for waiting in self.line.due(may or (lambda _: True)):
+                self.link.ask(waiting.message, waiting.slot, waiting.want)
+            for waiting in () if may else self.line.look_ahead(time.monotonic()):
                 self.link.ask(waiting.message, waiting.slot, waiting.want)
         except OSError:
             self.cut()
@@ -147,6 +152,10 @@ class Connection:
                 self.cut()
 
     def _pass_on(self, link: Link, answer: Answer) -> None:
+        ahead = self.line.ahead.pop(answer.unique, None)
+        if ahead is not None:
+            self.line.keep(ahead, answer.shared, time.monotonic())
+            return
         waiting, slot = self.line.served(answer.unique)
         if waiting is None:
             self.line.release(slot)
@@ -159,11 +168,13 @@ class Connection:
         self.line.keep(waiting, answer.shared, time.monotonic())
 
     def _count(self, waiting: Waiting, length: int, error: int = 0) -> None:
+        now = time.monotonic()
+        self.first_s = self.first_s or now - self.served_at
         self.tally.served += 1
         self.tally.read_bytes += length
         self.tally.walked_again += error == errno.ESTALE
         self.tally.refused += error == errno.EIO
-        self.tally.longest_s = max(self.tally.longest_s, time.monotonic() - waiting.since)
+        self.tally.longest_s = max(self.tally.longest_s, now - waiting.since)
 
     def cut(self) -> None:
         """Take note that the reader is gone; what it had waits for the next one."""

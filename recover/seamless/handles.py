@@ -42,8 +42,7 @@ class Anchor:
 
     def find(self, number: int, generation: int) -> Node:
         """Return what a number means; raises OSError where the kernel does not know it."""
-        data = _ID.pack(number >> 32, number & 0xFFFFFFFF, generation)
-        fd = syscalls.open_by_handle_at(self._owned.fd, Handle(_KIND, data), os.O_PATH)
+        fd = self._open(number, generation)
         with procself.closing(fd):
             path = os.readlink(f"/proc/self/fd/{fd}").removesuffix(_DELETED).rstrip("/")
             found = syscalls.statx(fd, "", _UNASKED, syscalls.STATX_BASIC_STATS)
@@ -52,20 +51,36 @@ class Anchor:
         version = version_of(found.mode, found.size, found.mtime_ns)
         return Node(path[len(self._place) :].strip("/"), generation, found.ino, version)
 
+    def above(self, number: int, generation: int) -> Iterator[int]:
+        """Yield the directories above one, but for the volume's root; raises OSError.
 
-def held(devs: frozenset[str], *, above: bool) -> Iterator[tuple[str, int]]:
+        The kernel may ask whether we may walk there.  A descriptor is closed when the next one is
+        asked for.
+        """
+        folder = Owned(self._open(number, generation))
+        while True:
+            folder = Owned(os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=folder.fd))
+            if number_of(folder.fd)[0] == ROOT:
+                return
+            yield folder.fd
+
+    def _open(self, number: int, generation: int) -> int:
+        data = _ID.pack(number >> 32, number & 0xFFFFFFFF, generation)
+        return syscalls.open_by_handle_at(self._owned.fd, Handle(_KIND, data), os.O_PATH)
+
+
+def held(devs: frozenset[str]) -> Iterator[tuple[str, int]]:
     """Yield superblock and O_PATH descriptor of all that other processes have of superblocks.
 
-    Open files, directories, mappings, working and root directories; with `above` the directories
-    above each, too, for which the kernel may ask whether we may walk there.
+    Open files, directories, mappings, working and root directories.
     A descriptor is closed when the next one is asked for.
     """
     for link in _links():
         with contextlib.suppress(OSError):  # closed meanwhile
             dev = syscalls.statx(syscalls.AT_FDCWD, link, _LINK, 0).dev
             if dev in devs:
-                fd = os.open(link, os.O_PATH | os.O_CLOEXEC)
-                yield from _upwards(dev, fd) if above else _itself(dev, fd)
+                place = Owned(os.open(link, os.O_PATH | os.O_CLOEXEC))
+                yield dev, place.fd
 
 
 def _links() -> Iterator[str]:
@@ -80,26 +95,6 @@ def _links_of(process: str) -> Iterator[str]:
     for folder in ("fd", "map_files"):
         with contextlib.suppress(OSError):  # the process ended
             yield from (f"{process}/{folder}/{name}" for name in os.listdir(f"{process}/{folder}"))
-
-
-def _itself(dev: str, fd: int) -> Iterator[tuple[str, int]]:
-    with procself.closing(fd):
-        yield dev, fd
-
-
-def _upwards(dev: str, fd: int) -> Iterator[tuple[str, int]]:
-    while True:
-        try:
-            yield dev, fd
-            above = os.open("..", os.O_PATH | os.O_CLOEXEC, dir_fd=fd)
-        except NotADirectoryError:  # the walk by handle finds the folder of a file
-            return
-        finally:
-            os.close(fd)
-        fd = above
-        if syscalls.statx(fd, "", _UNASKED, 0).dev != dev or number_of(fd)[0] == ROOT:
-            os.close(fd)
-            return
 
 
 def borrow(dev: str) -> Anchor | None:

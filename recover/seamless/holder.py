@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recover.linux import fuse
+from recover.linux import procself
 from recover.seamless import copies, wire
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
@@ -30,6 +30,7 @@ from recover.seamless.link import Link
 
 _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
 _ASIDE_S = 0.004  # what a lookup in the volume's root waits for whoever mounts on that
+_WHY = 500  # characters of a reason that are kept
 _ELSEWHERE_S = 0.3  # and one in another directory, on which a sub path may be mounted
 
 
@@ -53,6 +54,7 @@ class Dataset:
     serving: bool = False
     waits_since: float | None = None  # monotonic
     failing: bool = False
+    lack: str = ""  # why the newest daemon is not kept
     connections: dict[str, Connection] = field(default_factory=dict)
     holds: int = 0
     past: Tally = field(default_factory=Tally)
@@ -113,9 +115,11 @@ class Dataset:
             "failing": self.failing,
             "waits_s": waits_s,
             "hold_s": self.hold_s,
+            "lack": self.lack,
             "holds": self.holds,
             "connections": states,
             "waiting": sum(len(c.line) for c in self.connections.values()),
+            "first_s": max((c.first_s for c in self.held()), default=0.0),
             **asdict(tally),
         }
 
@@ -359,6 +363,9 @@ class Holder:
                     self._adopt(message, source)
                 case "serve":
                     self._serve(source, message.text("dev"))
+                case "lack":
+                    dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
+                    dataset.lack = message.text("why")[:_WHY]
                 case "release":
                     self._release(source)
                 case "status":
@@ -371,7 +378,7 @@ class Holder:
 
     def _adopt(self, message: Message, source: str) -> None:
         """Copy what the newest daemon has; with it comes the root of its mount, for the reader."""
-        dev = message.text("dev")
+        dev = message.dev()
         dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
         dataset.hold_s = message.seconds("hold_s")
         self._drop_if_over(dataset, dev)
@@ -384,9 +391,9 @@ class Holder:
         if message.fds and not dataset.has_root:
             words: dict[str, Json] = {"do": "root", "source": source, "dev": dev}
             dataset.has_root = self._tell_reader(words, message.fds[:1])
-        for pid in message.numbers("pids"):
+        for pid in message.pids():
             self._watch(dataset, connection, pid)
-            dataset.connections[dev] = connection
+            dataset.connections[dev], dataset.lack = connection, ""
 
     def _serve(self, source: str, dev: str) -> None:
         """Answer from the newest daemon whoever waits: nobody can meet an older mount any more."""
@@ -407,6 +414,7 @@ class Holder:
         self._tell_reader({"do": "swapped", "source": dataset.source})
         for each in dataset.held():
             each.line.close_windows()
+            each.served_at, each.first_s = time.monotonic(), 0.0
             self._link(dataset, each)
             each.pump()
 
@@ -432,7 +440,7 @@ def main() -> None:
     """Hold until killed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    Path("/proc/self/comm").write_text(fuse.HOLDER, encoding="ascii")
+    Path("/proc/self/comm").write_text(procself.HOLDER, encoding="ascii")
     Holder(Listener(Path(sys.argv[1]))).run()
 
 

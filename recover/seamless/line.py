@@ -7,7 +7,7 @@ it, and then until it has.
 
 import errno
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from recover.seamless import wire
 from recover.seamless.wire import Op, Request, Span
@@ -15,7 +15,7 @@ from recover.seamless.wire import Op, Request, Span
 NO_SLOT = -1
 SLOTS = 4  # READs of a connection that are served at once
 SLOT_BYTES = 1 << 20  # the largest READ: 256 pages, FUSE_MAX_MAX_PAGES
-WINDOW_BYTES = 512 * 1024  # what is read at once for who reads on where he ended
+WINDOW_BYTES = SLOT_BYTES  # what is read at once for who reads on where he ended
 WINDOW_S = 1.0  # how long that may wait for its reader: the content behind may change
 SENT = 24  # requests of a connection that the reader has at once
 PARKED = 16384  # requests of a connection that wait; more are failed
@@ -39,32 +39,44 @@ class Waiting:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What lies in a slot: a part of a file, and whether the file ends with it."""
+    """What lies in a slot: a part of a file, and whether the file ends with it.
+
+    is_used says that somebody reads on there, who will soon want what comes next.
+    """
 
     node: int
     offset: int
     length: int
     is_end: bool
     at: float  # monotonic, when it was read
+    is_used: bool = False
+
+    @property
+    def end(self) -> int:
+        """Return the offset of what comes next."""
+        return self.offset + self.length
 
     def has(self, waiting: Waiting) -> bool:
         """Tell whether it answers a READ as a whole."""
         span = waiting.span
         if span is None or waiting.request.node != self.node or span.offset < self.offset:
             return False
-        return self.is_end or span.offset + span.size <= self.offset + self.length
+        return self.is_end or span.offset + span.size <= self.end
 
 
 @dataclass(slots=True)
 class Line:
     """What waits on one connection; `parked` is not with the reader, `sent` is.
 
-    `given_up` holds the slots of READs whose callers are gone while the reader still writes there.
+    `given_up` holds the slots of READs whose callers are gone while the reader still writes there;
+    `ahead` the READs that nobody has asked for yet.
     """
 
     parked: dict[int, Waiting] = field(default_factory=dict)
     sent: dict[int, Waiting] = field(default_factory=dict)
     given_up: dict[int, int] = field(default_factory=dict)
+    ahead: dict[int, Waiting] = field(default_factory=dict)
+    last: int = -1  # number of those: the kernel's are even
     free: list[int] = field(default_factory=lambda: list(range(SLOTS)))
     windows: dict[int, Window] = field(default_factory=dict)  # by slot, oldest first
     ends: dict[tuple[int, int], int] = field(default_factory=dict)  # where READs ended, by handle
@@ -137,7 +149,47 @@ class Line:
                 if window.has(waiting):
                     del self.parked[unique]
                     yield waiting, slot, *self._part(waiting, window)
+                    self._use(slot, window, waiting)
                     break
+
+    def _use(self, slot: int, window: Window, waiting: Waiting) -> None:
+        """Make room behind who reads on, once what comes next is there."""
+        assert waiting.span is not None
+        is_last = waiting.span.offset + waiting.span.size >= window.end
+        if is_last and not window.is_end and self._comes(window.node, window.end):
+            self._close(slot)
+        else:
+            self.windows[slot] = replace(window, is_used=True)
+
+    def look_ahead(self, now: float) -> Iterator[Waiting]:
+        """Yield READs of what those want next who read on, while two slots each are enough."""
+        reads = (*self.sent.values(), *self.ahead.values())
+        nodes = {each.request.node for each in reads if each.span is not None}
+        nodes |= {window.node for window in self.windows.values()}
+        if 2 * len(nodes) > SLOTS:
+            return
+        for window in list(self.windows.values()):
+            if not window.is_used or window.is_end or self._comes(window.node, window.end):
+                continue
+            if not self.free:
+                return
+            self.last += 2
+            message = wire.read(self.last, window.node, window.end)
+            waiting = Waiting(wire.parse(message), message, now, Span(0, window.end, 0))
+            waiting.slot, waiting.want = self.free.pop(), WINDOW_BYTES
+            self.ahead[self.last] = waiting
+            yield waiting
+
+    def _comes(self, node: int, offset: int) -> bool:
+        """Tell whether what begins at an offset is here, or was asked for."""
+        windows = (*self.windows.values(), *self._coming(node))
+        return any(each.node == node and each.offset <= offset < each.end for each in windows)
+
+    def _coming(self, node: int) -> Iterator[Window]:
+        """Yield what the reader was asked for of a file."""
+        for each in (*self.sent.values(), *self.ahead.values()):
+            if each.span is not None and each.request.node == node:
+                yield Window(node, each.span.offset, each.want, is_end=False, at=0.0)
 
     def _part(self, waiting: Waiting, window: Window) -> tuple[int, int]:
         assert waiting.span is not None
@@ -172,11 +224,8 @@ class Line:
     def _prepare(self, waiting: Waiting, span: Span) -> bool:
         """Give a READ a slot; False if none is free, or if another one brings its data too."""
         node = waiting.request.node
-        for other in self.sent.values():
-            if other.span is not None and other.request.node == node:
-                coming = Window(node, other.span.offset, other.want, is_end=False, at=0.0)
-                if coming.has(waiting):
-                    return False
+        if any(coming.has(waiting) for coming in self._coming(node)):
+            return False
         if not self.free and self.windows:
             self._close(next(iter(self.windows)))
         if not self.free:
@@ -193,8 +242,8 @@ class Line:
         if span is None or length <= span.size:
             self.release(waiting.slot)
             return
-        is_end = length < waiting.want
-        self.windows[waiting.slot] = Window(waiting.request.node, span.offset, length, is_end, now)
+        node, is_end, is_used = waiting.request.node, length < waiting.want, span.size > 0
+        self.windows[waiting.slot] = Window(node, span.offset, length, is_end, now, is_used)
 
     def _close(self, slot: int) -> None:
         del self.windows[slot]
@@ -204,6 +253,9 @@ class Line:
         """Forget what was brought from a mount that is no longer the newest."""
         for slot in list(self.windows):
             self._close(slot)
+        for unique, waiting in self.ahead.items():
+            self.given_up[unique] = waiting.slot
+        self.ahead.clear()
 
     def forgotten(self) -> list[bytes]:
         """Return the messages that want no answer, which the reader is to know."""
@@ -239,6 +291,7 @@ class Line:
         self.parked = again | self.parked
         self.sent = {}
         self.given_up = {}
+        self.ahead = {}
         self.windows = {}
         self.free = list(range(SLOTS))
 

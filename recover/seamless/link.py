@@ -16,6 +16,7 @@ from recover.seamless.line import NO_SLOT, SLOT_BYTES, SLOTS
 _SLOT = struct.Struct("=ii")
 _ANSWER = struct.Struct("=QiI")
 _ROOM = 256 * 1024
+_ERRORS = 512  # the kernel takes no other: whoever waits would wait on
 LISTING_BYTES = 64 * 1024  # of what goes over the socket; a shorter listing is asked on
 
 
@@ -75,7 +76,7 @@ class Link:
         if len(data) < _ANSWER.size:
             raise EOFError
         unique, error, shared = _ANSWER.unpack_from(data)
-        if shared > SLOT_BYTES:
+        if shared > SLOT_BYTES or not 0 <= error < _ERRORS:
             raise EOFError
         return Answer(unique, error, data[_ANSWER.size :], shared)
 

@@ -4,7 +4,7 @@ The kernel knows files by the numbers that their daemon gave them; the numbers t
 here lie where no daemon's do (they use counters, pointers and inode numbers).
 """
 
-import secrets
+import os
 import stat
 import threading
 from collections.abc import Iterator
@@ -58,7 +58,7 @@ class Names:
         self._lock = threading.Lock()
         self._nodes: dict[int, Node] = {wire.ROOT: Node("")}
         self._numbers: dict[str, int] = {"": wire.ROOT}
-        self._next = _OWN + secrets.randbelow(1 << 20) * _EACH
+        self._next = _OWN + (int.from_bytes(os.urandom(3)) >> 4) * _EACH
         self._seen: tuple[int, ...] = (0, 1)  # generations, the latest last
         self._drift = 0  # from the number last learned to its generation
 
@@ -68,6 +68,11 @@ class Names:
     def get(self, number: int) -> Node | None:
         """Return what a number means, None if that is not known here."""
         return self._nodes.get(number)
+
+    def known(self) -> list[tuple[int, Node]]:
+        """Return all numbers and what they mean."""
+        with self._lock:
+            return list(self._nodes.items())
 
     def learn(self, number: int, node: Node) -> Node:
         """Take note of a number that the dead daemon gave out."""

@@ -30,6 +30,8 @@ _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STACK = 512 * 1024
 _CONNECT_S = 5.0
 _PAUSE_S = 0.5  # before the next holder is looked for
+_NOTED_S = 2.0
+_AGAIN_S = 1.0  # after a swap, when nobody waits for us any more
 _ANCHORED_S = 30.0  # how often it is looked whether somebody still uses an old connection
 
 
@@ -117,7 +119,7 @@ class Reader:
             case "root":
                 dataset = self._datasets.setdefault(source, Dataset())
                 dataset.coming = dev
-                args = source, dev, dataset, Owned(message.fds[0])
+                args = source, dev, dataset, Owned(*message.descriptors(1))
                 threading.Thread(target=self._root, args=args, daemon=True).start()
             case "serve":
                 self._serve(source, dev, message)
@@ -147,6 +149,7 @@ class Reader:
             self._channel.send({"do": "rooted", "source": source, "dev": dev})
 
     def _serve(self, source: str, dev: str, message: Message) -> None:
+        link_fd, memory_fd = message.descriptors(2)
         dataset = self._datasets.setdefault(source, Dataset())
         ours = message.words.get("pids") is True
         standin = self._standins.get((source, dev))
@@ -156,9 +159,9 @@ class Reader:
             standin.anchor = None if root is None else Anchor(root)
             self._standins[source, dev] = standin
             threading.Thread(target=self._note, args=([standin],), daemon=True).start()
-        sock = socket.socket(fileno=message.fds[0])
+        sock = socket.socket(fileno=link_fd)
         sock.settimeout(None)
-        self._workers[source, dev] = Workers(Link(sock, message.fds[1]), standin)
+        self._workers[source, dev] = Workers(Link(sock, memory_fd), standin)
 
     def _swapped(self, source: str) -> None:
         dataset = self._datasets.setdefault(source, Dataset())
@@ -168,22 +171,28 @@ class Reader:
     def _of(self, source: str) -> list[StandIn]:
         return [standin for (of, _), standin in self._standins.items() if of == source]
 
-    def _note(self, standins: list[StandIn], *, above: bool = False) -> None:
-        """Learn what processes hold of connections."""
+    def _note(self, standins: list[StandIn]) -> None:
+        """Learn what processes hold of connections, and what is above that if we may ask for it."""
         for standin in standins:
             standin.borrow_anchor()
-        new = {s.dev: s for s in standins if not s.learned.is_set()}
-        for dev, fd in handles.held(frozenset(new), above=above) if new else ():
+        known = {standin.dev: standin for standin in standins}
+        for dev, fd in handles.held(frozenset(known)) if known else ():
             with contextlib.suppress(OSError):
-                new[dev].learn(fd)
+                known[dev].learn(fd)
         for standin in standins:
-            (standin.learned if above else standin.noted).set()
+            standin.noted.set()
+            if standin.may_ask:
+                standin.climb()
 
     def _settle(self, standins: list[StandIn]) -> None:
-        """Learn also what lies above that, and close what is open in older mounts."""
-        self._note(standins, above=True)
+        """Learn what lies above what is held, and close what is open in older mounts."""
+        for standin in standins:
+            standin.noted.wait(_NOTED_S)  # that look may ask a daemon that does not answer
+            standin.climb()
         for standin in standins:
             standin.settle()
+        threading.Event().wait(_AGAIN_S)
+        self._note(standins)  # a name in the kernel's memory may have been entered without asking
 
     def _over(self, source: str, dev: str) -> None:
         self._roots.pop((source, dev), None)
@@ -208,7 +217,7 @@ class Reader:
                 s.dev: s for s in standins if s.anchor is not None and s.asked_at < idle_since
             }
             if anchored:
-                used = {dev for dev, _ in handles.held(frozenset(anchored), above=False)}
+                used = {dev for dev, _ in handles.held(frozenset(anchored))}
                 for dev in anchored.keys() - used:
                     anchored[dev].anchor = None
                     anchored[dev].backings.keep_only(None)

@@ -136,6 +136,10 @@ class StandIn:
         self.backings.keep_only(self._dataset.root)
 
     def _may_walk_again(self, request: Request) -> bool:
+        """Tell whether a caller is sent to walk again, as into the new mount.
+
+        Not one who opens: he may have looked at the file before the crash, and compares.
+        """
         if request.op not in wire.STAT_LIKE or not request.pid or not self._ids_are_ours:
             return False
         dataset = self._dataset
@@ -206,6 +210,27 @@ class StandIn:
         anchor = self.anchor
         if self.names.get(number) is None and anchor is not None:
             self.names.learn(number, anchor.find(number, generation))
+
+    @property
+    def may_ask(self) -> bool:
+        """Whether the kernel's questions to the dead daemon are answered by us now."""
+        return self._dataset.is_swapped
+
+    def climb(self) -> None:
+        """Take note also of the directories above those that somebody holds; may ask us."""
+        for number, node in self.names.known():
+            anchor = self.anchor
+            if anchor is None or number == wire.ROOT or node.version is not None:
+                continue
+            with contextlib.suppress(OSError):  # no directory, or nobody holds it any more
+                self._learn_until_known(anchor.above(number, node.generation))
+        self.learned.set()
+
+    def _learn_until_known(self, folders: Iterator[int]) -> None:
+        for fd in folders:
+            if self.names.get(handles.number_of(fd)[0]) is not None:
+                return  # and what is above that is known, or will be
+            self.learn(fd)
 
     def _forget(self, request: Request) -> None:
         for number, count in wire.forgotten(request):

@@ -168,6 +168,12 @@ def span(body: bytes) -> Span:
     return Span(handle, offset, size)
 
 
+def read(unique: int, node: int, offset: int) -> bytes:
+    """Return a READ of our own making, of as much as there is room for."""
+    body = _READ.pack(0, offset, 0, 0, 0, 0, 0)
+    return _HEAD.pack(HEADER + len(body), Op.READ, unique, node, 0, 0, 0, 0, 0) + body
+
+
 @dataclass(frozen=True, slots=True)
 class Seek:
     """What an LSEEK asks for."""

@@ -86,6 +86,11 @@ class _Held:
         self.await_(lambda held: held.serving and held.counts["waiting"] == 0)
         return answered
 
+    @property
+    def first_ms(self) -> float:
+        """How long after the last swap the first who waited had his answer."""
+        return 1e3 * self._client.status().of(str(self.fuse.source)).counts["first_s"]
+
 
 class Seamless:
     """So many readers in ten containers."""
@@ -112,6 +117,7 @@ class Seamless:
         return {
             "errors": [len(errors)],
             "beyond": beyond,
+            "first": [self._held.first_ms],
             "rss": [sum(map(processes.memory_mib, _holding()))],
         }
 

@@ -4,15 +4,20 @@ import functools
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.cluster import serverlesspods
 from tests.cluster.cluster import Cluster
-from tests.cluster.fluid import application
+from tests.cluster.fluid import Fluid, application
+from tests.cluster.fluidobjects import Spec
+from tests.cluster.page import NOT_CONNECTED, Page
 from tests.cluster.plugin import Plugin
 from tests.cluster.scene import Scene
+from tests.cluster.test_walkthrough import PAGE, as_on_this_cluster
 from tests.cluster.waiting import wait_for
+from tests.cluster.walk import Terminal, Walk
 
 # Whatever fails is written down; descriptor 3 is opened before the first crash.
 READER = (
@@ -158,6 +163,59 @@ def crash_only(scene: Scene) -> None:
     before = scene.daemon_restarts()
     scene.crash()
     wait_for(lambda: scene.daemon_restarts() > before, "the next daemon", 120)
+
+
+@pytest.mark.timeout(400)
+def test_the_walk_through_shows_no_error(
+    cluster: Cluster,
+    plugin: Plugin,
+    fluid: Fluid,
+    walked: Spec,
+    folder: Path,
+    backing_off: None,
+):
+    walk = Walk(cluster, Page(PAGE), folder, as_on_this_cluster)
+    for part in ("sed 's/Fuse", "rollout status", "grep FuseRecovery"):
+        walk.leave_out(part)
+    walk.type("create -f secret.yaml")
+    walk.type("create -f dataset.yaml")
+    fluid.reconcile(walked)
+    walk.type("wait dataset/demo-dataset")
+    walk.type("create -f app.yaml")
+    walk.type("wait po/demo-app")
+
+    with walk.terminal("while true; do ls -l /data; sleep 1; done") as loop:
+        await_listings(loop)
+        walk.type("grep nodeName")
+        found = walk.find_pod("role=jindofs-fuse", "demo-dataset-jindofs-fuse").split()
+        daemon = next(word for word in found if word.startswith("demo-dataset-jindofs-fuse"))
+        for number in range(3):
+            if number:
+                walk.again()
+            else:
+                walk.type("kill 1")
+            wait_for(functools.partial(has_restarted, cluster, daemon, number), "its return", 60)
+            await_listings(loop)
+
+    shown = loop.shown()
+    assert NOT_CONNECTED not in shown
+    assert [line for line in shown.splitlines() if line.startswith(("ls:", "command"))] == []
+    assert restarts(cluster, "demo-app") == 0
+
+
+def await_listings(loop: Terminal) -> None:
+    """Wait until the volume was listed twice more."""
+    listed = loop.lines_with("hello.txt")
+    wait_for(lambda: loop.lines_with("hello.txt") >= listed + 2, "the listing", 60)
+
+
+def restarts(cluster: Cluster, pod: str) -> int:
+    status = cluster.get("pod", pod, "default")["status"]
+    return sum(each["restartCount"] for each in status["containerStatuses"])
+
+
+def has_restarted(cluster: Cluster, pod: str, before: int) -> bool:
+    return restarts(cluster, pod) > before
 
 
 def test_a_pod_that_waits_can_be_deleted(plugin: Plugin, scene: Scene):

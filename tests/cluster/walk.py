@@ -42,6 +42,15 @@ class Walk:
         self.told.append((command, said))
         return said
 
+    def again(self) -> None:
+        """Type the last command once more."""
+        command, _ = self.told[-1]
+        self._cluster.enter(*self._in_shell(command))
+
+    def leave_out(self, part: str) -> None:
+        """Pass over the page's next command, which must have this in it."""
+        self.told.append((self._next(part), ""))
+
     def find_pod(self, part: str, daemonset: str) -> str:
         """Type a command that lists a DaemonSet's only pod; later commands mean that pod."""
         said = self.type(part)

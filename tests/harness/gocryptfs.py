@@ -51,7 +51,7 @@ class Gocryptfs:
             ["unshare", "--mount", "sh", "-ec", _PUT, "sh", *places, name],
             input=data,
             check=True,
-            timeout=20,
+            timeout=20 + len(data) / 2**23,  # 8 MiB/s
         )
 
     def close(self) -> None:

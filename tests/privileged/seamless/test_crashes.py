@@ -29,7 +29,7 @@ CRASHES = int(os.environ.get("SEAMLESS_CRASHES", "6"))  # of each daemon
         # A folder of a bucket has another time in each life of the daemon: tar says so.
         (Rclone, tuple(kind for kind in KINDS if kind != "tar")),
         # And other inode numbers, by which cp, find and grep compare.
-        (S3fs, ("oldfd", "mmap", "exec")),
+        (S3fs, ("oldfd", "mmap", "exec", "cwd")),
     ],
 )
 def test_all_kinds_of_readers_see_no_error(

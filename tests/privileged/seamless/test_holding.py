@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from csi_fluid.cli.holding import words as holding_words
 from recover import events
 from tests.harness import Bindfs, Dataset, Gocryptfs, Node, Propagation, pause, until
 from tests.harness.node import Container, MakeFilesystem
@@ -218,6 +219,8 @@ def test_a_writable_volume_is_not_held(node: Node, heal: HeldHealing, caplog):
     heal.await_looked(data)
     until(lambda: "a writable volume is not held" in caplog.text, "it is told")
     caplog.clear()
+    until(lambda: heal.held(data).lack, "who looks is told, too")
+    assert "a writable volume is not held" in holding_words(heal.held(data))
     data.daemon.kill()
     until(lambda: heal.ear.of(events.Broken), "the crash is noticed")
     assert node.sees.read(target / "a.txt") == errno.ENOTCONN
@@ -257,6 +260,37 @@ def test_the_mode_of_a_file_holds_for_a_caller_of_a_dead_daemon(node: Node, heal
         out, _ = process.communicate(b"go\n", timeout=FAST_S)
     assert out.startswith(b"one\n")
     assert b"Permission denied" in out
+
+
+# Stands deep in the volume, and asks by a directory from before for the number of one above.
+_STANDS_DEEP = """
+import ctypes, os, sys, time
+libc, above = ctypes.CDLL(None), os.open(sys.argv[1], os.O_RDONLY)
+def number():
+    handle = ctypes.create_string_buffer((56).to_bytes(4, "little"), 64)
+    assert not libc.name_to_handle_at(above, b"a/b", handle, ctypes.byref(ctypes.c_int()), 0x200)
+    return handle.raw
+os.chdir(sys.argv[1] + "/a/b/c")
+before = number()
+print("ready", flush=True)
+sys.stdin.readline()
+end = time.monotonic() + 1.5  # beyond the time for which the kernel believes a name
+while number() == before and time.monotonic() < end: pass
+print(number() == before, os.getcwd(), flush=True)
+"""
+
+
+def test_directories_above_one_that_somebody_is_in_keep_their_numbers(
+    node: Node, heal: HeldHealing
+):
+    """Of another number the kernel would cut them off from their names."""
+    data = node.dataset("demo", files={"a/b/c/file": b"one\n"})
+    main = heal.container(node, data)
+    with inside(main, _STANDS_DEEP, "/data") as process:
+        heal.crash(data)
+        heal.await_served(data)
+        out, _ = process.communicate(b"go\n", timeout=2 * FAST_S)
+    assert out == b"True /data/a/b/c\n"
 
 
 def test_while_nothing_crashes_the_holder_is_asked_nothing(node: Node):

@@ -4,6 +4,8 @@ import errno
 import struct
 
 import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from recover.seamless import line as lines, wire
 from recover.seamless.line import (
@@ -15,6 +17,7 @@ from recover.seamless.line import (
     WINDOW_BYTES,
     WINDOW_S,
     Line,
+    Waiting,
     Window,
 )
 from recover.seamless.wire import Op
@@ -182,3 +185,137 @@ def test_another_files_window_is_no_answer(line: Line):
     line.take(read(1, at=0), 0.0)
 
     assert not list(line.at_hand(0.0))
+
+
+def read_on(line: Line, unique: int, at: int) -> Waiting:
+    """Have somebody read two blocks in a row, which brings a window; return what is yet to come."""
+    line.take(read(unique, at=at), 0.0)
+    (first,) = line.due()
+    line.served(unique)
+    line.keep(first, 4096, 0.0)
+    line.take(read(unique + 2, at=at + 4096), 0.0)
+    (second,) = line.due()
+    line.served(unique + 2)
+    line.keep(second, WINDOW_BYTES, 0.0)
+    (ahead,) = line.look_ahead(0.0)
+    return ahead
+
+
+def test_what_a_reader_wants_next_is_asked_for_once_before_he_does(line: Line):
+    ahead = read_on(line, 2, 0)
+
+    end = 4096 + WINDOW_BYTES
+    assert wire.span(wire.parse(ahead.message).body).offset == end
+    assert ahead.request.unique % 2  # the kernel's are even
+    assert not list(line.look_ahead(0.0))
+    assert not len(line)  # nobody waits for it
+
+    line.take(read(8, at=end), 0.0)
+    assert not list(line.due())  # it comes
+    del line.ahead[ahead.request.unique]
+    line.keep(ahead, WINDOW_BYTES, 0.0)
+    ((waiting, slot, start, _),) = line.at_hand(0.0)
+    assert (waiting.request.unique, slot, start) == (8, ahead.slot, 0)
+
+
+def test_what_was_read_to_its_end_makes_room_for_what_comes_after(line: Line):
+    read_on(line, 2, 0)
+    line.take(read(8, at=WINDOW_BYTES), 0.0)
+
+    assert len(list(line.at_hand(0.0))) == 1
+    assert not line.windows
+
+
+def test_no_more_is_asked_for_where_a_file_ends(line: Line):
+    line.windows[line.free.pop()] = Window(1, 0, 8192, is_end=True, at=0.0, is_used=True)
+    assert not list(line.look_ahead(0.0))
+
+
+def test_many_readers_keep_the_slots_for_what_they_have_asked_for(line: Line):
+    for node in range(SLOTS // 2 + 1):
+        line.windows[line.free.pop()] = Window(node, 0, 8192, is_end=False, at=0.0, is_used=True)
+    assert not list(line.look_ahead(0.0))
+
+
+def test_what_was_asked_for_ahead_of_another_daemons_is_thrown_away(line: Line):
+    ahead = read_on(line, 2, 0)
+    line.close_windows()
+
+    assert not line.ahead
+    assert ahead.slot not in line.free  # the reader still writes there
+    assert line.served(ahead.request.unique) == (None, ahead.slot)
+
+
+def test_what_was_asked_for_ahead_is_lost_with_the_reader(line: Line):
+    read_on(line, 2, 0)
+    line.take_back()
+
+    assert not len(line)
+    assert not line.ahead
+    assert len(line.free) == SLOTS
+
+
+class AnyLine(RuleBasedStateMachine):
+    """Readers of two files, a reader that answers, and everything that may come between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = Line()
+        self.unique = 0
+        self.asked: dict[int, Waiting] = {}  # what the reader has
+
+    @rule(node=st.integers(1, 3), block=st.integers(0, 40), step=st.booleans())
+    def read(self, node: int, block: int, step: bool) -> None:
+        self.unique += 2
+        at = next(iter(self.line.ends.values()), 0) if step else block * 65536
+        body = struct.pack("=QQIIQII", node, at, 65536, 0, 0, 0, 0)
+        head = struct.pack("=IIQQIIIHH", 40 + len(body), Op.READ, self.unique, node, 0, 0, 3, 0, 0)
+        assert self.line.take(head + body, 0.0) is None
+
+    @rule(now=st.sampled_from([0.0, 0.5, 2.0]))
+    def pump(self, now: float) -> None:
+        for waiting, slot, start, length in self.line.at_hand(now):
+            assert waiting.span is not None
+            assert 0 <= start <= start + length <= SLOT_BYTES
+            assert slot not in self.line.free
+        for waiting in (*self.line.due(), *self.line.look_ahead(now)):
+            self.asked[waiting.request.unique] = waiting
+
+    @rule(which=st.integers(0, 9), length=st.sampled_from([0, 65536, WINDOW_BYTES]))
+    def answer(self, which: int, length: int) -> None:
+        if not self.asked:
+            return
+        unique = sorted(self.asked)[which % len(self.asked)]
+        del self.asked[unique]
+        waiting = self.line.ahead.pop(unique, None)
+        if waiting is None:
+            waiting, slot = self.line.served(unique)
+            if waiting is None:
+                self.line.release(slot)
+        if waiting is not None:
+            self.line.keep(waiting, min(length, waiting.want), 0.0)
+
+    @rule(which=st.integers(0, 9))
+    def give_up(self, which: int) -> None:
+        waiting = self.line.all_waiting()
+        if waiting:
+            assert self.line.give_up(waiting[which % len(waiting)].request.unique)
+
+    @rule()
+    def swap(self) -> None:
+        self.line.close_windows()
+
+    @rule()
+    def lose_the_reader(self) -> None:
+        self.line.take_back()
+        self.asked.clear()
+
+    @invariant()
+    def each_slot_is_somewhere_and_nowhere_twice(self) -> None:
+        line = self.line
+        used = [w.slot for w in (*line.sent.values(), *line.ahead.values()) if w.slot != NO_SLOT]
+        slots = [*line.free, *line.windows, *used, *line.given_up.values()]
+        assert sorted(slots) == list(range(SLOTS))
+
+
+TestAnyLine = AnyLine.TestCase
