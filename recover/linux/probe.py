@@ -13,8 +13,9 @@ import enum
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from recover.errors import Crowded, Unanswered, Unstarted
@@ -45,13 +46,14 @@ class Reply:
     """An answer, where it came from, and the errno seen.
 
     dev is "major:minor" of the superblock, "" if unknown; mnt_id the unique id, 0 if unknown or if
-    the daemon did not serve.
+    the daemon did not serve; at the monotonic time in s at which `Prober.ask` had it.
     """
 
     answer: Answer
     dev: str = ""
     errno: int = 0
     mnt_id: int = 0
+    at: float = field(default=0.0, compare=False)
 
     @property
     def alive(self) -> bool:
@@ -246,6 +248,9 @@ class Prober:
 
         Keyed by path and superblock: a stopped daemon must not stand for the one mounted over it.
         """
+        return replace(self._ask(path, timeout_s), at=time.monotonic())
+
+    def _ask(self, path: str, timeout_s: float | None) -> Reply:
         dev = ""
         try:
             at_once = open_known(path)

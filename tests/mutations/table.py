@@ -111,8 +111,8 @@ TABLE = (
     Mutation(
         "nothing while nothing happens",
         "recover/heal.py",
-        "            not self.is_whole",
-        "            self.is_whole",
+        "            and self.is_whole",
+        "            and not self.is_whole",
         f"{_PRIVILEGED}invariants.py::"
         "test_a_tick_at_rest_costs_the_same_for_any_number_of_publications",
     ),
