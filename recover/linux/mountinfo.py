@@ -252,6 +252,14 @@ def mount_id(fd: int) -> int:
     return procself.mount_id(fd)
 
 
+def identity(fd: int) -> tuple[int, str]:
+    """Return what `mount_id` and `superblock` do, by one call where one tells both."""
+    if facilities.has("statx_mnt_id"):
+        found = _quick_look(fd)
+        return found.table_id, found.dev
+    return mount_id(fd), superblock(fd)
+
+
 def superblock(fd: int) -> str:
     """Return "major:minor" of the superblock behind a descriptor, without asking its server."""
     if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE asks all the same

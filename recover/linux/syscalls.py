@@ -123,6 +123,7 @@ STATMOUNT_MNT_POINT = 0x10
 STATMOUNT_FS_TYPE = 0x20
 _HANDLE_ROOM = 128  # MAX_HANDLE_SZ
 _STATMOUNT_STRINGS = 512  # where the strings begin, behind the fixed part
+_STATX = struct.Struct("=I24xH2xQQ64xqI12xIIQ")  # mask, mode, ino, size, mtime, dev, mnt_id
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -256,10 +257,7 @@ def statx(dirfd: int, path: str, flags: int, mask: int) -> Statx:
     buffer = ctypes.create_string_buffer(256)
     name = os.fsencode(path)
     _call("statx", name, _long(dirfd), name, _long(flags), _long(mask), buffer)
-    (filled,) = struct.unpack_from("=I", buffer)
-    mode, ino, size = struct.unpack_from("=28xH2xQQ", buffer)
-    mtime_s, mtime_ns = struct.unpack_from("=qI", buffer, 112)
-    major, minor, mnt_id = struct.unpack_from("=IIQ", buffer, 136)
+    filled, mode, ino, size, mtime_s, mtime_ns, major, minor, mnt_id = _STATX.unpack_from(buffer)
     return Statx(
         dev=f"{major}:{minor}",
         ino=ino,

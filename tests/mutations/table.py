@@ -72,7 +72,7 @@ TABLE = (
     ),
     Mutation(
         "success is what was seen",
-        "recover/visits/execute.py",
+        "recover/visits/tour.py",
         "    if not reply.alive:",
         "    if not reply:",
         f"{_PRIVILEGED}invariants.py::"
