@@ -221,7 +221,8 @@ class Healer:
             view = looker.refresh(self._waiting, reply)
             if view is not None:
                 return view
-        has_died = self.is_whole and not reply.alive  # it is seen to here before anywhere else
+        # what has died is seen to here before anywhere else
+        has_died = self.is_whole and not looker.is_live(self.source, reply)
         is_well = self.is_whole and self._is_same(reply) and not self._may_come_to_light()
         view = self._look(reply, everywhere=not (has_died or is_well))
         if view.live and view.is_broken and not view.is_everywhere:

@@ -159,7 +159,7 @@ class Looker:
         generations = self._store.generations(source)
         found = anchors.find(table, self.shelf(source).folder)
         top = table.at(source)
-        live = reply.dev if reply.alive and top is not None and _same(top, reply.dev) else ""
+        live = reply.dev if _answered(top, reply) else ""
         older = {g.dev for g in generations} | detect.superblocks_at_targets(publications, table)
         older |= {mount.dev for anchor in found for mount in anchor.stack if mount.is_fuse}
         if top is not None and top.is_fuse:
@@ -191,6 +191,10 @@ class Looker:
         view = with_copies(self._node(view), view, tables, made_private or {})
         missed = {copy.namespace for copy in view.copies}
         return replace(view, foreign=frozenset(filter(namespaces.is_foreign, missed)))
+
+    def is_live(self, source: str, reply: Reply) -> bool:
+        """Tell whether a source's answer is that of a FUSE mount, not of what is below one."""
+        return _answered(self._own.current().at(source), reply)
 
     def refresh(self, view: View, reply: Reply) -> View | None:
         """Return the view with the source's present answer, without reading any mount table.
@@ -317,8 +321,8 @@ def _uses(mount: Mount, devs: Iterable[str]) -> bool:
     return mount.dev in devs and not anchors.is_anchor(mount.mount_point)
 
 
-def _same(top: Mount, dev: str) -> bool:
-    return top.is_fuse and top.dev == dev
+def _answered(top: Mount | None, reply: Reply) -> bool:
+    return reply.alive and top is not None and top.is_fuse and top.dev == reply.dev
 
 
 def tables_with(

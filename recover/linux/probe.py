@@ -12,6 +12,7 @@ or its connection ends.
 import enum
 import errno
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -47,13 +48,15 @@ class Reply:
     """An answer, where it came from, and the errno seen.
 
     dev is "major:minor" of the superblock, "" if unknown; mnt_id the unique id, 0 if unknown or if
-    the daemon did not serve; at the monotonic time in s at which `Prober.ask` had it.
+    the daemon did not serve; is_directory what one that serves says of it; at the monotonic time in
+    s at which `Prober.ask` had it.
     """
 
     answer: Answer
     dev: str = ""
     errno: int = 0
     mnt_id: int = 0
+    is_directory: bool = field(default=True, compare=False)
     at: float = field(default=0.0, compare=False)
 
     @property
@@ -340,7 +343,8 @@ def _ask(fd: int) -> Reply:
         if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE is not to be forced
             _ask_once(fd)
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
-        return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
+        is_directory = stat.S_ISDIR(found.mode)
+        return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id, is_directory=is_directory)
     except OSError as error:
         first = error.errno or 0
     dev = syscalls.statx(fd, "", _UNASKED, 0).dev

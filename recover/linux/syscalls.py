@@ -125,6 +125,9 @@ _HANDLE_ROOM = 128  # MAX_HANDLE_SZ
 _STATMOUNT_STRINGS = 512  # where the strings begin, behind the fixed part
 _STATX = struct.Struct("=I24xH2xQQ64xqI12xIIQ")  # mask, mode, ino, size, mtime, dev, mnt_id
 
+_M_TRIM_THRESHOLD = -1  # <malloc.h>
+_M_ARENA_MAX = -8
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
 _syscall.restype = ctypes.c_long
@@ -159,6 +162,17 @@ class StatMount:
     root: str
     mount_point: str
     fs_type: str
+
+
+def keep_memory_small() -> None:
+    """Have malloc(3) share one arena among all threads, and give back what is free: mallopt(3).
+
+    Threads that live for one call would leave an arena each.  Before the first thread is made.
+    """
+    mallopt = getattr(_libc, "mallopt", None)  # not in every C library
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024)
 
 
 def _fail(path: str | bytes) -> NoReturn:

@@ -95,8 +95,8 @@ class Tour:
         outcomes, left = trip.end()
         results = self._verified([o for o in outcomes if isinstance(o, Arrived)])
         results += [o for o in outcomes if not isinstance(o, Arrived)]
-        if isinstance(problem, Unanswered) and left:
-            results.append(failed(left[0], problem))
+        if isinstance(problem, Unanswered):
+            results += [failed(step, problem) for step in left[:1]]
             if left[1:]:
                 self._loads.appendleft([left[1:]])
         elif problem is not None:  # it did not begin

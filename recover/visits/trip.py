@@ -46,6 +46,9 @@ class Trip:
         self._outcomes: list[Outcome] = []
         self._left: list[Act] = []  # of the present stop, the one under way first
 
+    def __str__(self) -> str:
+        return "visits"  # as its thread is called
+
     def key(self) -> Hashable:
         """Return what names the step under way among the calls that may hang."""
         left = self._left
@@ -60,17 +63,24 @@ class Trip:
         """Visit one stop after the other; the thread comes back from none."""
         with namespaces.Traveller() as traveller:
             for _ in range(self._most):
-                if self._is_given_up or self._stopping():
-                    return
-                try:
-                    stop = self._stops.popleft()
-                except IndexError:
+                stop = self._next()
+                if stop is None:
                     return
                 with contextlib.closing(stop):
                     self._visit(traveller, stop)
 
+    def _next(self) -> Stop | None:
+        with self._lock:
+            if self._is_given_up or self._stopping():
+                return None
+            try:
+                stop = self._stops.popleft()
+            except IndexError:
+                return None
+            self._left = [each.step for each in stop.prepared]
+            return stop
+
     def _visit(self, traveller: namespaces.Traveller, stop: Stop) -> None:
-        self._left = [each.step for each in stop.prepared]
         try:
             with traveller.at(stop.namespace) as root_fd:
                 self._do(stop, root_fd)

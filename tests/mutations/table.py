@@ -157,7 +157,7 @@ TABLE = (
     Mutation(
         "who misbehaves pays alone",
         "recover/anchors/execute.py",
-        "            if hanging >= MOST_HANGING:",
+        "            if hanging >= most_hanging:",
         "            if False:",
         f"{_PRIVILEGED}heal_hung.py::"
         "test_many_paths_of_the_node_over_a_hung_dataset_leave_the_others_alone",
