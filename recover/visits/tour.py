@@ -75,8 +75,7 @@ class Tour:
 
     def _packed(self, packer: Packer, group: _Group, problems: _Results) -> Iterator[Prepared]:
         for step in _still_there(group) if len(group) > _MANY else group:
-            # an earlier try of it, or as many others of its pod as may, hangs still
-            refusal = self._prober.refusal(key_of(step), step.namespace.inode)
+            refusal = self._refusal(step)
             try:
                 if refusal is not None:
                     raise refusal
@@ -84,9 +83,13 @@ class Tour:
             except (Error, OSError) as error:  # a place that the new mount lacks is no change here
                 problems.append(Failed(step, error, isinstance(error, Covered)))
 
+    def _refusal(self, step: Act) -> Exception | None:
+        """Return what is wrong if an earlier try of a step, or as many of its pod as may, hang."""
+        return self._prober.refusal(key_of(step), step.namespace.inode)
+
     def _travel(self) -> _Results:
         """Visit some of the stops; what was left behind one that hangs is packed anew."""
-        trip = Trip(self._stops, _AT_ONCE, self._stopping)
+        trip = Trip(self._stops, _AT_ONCE, self._stopping, self._refusal)
         problem: Exception | None = None
         try:
             self._prober.run(trip.key, trip.go, payer=trip.payer)

@@ -34,13 +34,21 @@ Outcome = Done[Act] | Failed[Act] | Arrived
 class Trip:
     """A thread's way through so many stops at most; `go` is for that thread, the rest for others.
 
-    key and payer name the step that is under way, as `Prober.run` wants them.
+    key and payer name the step that is under way, as `Prober.run` wants them; refusal tells why a
+    step must not be begun, if so.
     """
 
-    def __init__(self, stops: deque[Stop], most: int, stopping: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        stops: deque[Stop],
+        most: int,
+        stopping: Callable[[], bool],
+        refusal: Callable[[Act], Exception | None],
+    ) -> None:
         self._stops = stops
         self._most = most
         self._stopping = stopping
+        self._refusal = refusal
         self._lock = threading.Lock()
         self._is_given_up = False
         self._outcomes: list[Outcome] = []
@@ -81,12 +89,16 @@ class Trip:
             return stop
 
     def _visit(self, traveller: namespaces.Traveller, stop: Stop) -> None:
+        problem = self._refusal(stop.prepared[0].step)  # others may hang since it was packed
         try:
-            with traveller.at(stop.namespace) as root_fd:
-                self._do(stop, root_fd)
+            if problem is None:
+                with traveller.at(stop.namespace) as root_fd:
+                    self._do(stop, root_fd)
         except OSError as error:  # its process ended
+            problem = error
+        if problem is not None:
             for step in tuple(self._left):
-                self._note(failed(step, error))
+                self._note(failed(step, problem))
 
     def _do(self, stop: Stop, root_fd: int) -> None:
         for prepared in stop.prepared:

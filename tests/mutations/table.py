@@ -141,9 +141,9 @@ TABLE = (
     ),
     Mutation(
         "who misbehaves pays alone",
-        "recover/linux/namespaces.py",
-        '    payer = None if namespace.inode == _inode("self") else namespace.inode',
-        "    payer = None",
+        "recover/visits/trip.py",
+        "        return left[0].namespace.inode if left else None",
+        "        return None",
         f"{_PRIVILEGED}heal_hung.py::test_many_pods_whose_paths_hang_leave_the_others_alone",
     ),
     Mutation(

@@ -1,6 +1,8 @@
 """In which loads steps are packed, and what of them is not tried."""
 
 import os
+import threading
+from collections import deque
 from collections.abc import Iterator
 
 import pytest
@@ -13,7 +15,9 @@ from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
 from recover.visits import tour
 from recover.visits.plan import Act, Swap
+from recover.visits.stop import Prepared, Stop
 from recover.visits.tour import Tour
+from recover.visits.trip import Trip
 from tests.unit.handmade import LIVE, copy, mount
 
 
@@ -61,6 +65,23 @@ def test_a_pod_in_which_others_hang_is_not_visited_but_the_next_one_is(
 ):
     assert isinstance(results[1], Crowded)
     assert isinstance(results[2], FileNotFoundError)  # it got as far as to the anchor
+
+
+def test_a_pod_in_which_others_hang_since_it_was_packed_is_not_visited():
+    step = swap(1)
+    trip = Trip(deque([Stop(step.namespace, [Prepared(step)])]), 1, lambda: False, _crowded)
+    thread = threading.Thread(target=trip.go)
+    thread.start()
+    thread.join()
+
+    (failure,), left = trip.end()
+    assert isinstance(failure, Failed)
+    assert isinstance(failure.error, Crowded)
+    assert not left
+
+
+def _crowded(_: Act) -> Crowded:
+    return Crowded(2)
 
 
 def test_nothing_is_begun_when_all_is_stopping():
