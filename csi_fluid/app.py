@@ -37,7 +37,7 @@ from csi_fluid.volumes.unpublish import Unpublisher
 from csi_fluid.volumes.users import Users
 from recover import events, loop, reconcile
 from recover.layout import Layout
-from recover.linux import mountinfo
+from recover.linux import mountinfo, syscalls
 from recover.linux.probe import Prober
 from recover.linux.probehelper import ProbeHelper
 from recover.parts import Parts
@@ -61,6 +61,7 @@ def run(settings: config.Settings) -> None:
     # system call in the middle of a heal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # no terminal or log rotation ends a node plugin
+    syscalls.keep_memory_small()
     log.configure(settings.log_level, settings.log_format)
     _raise_file_limit()
     plugin = Plugin(settings)

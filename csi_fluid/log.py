@@ -4,6 +4,7 @@ Whoever logs gives context with `extra={"volume": ..., "target": ...}`; the form
 A value whose key sounds like a secret is never written, whoever passed it.
 """
 
+import functools
 import json
 import logging
 import re
@@ -29,6 +30,8 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> None:
     chart always asks for it (--v=5), and gRPC would fill the log with its own.
     """
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # never shown
+    # nor is who logged, which costs as much as the rest: "Optimization" in Python's Logging HOWTO
+    logging._srcfile = None  # noqa: SLF001  documented there
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else TextFormatter())
     root = logging.getLogger()
@@ -63,6 +66,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps({**_context(record), **head}, default=str)
 
 
+@functools.lru_cache(maxsize=256)  # keys are few, and come with every line
 def is_secret(key: str) -> bool:
     """Return whether a key sounds as if its value were a secret."""
     return _SECRET.search(key) is not None
@@ -86,8 +90,12 @@ def _context(record: logging.LogRecord) -> dict[str, object]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    return f"{seconds}.{int(record.msecs):03d}Z"
+    return f"{_second(int(record.created))}.{int(record.msecs):03d}Z"
+
+
+@functools.lru_cache(maxsize=2)  # thousands of lines come in one
+def _second(at_s: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(at_s))
 
 
 def _value(value: object) -> str:

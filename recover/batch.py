@@ -99,7 +99,7 @@ class Batch(Generic[S]):
             given_up.set()
             finished = results[:]
             failing = steps[len(finished) :][: 1 if isinstance(error, Unanswered) else None]
-            return finished + [_failed(step, error) for step in failing]
+            return finished + [failed(step, error) for step in failing]
         return results
 
 
@@ -107,9 +107,10 @@ def _tried(step: S, root_fd: int, act: Callable[[S, int], int]) -> Result[S]:
     try:
         layers = act(step, root_fd)
     except (Error, OSError) as error:
-        return _failed(step, error)
+        return failed(step, error)
     return Done(step, layers, time.monotonic())
 
 
-def _failed(step: S, error: Exception) -> Failed[S]:
+def failed(step: S, error: Exception) -> Failed[S]:
+    """Return a step that did not succeed, stale if that is what its error means."""
     return Failed(step, error, isinstance(error, _STALE))

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from recover import events
@@ -20,44 +20,31 @@ from recover.abort import Aborter
 from recover.anchors import plan as node
 from recover.anchors.execute import Executor
 from recover.anchors.keeper import Keeper
-from recover.anchors.plan import Skip
 from recover.anchors.witness import Witness
-from recover.batch import Done, Failed, Result
+from recover.batch import Done, Result
 from recover.errors import Busy, Error
 from recover.events import Observer
 from recover.generations import Generations
 from recover.holds import Holding, NoHolds
 from recover.lease import Lease
-from recover.linux import confinement, mounts, namespaces
+from recover.linux import mounts, namespaces
 from recover.linux.mountinfo import Mount
 from recover.linux.owntable import OwnTable
-from recover.linux.probe import Answer, Prober
+from recover.linux.probe import Answer, Prober, Reply
 from recover.locks import Locks
 from recover.look import Looker, View
-from recover.outage import Complaint, Outage, State
+from recover.outage import Outage, State
 from recover.parts import Parts
 from recover.policy import Backoff, Strategy
-from recover.rows import Heal, Publication
+from recover.rows import Heal
+from recover.steps import Act, stages
 from recover.store import Store
+from recover.takedowns import Takedowns
+from recover.tally import Tally
 from recover.visits import execute as inside, plan as visits
 
 _ROUNDS = 5  # looks after a heal: containers may start while we heal
 _FRESH_S = 1.0  # between looks at every namespace for containers that may have started
-
-Act = node.Act | visits.Act
-Step = Act | Skip
-
-
-def steps(looker: Looker, view: View) -> tuple[Step, ...]:
-    """Return what is to be done about a source as it was seen, in its order.
-
-    The node's anchors come first, and with them every copy that hangs off one.  What may go of them
-    goes last.
-    """
-    case = looker.case(view)
-    origins = node.Origins(case.node)
-    elsewhere = visits.steps(case, origins)  # they may need anchors too
-    return (*(() if view.is_sidecar else node.steps(case.node, origins)), *elsewhere)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,23 +109,6 @@ class Context:
         )
 
 
-@dataclass(slots=True)
-class _Tally:
-    """What one run achieved."""
-
-    reached: int = 0  # copies that hung off an anchor
-    touched: int = 0  # copies that had a step of their own
-    failed: dict[str, tuple[Act, Exception]] = field(default_factory=dict)
-    skipped: tuple[Skip, ...] = ()
-    open: bool = False  # something was still to be done at the last look
-    last_at: float = 0.0
-    layers: int = 1
-
-    @property
-    def copies(self) -> int:
-        return self.reached + self.touched
-
-
 class Healer:
     """Keeps the copies of one source alive."""
 
@@ -160,7 +130,7 @@ class Healer:
         self._made_private: dict[tuple[int, int], Mount] = {}  # copies, as they were before
         self._version = 0  # of our mount table, when it was last looked at
         self._everywhere_at = -_FRESH_S  # monotonic, of the last look into other namespaces
-        self._covered: set[tuple[str, int]] = set()  # paths and lowest mounts, while it lives
+        self._takedowns = Takedowns()
         self._held: frozenset[str] = frozenset()  # dead superblocks that make who asks wait
         self.live = ""  # the superblock that answered last
         self.serving: frozenset[str] = frozenset()  # superblocks whose daemons serve copies
@@ -170,25 +140,26 @@ class Healer:
         """Do what is to be done now; return in how many seconds to try again, None if done."""
         holds = self._context.holds
         self._held = holds.begin(self.source)
-        if self._unchanged():  # but for containers that are starting from a dead mount just now
+        reply = self._context.prober.ask(self.source)
+        if self._unchanged(reply):  # but for containers that are starting from a dead mount now
             return _FRESH_S if self._has_just_looked and self._may_come_to_light() else None
-        view = self._view()
+        view = self._view(reply)
         if not view.publications:
             self.close()
             holds.release(self.source)
             return None
-        self.serving = view.serving
-        self._tell_state(view)
-        self._generations.note_dead(view)
+        self._note(view)
         if not view.live:
-            self._waiting = self._prepared(view)
+            view = self._prepared(view)
+        if not view.live:
+            self._waiting = view
             # No event tells that a daemon which hung, or was slow to begin, goes on.
             again_s = self._backoff.wait_s() if view.reply.answer is Answer.HUNG else None
             return _sooner(again_s, self._aborter.consider(view))
         self._waiting = None
         if view.live != self.live:
             self._backoff.reset()
-            self._covered.clear()
+            self._takedowns.forget()
         self.live = view.live
         holds.keep(self.source, view.live, view.publications)
         with self._alone():
@@ -225,55 +196,56 @@ class Healer:
 
     # -- looking ---------------------------------------------------------------------------------
 
-    def _unchanged(self) -> bool:
+    def _unchanged(self, reply: Reply) -> bool:
         """Tell that nothing needs a closer look: the daemon answers and no mount came or went.
 
         This is what a tick costs in the steady state, however many publications there are.
         """
-        own = self._context.own
-        if (
-            not self.is_whole
-            or self._version != own.version
-            or (self._may_come_to_light() and not self._has_just_looked)
-            or not self._context.holds.is_kept(self.source, self.live)
-            or self.serving - {self.live}  # at a target, of no row: replaced before the first look
-        ):
-            return False
-        reply = self._context.prober.ask(self.source)
+        return (
+            self._is_same(reply)
+            and self.is_whole
+            and self._version == self._context.own.version
+            and (self._has_just_looked or not self._may_come_to_light())
+            and self._context.holds.is_kept(self.source, self.live)
+            # else one at a target, of no row: replaced before the first look
+            and not self.serving - {self.live}
+        )
+
+    def _is_same(self, reply: Reply) -> bool:
         return reply.alive and reply.dev == self.live
 
-    def _view(self) -> View:
+    def _view(self, reply: Reply) -> View:
         looker = self._context.looker
-        if self._waiting is not None and (view := looker.refresh(self._waiting)) is not None:
-            return view
-        everywhere = not self.is_whole or self._may_come_to_light()
-        view = self._look(everywhere=everywhere)
-        is_another = not view.live or view.live != self.live
-        if not everywhere and (view.is_broken or is_another):  # there may be copies elsewhere
-            view = self._look()
+        if self._waiting is not None:
+            view = looker.refresh(self._waiting, reply)
+            if view is not None:
+                return view
+        # what has died is seen to here before anywhere else
+        has_died = self.is_whole and not looker.is_live(self.source, reply)
+        is_well = self.is_whole and self._is_same(reply) and not self._may_come_to_light()
+        view = self._look(reply, everywhere=not (has_died or is_well))
+        if view.live and view.is_broken and not view.is_everywhere:
+            view = self._look()  # there may be copies elsewhere
         return view
 
-    def _look(self, *, everywhere: bool = True) -> View:
+    def _note(self, view: View) -> None:
+        """Record and tell what was seen, before anything is changed."""
+        self.serving = view.serving
+        self._tell_state(view)
+        self._generations.note_dead(view)
+
+    def _look(self, reply: Reply | None = None, *, everywhere: bool = True) -> View:
         self._version = self._context.own.version  # reads the table if it changed
         if everywhere:
             self._everywhere_at = time.monotonic()
         view = self._context.looker.look(
-            self.source, inside=everywhere, made_private=self._made_private, held=self._held
+            self.source,
+            reply=reply,
+            inside=everywhere,
+            made_private=self._made_private,
+            held=self._held,
         )
-        return self._without_removed(view)
-
-    def _without_removed(self, view: View) -> View:
-        """Leave out the places of no publication whose live mount somebody took off again.
-
-        That is kubelet removing a `subPath`, one mount each time it tries: what we mounted on the
-        dead one once more it would find there for ever.
-        """
-        if view.live != self.live or not self._covered:
-            return view
-        targets = {p.target for p in view.publications}
-        known = {place for place in self._covered if place[0] not in targets}
-        left = (c for c in view.strays if (c.path, c.stack[0].mnt_id) not in known)
-        return replace(view, strays=tuple(left))
+        return self._takedowns.left_out(view) if view.live == self.live else view
 
     @property
     def _has_just_looked(self) -> bool:
@@ -296,10 +268,17 @@ class Healer:
         private.
         """
         with self._alone():
-            twice = (self._uncover,) * 2
-            for prepare in (*twice, self._make_peers_private, self._make_private):
+            if self._uncover(view) or not view.is_everywhere:
+                view = self._seen()
+            # those that did not go with an anchor's are uncovered now
+            for prepare in (self._uncover, self._make_peers_private, self._make_private):
                 if prepare(view):
-                    view = self._look()
+                    view = self._seen()
+        return view
+
+    def _seen(self) -> View:
+        view = self._look()
+        self._note(view)
         return view
 
     def _uncover(self, view: View) -> bool:
@@ -335,16 +314,14 @@ class Healer:
 
     # -- healing ---------------------------------------------------------------------------------
 
-    def _heal(self, view: View) -> tuple[View, _Tally]:
+    def _heal(self, view: View) -> tuple[View, Tally]:
         """Do what is planned until nothing is left to do; return the last look too."""
-        tally = _Tally()
+        tally = Tally()
         self._make_private(view)
         for _ in range(_ROUNDS):
-            acts = self._plan(view, tally)
-            tally.open = bool(acts)
-            if not acts or self._stopping():
+            self._act(view, tally)
+            if not tally.open or self._stopping():
                 break
-            self._execute(acts, view, tally)
             again = self._look()
             if again.live != view.live:
                 return view, tally  # it died or was replaced meanwhile: the next run sees to that
@@ -353,29 +330,27 @@ class Healer:
             tally.last_at = time.monotonic()
             view = again
         self._context.holds.swapped(self.source, view.live)  # callers wait for that
-        number = 0 if view.is_sidecar else self._context.looker.case(view).node.number
-        self._generations.note_live(view, number)
+        self._generations.note_live(view, 0 if view.is_sidecar else view.number)
         self._generations.drop_unseen(view)
         return view, tally
 
-    def _plan(self, view: View, tally: _Tally) -> list[Act]:
-        plan = steps(self._context.looker, view)
-        # what was left in an earlier round stays told: a surplus anchor is gone by the next one
-        left = (*tally.skipped, *(step for step in plan if isinstance(step, Skip)))
-        tally.skipped = tuple({_where(step): step for step in left}.values())
-        return [
-            step for step in plan if not isinstance(step, Skip) and _where(step) not in tally.failed
-        ]
+    def _act(self, view: View, tally: Tally) -> None:
+        tally.open = False
+        for stage in stages(self._context.looker, view):
+            acts = tally.to_do(stage)
+            tally.open = tally.open or bool(acts)
+            if acts and not self._stopping():
+                self._execute(acts, view, tally)
 
-    def _execute(self, acts: list[Act], view: View, tally: _Tally) -> None:
+    def _execute(self, acts: list[Act], view: View, tally: Tally) -> None:
         here = [act for act in acts if isinstance(act, node.Act)]
         there = [act for act in acts if isinstance(act, visits.Act)]
         for result in self._on_node(here, view.live):
-            _add(tally, result)
-            if isinstance(result, Done) and isinstance(result.step, node.Cover):
-                self._covered.add((result.step.path, result.step.copy.stack[0].mnt_id))
+            tally.add(result)
+            if isinstance(result, Done):
+                self._takedowns.note(result.step)
         for inner in self._inside(there, view.live):
-            _add(tally, inner)
+            tally.add(inner)
 
     def _on_node(self, acts: Iterable[node.Act], live: str) -> Iterator[Result[node.Act]]:
         context, steps = self._context, tuple(acts)
@@ -393,10 +368,10 @@ class Healer:
 
     # -- telling ---------------------------------------------------------------------------------
 
-    def _conclude(self, view: View, tally: _Tally) -> float | None:
+    def _conclude(self, view: View, tally: Tally) -> float | None:
         unfinished = bool(tally.failed) or tally.open
         wait_s = self._backoff.wait_s() if unfinished else 0.0
-        self._complain(view.publications, tally, wait_s)
+        self._outage.complain(tally.complaints(self.source, view.publications, wait_s))
         if tally.copies:
             self._generations.note_heal()
             self._record(view, tally)
@@ -409,7 +384,7 @@ class Healer:
             self._outage.ends()
         return None
 
-    def _record(self, view: View, tally: _Tally) -> None:
+    def _record(self, view: View, tally: Tally) -> None:
         latency_s = tally.last_at - view.answered_at
         outage_s = self._outage.lasted_s(tally.last_at)
         name = self._context.strategy.value
@@ -427,7 +402,7 @@ class Healer:
                 error=next((str(error) for _, error in tally.failed.values()), ""),
             )
         )
-        if healed := _touched(view.publications, tally):
+        if healed := tally.whole(view.publications):
             event = (self.source, healed, name, tally.copies, tally.layers, latency_s, outage_s)
             self._context.observer.tell(events.Healed(*event))
         self._warn_of_layers(view)
@@ -439,20 +414,6 @@ class Healer:
             publication, layers = by_target.get(copy.path), len(copy.stack)
             if publication is not None and threshold > 0 and layers % threshold == 0:
                 self._context.observer.tell(events.Stacked(self.source, publication, layers))
-
-    def _complain(
-        self, publications: tuple[Publication, ...], tally: _Tally, retry_s: float
-    ) -> None:
-        complaints: dict[str, Complaint] = {}
-        for where, (act, error) in tally.failed.items():
-            concerned = _concerned(publications, act.target)
-            text = confinement.told(error)
-            complaints[where] = events.HealFailed(self.source, concerned, where, text, retry_s)
-        for left in tally.skipped:
-            where = _where(left)
-            concerned = _concerned(publications, left.target)
-            complaints[where] = events.Skipped(self.source, concerned, where, left.reason)
-        self._outage.complain(complaints)
 
     def _tell_state(self, view: View) -> None:
         outage, publications = self._outage, view.publications
@@ -467,34 +428,5 @@ class Healer:
             outage.breaks(publications)
 
 
-def _add(tally: _Tally, result: Result[node.Act] | Result[visits.Act]) -> None:
-    where = _where(result.step)
-    match result:
-        case Done():
-            tally.failed.pop(where, None)
-            tally.layers = max(tally.layers, result.layers)
-            tally.last_at = max(tally.last_at, result.at)
-            if isinstance(result.step, node.Cover | node.Attach | visits.Swap | visits.Peel):
-                tally.touched += 1
-        case Failed():
-            if not result.stale:
-                tally.failed[where] = result.step, result.error
-
-
 def _sooner(one_s: float | None, other_s: float | None) -> float | None:
     return min((wait for wait in (one_s, other_s) if wait is not None), default=None)
-
-
-def _where(step: node.Step | visits.Step) -> str:
-    return f"{step.path} in {step.namespace}"
-
-
-def _concerned(publications: tuple[Publication, ...], target: str) -> tuple[Publication, ...]:
-    return tuple(p for p in publications if not target or p.target == target)
-
-
-def _touched(publications: tuple[Publication, ...], tally: _Tally) -> tuple[Publication, ...]:
-    """Return the publications that are whole again: none of whose steps failed or were left."""
-    bad: Iterable[Act | Skip] = (*(act for act, _ in tally.failed.values()), *tally.skipped)
-    targets = {step.target for step in bad if step.target}
-    return tuple(p for p in publications if p.target not in targets)

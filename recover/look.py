@@ -7,7 +7,6 @@ hang.  `detect` and `reach` then say what is broken and what will heal it.
 import enum
 import functools
 import itertools
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -44,8 +43,9 @@ class View:
     mount that is used.
     hanging counts the dead copies that need nothing but a mount on their anchor; strays are dead
     copies on the node off no anchor, copies those in other namespaces that nothing on the node
-    reaches, exposed those that it would reach and harm, bare the publications without a mount; cut
-    are namespaces with more mounts of it than are looked at.
+    reaches, exposed those that it would reach and harm, bare the publications without a mount;
+    foreign are those of their namespaces that are other user namespaces', cut are namespaces with
+    more mounts of it than are looked at.
     layers is the most mounts that stand at a path which shows the live one, deep are the paths on
     the node with more than two.
     peers are copies in our own namespace that are peers of the mount at the source.
@@ -65,12 +65,24 @@ class View:
     strays: tuple[Copy, ...] = ()
     copies: tuple[Copy, ...] = ()
     exposed: tuple[Copy, ...] = ()
+    foreign: frozenset[Namespace] = frozenset()
     cut: tuple[Namespace, ...] = ()
     kin: Mapping[int, tuple[Kin, ...]] = field(default_factory=dict)
     layers: int = 1
     deep: tuple[Copy, ...] = ()
     peers: tuple[Copy, ...] = ()
     bare: tuple[Publication, ...] = ()
+    is_everywhere: bool = True  # other namespaces were looked into too, if any ever are
+
+    @property
+    def number(self) -> int:
+        """Return the number of the live generation, or the one that it will get."""
+        for anchor in self.anchors:
+            if anchor.base.dev == self.live:
+                return anchor.number
+        known = [g.number for g in self.generations if g.dev == self.live and g.dead_at is None]
+        taken = [a.number for a in self.anchors] + [g.number for g in self.generations]
+        return max(known, default=0) or 1 + max(taken, default=0)
 
     @property
     def dead(self) -> frozenset[str]:
@@ -130,23 +142,24 @@ class Looker:
         self,
         source: str,
         *,
+        reply: Reply | None = None,
         inside: bool = True,
         made_private: MadePrivate | None = None,
         held: frozenset[str] = frozenset(),
     ) -> View:
         """Return what is true of a source; inside=False leaves other namespaces out.
 
-        made_private are copies in other namespaces that were made private, as they were before;
-        held are superblocks of dead daemons, which keep whoever asks waiting.
+        reply is its answer where it was asked just now; made_private are copies in other namespaces
+        that were made private, as they were before; held are superblocks of dead daemons, which
+        keep whoever asks waiting.
         """
-        reply = self._prober.ask(source)
-        answered_at = time.monotonic()
+        reply = reply or self._prober.ask(source)
         table = self._own.current()
         publications = self._store.publications(source)
         generations = self._store.generations(source)
         found = anchors.find(table, self.shelf(source).folder)
         top = table.at(source)
-        live = reply.dev if reply.alive and top is not None and _same(top, reply.dev) else ""
+        live = reply.dev if _answered(top, reply) else ""
         older = {g.dev for g in generations} | detect.superblocks_at_targets(publications, table)
         older |= {mount.dev for anchor in found for mount in anchor.stack if mount.is_fuse}
         if top is not None and top.is_fuse:
@@ -164,7 +177,7 @@ class Looker:
             publications=publications,
             generations=generations,
             reply=reply if live or not reply.alive else Reply(Answer.ABSENT),
-            answered_at=answered_at,
+            answered_at=reply.at,
             live=live,
             root=top.root if top is not None else "/",
             seen=seen,
@@ -173,17 +186,22 @@ class Looker:
                 source, reply, gone, gone & pinned | held, tables, seen | pinned
             ),
             bare=_bare(publications, table),
+            is_everywhere=inside or self._strategy is not Strategy.NAMESPACE,
         )
-        return with_copies(self._node(view), view, tables, made_private or {})
+        view = with_copies(self._node(view), view, tables, made_private or {})
+        missed = {copy.namespace for copy in view.copies}
+        return replace(view, foreign=frozenset(filter(namespaces.is_foreign, missed)))
 
-    def refresh(self, view: View) -> View | None:
+    def is_live(self, source: str, reply: Reply) -> bool:
+        """Tell whether a source's answer is that of a FUSE mount, not of what is below one."""
+        return _answered(self._own.current().at(source), reply)
+
+    def refresh(self, view: View, reply: Reply) -> View | None:
         """Return the view with the source's present answer, without reading any mount table.
 
         This is the short way from the event "mounted" to the heal: anchors and copies were indexed
         while the source was away.  None where the kernel cannot tell, or the view no longer fits.
         """
-        reply = self._prober.ask(view.source)
-        answered_at = time.monotonic()
         if not reply.alive or not reply.mnt_id or reply.dev in view.verdicts:
             return None
         try:
@@ -197,7 +215,7 @@ class Looker:
             publications=self._store.publications(view.source),
             generations=self._store.generations(view.source),
             reply=reply,
-            answered_at=answered_at,
+            answered_at=reply.at,
             root=found.root,
             live=reply.dev,
         )
@@ -209,13 +227,12 @@ class Looker:
             table, known = self._own.current(), self._store.generations()  # not read needlessly
             found = ((m, detect.origin_of(m, table, known)) for m in nested if not m.is_mapped)
             origins = {mount: origin for mount, origin in found if origin is not None}
-        inside = {copy.namespace for copy in view.copies}
         return visits.Case(
             self._node(view),
             view.copies,
             view.kin,
             origins,
-            foreign=frozenset(filter(namespaces.is_foreign, inside)),
+            foreign=view.foreign,
             cut=view.cut,
             on_source=view.is_sidecar,
         )
@@ -228,7 +245,7 @@ class Looker:
             generations=view.generations,
             dead=view.dead,
             live=view.live,
-            number=_number(view),
+            number=view.number,
             recover_writable=self._recover_writable,
             anchors=view.anchors,
             strays=view.strays,
@@ -299,23 +316,13 @@ def _safest_first(found: Iterable[Mount]) -> list[Mount]:
     return sorted(found, key=lambda mount: not anchors.is_anchor(mount.mount_point))
 
 
-def _number(view: View) -> int:
-    """Return the number of the live generation, or the one that it will get."""
-    for anchor in view.anchors:
-        if anchor.base.dev == view.live:
-            return anchor.number
-    known = [g.number for g in view.generations if g.dev == view.live and g.dead_at is None]
-    taken = [a.number for a in view.anchors] + [g.number for g in view.generations]
-    return max(known, default=0) or 1 + max(taken, default=0)
-
-
 def _uses(mount: Mount, devs: Iterable[str]) -> bool:
     """Tell whether a mount of these superblocks is one that is used: an anchor is not."""
     return mount.dev in devs and not anchors.is_anchor(mount.mount_point)
 
 
-def _same(top: Mount, dev: str) -> bool:
-    return top.is_fuse and top.dev == dev
+def _answered(top: Mount | None, reply: Reply) -> bool:
+    return reply.alive and top is not None and top.is_fuse and top.dev == reply.dev
 
 
 def tables_with(

@@ -7,10 +7,9 @@ import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from recover import heal, look
+from recover import look, steps
 from recover.anchors import anchor
 from recover.anchors.plan import Skip
-from recover.heal import Step
 from recover.linux.mountinfo import MountTable
 from recover.linux.owntable import OwnTable
 from recover.linux.probe import Answer, Prober
@@ -18,6 +17,7 @@ from recover.look import Looker, View
 from recover.policy import Strategy
 from recover.rows import Heal, Publication
 from recover.states import State
+from recover.steps import Step
 from recover.store import Store
 
 
@@ -67,7 +67,7 @@ def survey(
         views = [looker.look(source, held=held) for source in store.sources()]
         healthy = _healthy_copies(views, own.current(), strategy)
         return tuple(
-            _report(view, heal.steps(looker, view), healthy.get(view.live, ()), store)
+            _report(view, steps.steps(looker, view), healthy.get(view.live, ()), store)
             for view in views
         )
 

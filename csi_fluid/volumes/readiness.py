@@ -9,11 +9,12 @@ without one.  The number of waiting calls is bounded, so that others always find
 
 import contextlib
 import errno
+import functools
 import os
 import select
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -186,19 +187,26 @@ class Sources:
         fd = probe.open_known(path, resolve.NO_LINKS)
         if fd is None:
             fd = self._prober.run(("open", path), lambda: _open(path), discard=os.close)
-        try:
-            # The key has the superblock: a stopped daemon must not stand for one mounted over it.
-            key = path, mountinfo.superblock(fd)
-        except OSError as error:
-            os.close(fd)
-            raise refused(path, error) from error
-        return self._prober.run(key, lambda: self._ask(content, fd), release=lambda: os.close(fd))
+        with mounts.closing(fd):
+            try:
+                # It has the superblock: a stopped daemon must not stand for one mounted over it.
+                key = path, mountinfo.superblock(fd)
+            except OSError as error:
+                raise refused(path, error) from error
+            (reply,) = self._prober.ask_all(key, [fd])
+            source = self._source(content, fd, reply)
+            if content.sub_path:
+                self._check_sub_path(key, content, os.dup(fd))
+            return source
 
-    def _ask(self, content: Content, fd: int) -> Source:
-        reply = probe.ask(fd)
+    def _check_sub_path(self, key: Hashable, content: Content, own_fd: int) -> None:
+        check = functools.partial(_check_sub_path, own_fd, content)
+        self._prober.run(key, check, release=lambda: os.close(own_fd))
+
+    def _source(self, content: Content, fd: int, reply: probe.Reply) -> Source:
         if not reply.alive:
             raise _unanswered(content.path, reply)
-        if not mounts.is_directory(fd):
+        if not reply.is_directory:
             raise NotReady(
                 "FuseNoDirectory",
                 f"{content.path} is a file, and a volume is a directory: its FUSE daemon mounts "
@@ -207,8 +215,6 @@ class Sources:
         mount = self._mount(content.path, fd, reply)
         if not content.unchecked:
             _check(content, mount)
-        if content.sub_path:
-            _check_sub_path(fd, content)
         within = content.path[len(mount.mount_point.rstrip("/")) :]  # "" but where unchecked
         root = os.path.normpath(f"{mount.inner_path}/{within}/{content.sub_path}")
         return Source(content, reply.dev, "/" + root.lstrip("/"), mount.read_only, mount)

@@ -37,20 +37,30 @@ class Executor:
         self._witness = witness
 
     def run(self, steps: Sequence[Act], stopping: Callable[[], bool]) -> Iterator[Result[Act]]:
-        """Execute steps in their order, yielding a result for each.
+        """Execute steps, yielding a result for each: what is to be uncovered, then the others.
 
+        In their order, but those elsewhere behind ours, of which none is tried any more once many
+        hang.  What is mounted on an anchor arrives on top of what is not uncovered by then.
         stopping() is asked before each; what was not begun is then left for the next start.
         """
+        for is_uncovering in (True, False):
+            now = [step for step in steps if isinstance(step, Uncover) is is_uncovering]
+            ours = [step for step in now if _is_ours(step)]
+            yield from self._run(ours, stopping, most_hanging=len(ours))
+            elsewhere = [step for step in now if not _is_ours(step)]
+            yield from self._run(elsewhere, stopping, most_hanging=MOST_HANGING)
+
+    def _run(
+        self, steps: Sequence[Act], stopping: Callable[[], bool], *, most_hanging: int
+    ) -> Iterator[Result[Act]]:
         batch = Batch(namespaces.home(), self._prober, _key)
         asleep, rest = batch.split(steps)
         yield from asleep
         hanging = len(asleep)
         while rest and not stopping():
-            if hanging >= MOST_HANGING:
-                strays = [step for step in rest if not _is_ours(step)]
-                yield from (Failed(step, Crowded(hanging), stale=False) for step in strays)
-                rest, hanging = [step for step in rest if _is_ours(step)], 0
-                continue
+            if hanging >= most_hanging:
+                yield from (Failed(step, Crowded(hanging), stale=False) for step in rest)
+                return
             results = batch.run(rest, self._act, stopping=stopping)
             yield from results
             if not results:

@@ -199,7 +199,7 @@ def steps(case: Case, origins: "Origins") -> tuple[Step, ...]:
     covers, attaches = tuple(_covers(case, origins)), tuple(_attaches(case, origins))
     return (
         *clear(case),
-        *_makes(case, origins),
+        *makes(case, origins),
         *_brings(case, origins),
         *covers,
         *attaches,
@@ -272,9 +272,9 @@ def _behind(case: Case) -> Iterator[Variant]:
             yield Variant.named(anchor.variant, inner)
 
 
-def _makes(case: Case, origins: Origins) -> Iterator[Make]:
-    """Yield what is missing of the live generation's anchors."""
-    there = {a.variant for a in case.anchors if a.base.dev == case.live}
+def makes(case: Case, origins: "Origins", *, but: frozenset[str] = frozenset()) -> Iterator[Make]:
+    """Yield what is missing of the live generation's anchors, but for variants of these names."""
+    there = but | {a.variant for a in case.anchors if a.base.dev == case.live}
     for name, variant in sorted(origins.variants.items()):
         if name not in there:
             yield Make(case.home, origins.path(variant), case.shelf.source, variant)

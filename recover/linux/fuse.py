@@ -58,10 +58,9 @@ def daemons(dev: str) -> tuple[int, ...]:
 
 def _holders() -> Iterator[tuple[int, frozenset[int | None]]]:
     for name in os.listdir("/proc"):
-        if name.isdigit() and not _is_holder(name):
-            serves = frozenset(_connections(name))
-            if serves:
-                yield int(name), serves
+        serves = frozenset(_connections(name)) if name.isdigit() else frozenset()
+        if serves and not _is_holder(name):
+            yield int(name), serves
 
 
 def _is_holder(pid: str) -> bool:

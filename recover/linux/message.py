@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 _MAX_BYTES = 128 * 1024  # paths have 4 KiB, and the socket's buffer more than this
-_MAX_DESCRIPTORS = 8
+MOST_DESCRIPTORS = 64  # in one message; the kernel's limit is 253
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def receive(channel: socket.socket) -> tuple[Any, list[int]]:
     """Return a value and the descriptors in it, now the caller's own; raises as `send` does."""
     with _told():
         packed, numbers, _, _ = socket.recv_fds(
-            channel, _MAX_BYTES, _MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
+            channel, _MAX_BYTES, MOST_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC
         )
     if not packed:
         raise Closed

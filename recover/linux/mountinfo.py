@@ -7,7 +7,6 @@ A table is a tree, not a list: which mount a path shows is found by walking from
 by unique id, and MOVE_MOUNT_BENEATH puts a younger mount below an older one).
 """
 
-import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -159,18 +158,16 @@ def excerpt(data: bytes, devs: frozenset[str], most: int = MOST) -> MountTable:
     may mount in a user namespace of his own can make any number, and the kernel tells the oldest
     first, which are those that were there when he began.
     """
-    lines = [line for line in data.split(b"\n") if line]
+    heads = [(*line.split(b" ", 3)[:3], line) for line in data.split(b"\n") if line]
     wanted = {dev.encode() for dev in devs}
-    found = [line for line in lines if line.split(b" ", 3)[2] in wanted]
+    found = [mine for mine, _, dev, _ in heads if dev in wanted]
     is_cut = len(found) > most
-    chosen = {line.split(b" ", 1)[0] for line in found[:most]}
+    chosen = set(found[:most])
     size = -1
     while size != (size := len(chosen)) <= most:
-        chosen.update(
-            mine for mine, on in (line.split(b" ", 2)[:2] for line in lines) if on in chosen
-        )
-    kept = (line for line in lines if line.split(b" ", 1)[0] in chosen)
-    return parse(b"\n".join(itertools.islice(kept, 2 * most)), is_cut=is_cut)
+        chosen.update([mine for mine, on, _, _ in heads if on in chosen])
+    kept = [line for mine, _, _, line in heads if mine in chosen]
+    return parse(b"\n".join(kept[: 2 * most]), is_cut=is_cut)
 
 
 def leading_to(data: bytes, paths: Iterable[str]) -> MountTable:
@@ -250,6 +247,14 @@ def mount_id(fd: int) -> int:
     if facilities.has("statx_mnt_id"):
         return _quick_look(fd).table_id
     return procself.mount_id(fd)
+
+
+def identity(fd: int) -> tuple[int, str]:
+    """Return what `mount_id` and `superblock` do, by one call where one tells both."""
+    if facilities.has("statx_mnt_id"):
+        found = _quick_look(fd)
+        return found.table_id, found.dev
+    return mount_id(fd), superblock(fd)
 
 
 def superblock(fd: int) -> str:

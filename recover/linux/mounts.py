@@ -130,13 +130,20 @@ def clone(source: str, inner: str, wanted: Attributes, dev: str = "") -> Clone:
     inner stays on the same superblock and follows no link: what lies inside belongs to a pod.
     dev is the superblock that has to be there, if one has to.  Raises Covered or OSError.
     """
-    with closing(open_path(source)) as source_fd:
-        if dev and (found := mountinfo.superblock(source_fd)) != dev:
-            raise Covered(f"{source} shows superblock {found}, not {dev}: it changed meanwhile")
+    with closing(open_source(source, dev)) as source_fd:
         if not inner.strip("/"):
             return Clone.of(source_fd, wanted)
         with closing(open_beneath(source_fd, inner)) as inner_fd:
             return Clone.of(inner_fd, wanted)
+
+
+def open_source(source: str, dev: str = "") -> int:
+    """Open what is to be cloned, for `Clone.of`; raises Covered or OSError as `clone` does."""
+    fd = open_path(source)
+    if dev and (found := mountinfo.superblock(fd)) != dev:
+        os.close(fd)
+        raise Covered(f"{source} shows superblock {found}, not {dev}: it changed meanwhile")
+    return fd
 
 
 def open_beneath(fd: int, inner: str, flags: int = 0) -> int:
@@ -172,7 +179,7 @@ def detach(fd: int) -> None:
 def open_exactly(path: str, expected: Mount, root_fd: int) -> int:
     """Open the topmost mount at path and make sure it is the expected one; raises Covered."""
     fd = open_path(path, root_fd)
-    found = mountinfo.mount_id(fd), mountinfo.superblock(fd)
+    found = mountinfo.identity(fd)
     if found != (expected.mnt_id, expected.dev):
         os.close(fd)
         raise Covered(
@@ -402,8 +409,8 @@ def shown(path: str) -> Shown | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     with closing(fd), closing(os.open(os.path.dirname(path) or "/", os.O_PATH)) as above:
-        mnt_id = mountinfo.mount_id(fd)
-        return Shown(mnt_id, mountinfo.superblock(fd), mnt_id != mountinfo.mount_id(above))
+        mnt_id, dev = mountinfo.identity(fd)
+        return Shown(mnt_id, dev, mnt_id != mountinfo.mount_id(above))
 
 
 def unmount_all(path: str) -> int:

@@ -1,15 +1,16 @@
 """Mount namespaces of the machine, and visits to them.
 
 setns(2) into a mount namespace needs a thread that shares its root and working directory with no
-other, and such a thread is never used for anything else again: each visit has its own, run by a
-Prober, because a path inside a container may lead over a hung FUSE mount.
+other, and such a thread is never used for anything but visits again: it is run by a Prober, because
+a path inside a container may lead over a hung FUSE mount.
 Finding them needs the host's PID namespace; without it only our own is seen.
 """
 
+import contextlib
 import os
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Self, TypeVar
 
 from recover.linux import confinement, facilities, mountinfo, procself, syscalls
 from recover.linux.mountinfo import Mount
@@ -131,26 +132,52 @@ def visit(
 
 
 def _inside(namespace: Namespace, func: Callable[[int], T]) -> T:
-    with (
-        closing(os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)) as descriptors,
-        closing(_open_of(namespace, "root", os.O_PATH | os.O_DIRECTORY)) as root_fd,
-    ):
+    with Traveller() as traveller, traveller.at(namespace) as root_fd:
+        return func(root_fd)
+
+
+class Traveller:
+    """The calling thread on its way from namespace to namespace, from which it does not come back.
+
+    For a thread that does nothing else, run by a Prober: see `visit`.
+    """
+
+    def __init__(self) -> None:
+        """Leave what the thread shares with others."""
         syscalls.unshare(syscalls.CLONE_FS)
-        if namespace.inode != _inode("self"):
-            _enter(namespace)
-        os.fchdir(descriptors)
-        return func(root_fd)  # from here on /proc is that of the namespace
+        self._inode = _inode("self")  # of where it is, None: nobody knows
+        self._descriptors = os.open("/proc/self/fd", os.O_PATH | os.O_DIRECTORY)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._descriptors)
+
+    @contextlib.contextmanager
+    def at(self, namespace: Namespace) -> Iterator[int]:
+        """Be in a namespace for a block, whose root is given; raises ProcessLookupError."""
+        # /proc is that of the namespace where it is: the way goes by a descriptor of our own
+        proc = self._descriptors
+        with closing(_open_of(namespace, "root", os.O_PATH | os.O_DIRECTORY, proc)) as root_fd:
+            if namespace.inode != self._inode:
+                self._enter(namespace)
+            os.fchdir(self._descriptors)
+            yield root_fd
+
+    def _enter(self, namespace: Namespace) -> None:
+        with closing(_open_of(namespace, "ns/mnt", os.O_RDONLY, self._descriptors)) as fd:
+            if os.fstat(fd).st_ino != namespace.inode:
+                raise ProcessLookupError(f"{namespace} ended and its number was given away")
+            self._inode = None
+            syscalls.setns(fd, syscalls.CLONE_NEWNS)
+            self._inode = namespace.inode
 
 
-def _open_of(namespace: Namespace, name: str, flags: int) -> int:
+def _open_of(namespace: Namespace, name: str, flags: int, descriptors: int | None = None) -> int:
+    """Open a file of a process; descriptors is our own /proc/self/fd where /proc is another one."""
+    proc = "/proc" if descriptors is None else "../.."
     try:
-        return os.open(f"/proc/{namespace.pid}/{name}", flags)
+        return os.open(f"{proc}/{namespace.pid}/{name}", flags, dir_fd=descriptors)
     except FileNotFoundError as error:
         raise ProcessLookupError(f"{namespace} ended") from error
-
-
-def _enter(namespace: Namespace) -> None:
-    with closing(_open_of(namespace, "ns/mnt", os.O_RDONLY)) as fd:
-        if os.fstat(fd).st_ino != namespace.inode:
-            raise ProcessLookupError(f"{namespace} ended and its number was given away")
-        syscalls.setns(fd, syscalls.CLONE_NEWNS)

@@ -12,17 +12,20 @@ or its connection ends.
 import enum
 import errno
 import os
+import stat
 import threading
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from recover.errors import Crowded, Unanswered, Unstarted
-from recover.linux import facilities, probehelper, procself, syscalls
+from recover.linux import facilities, message, probehelper, procself, syscalls
 from recover.linux.message import Descriptor
 from recover.linux.probehelper import Asleep, ProbeHelper
 
 T = TypeVar("T")
+V = TypeVar("V")
 
 DEAD_ERRNOS = frozenset({errno.ENOTCONN, errno.ECONNABORTED})
 _FORCED = syscalls.AT_STATX_FORCE_SYNC | syscalls.AT_EMPTY_PATH | syscalls.AT_NO_AUTOMOUNT
@@ -45,13 +48,16 @@ class Reply:
     """An answer, where it came from, and the errno seen.
 
     dev is "major:minor" of the superblock, "" if unknown; mnt_id the unique id, 0 if unknown or if
-    the daemon did not serve.
+    the daemon did not serve; is_directory what one that serves says of it; at the monotonic time in
+    s at which `Prober.ask` had it.
     """
 
     answer: Answer
     dev: str = ""
     errno: int = 0
     mnt_id: int = 0
+    is_directory: bool = field(default=True, compare=False)
+    at: float = field(default=0.0, compare=False)
 
     @property
     def alive(self) -> bool:
@@ -147,6 +153,12 @@ class Prober:
             self._forget_finished()
             return self._sleeps(key)
 
+    def refusal(self, key: Hashable, payer: int | None) -> Unanswered | Crowded | None:
+        """Return what `run` would raise at once for a call of this key and payer, if anything."""
+        with self._lock:
+            self._forget_finished()
+            return self._refusal(key, self.timeout_s, payer)
+
     def _sleeps(self, key: Hashable) -> bool:
         return any(key == sleeper.key for sleeper in self._abandoned)
 
@@ -187,7 +199,7 @@ class Prober:
         timeout_s: float | None = None,
         release: Callable[[], None] = _nothing,
         discard: Callable[[T], None] = _nothing,
-        payer: int | None = None,
+        payer: int | Callable[[], int | None] | None = None,
     ) -> T:
         """Return func(), made on a thread of its own, or raise what it raises.
 
@@ -195,15 +207,15 @@ class Prober:
         made in the other process, so the thread itself never sleeps where no signal reaches it.
         release is called exactly once: when func ends, however late, or when it was not started.
         discard takes a value that came too late, such as a descriptor to close.
-        A key may be a function, asked at the beginning and again at the giving up: a call that does
-        several things one after the other thus names the one that hangs.
         payer is the mount namespace (its inode) of the pod that could make it hang, None: no pod.
+        Key and payer may be functions, asked at the beginning and again at the giving up: a call
+        that does several things one after the other thus names the one that hangs.
         Raises Unanswered when it takes longer than timeout_s (default: the prober's) or when an
         earlier call of the same key still sleeps, Crowded when too many calls sleep.
         """
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         try:
-            self._admit(_now(key), limit_s, payer)
+            self._admit(_now(key), limit_s, _now(payer))
         except (Unanswered, Crowded):
             release()
             raise
@@ -213,7 +225,7 @@ class Prober:
             if self._helper is not None:
                 self._helper.set_apart()
             with self._lock:
-                self._abandoned.append(_Sleeper(_now(key), payer, call.done.is_set))
+                self._abandoned.append(_Sleeper(_now(key), _now(payer), call.done.is_set))
             raise Unanswered(_now(key), limit_s)
         if call.error is not None:
             raise call.error
@@ -222,18 +234,24 @@ class Prober:
     def _admit(self, key: Hashable, limit_s: float, payer: int | None) -> None:
         with self._lock:
             self._forget_finished()
-            if self._sleeps(key):
-                raise Unanswered(key, limit_s)
-            payers = [sleeper.payer for sleeper in self._abandoned]
-            of_ours = payers.count(None)
-            if payer is None:
-                count, most = of_ours, self._max_abandoned
-            elif payers.count(payer) >= self._max_of_payer:
-                count, most = payers.count(payer), self._max_of_payer
-            else:
-                count, most = len(payers) - of_ours, self._max_of_pods
-            if count >= most:
-                raise Crowded(count)
+            refusal = self._refusal(key, limit_s, payer)
+        if refusal is not None:
+            raise refusal
+
+    def _refusal(
+        self, key: Hashable, limit_s: float, payer: int | None
+    ) -> Unanswered | Crowded | None:
+        if self._sleeps(key):
+            return Unanswered(key, limit_s)
+        payers = [sleeper.payer for sleeper in self._abandoned]
+        of_ours = payers.count(None)
+        if payer is None:
+            count, most = of_ours, self._max_abandoned
+        elif payers.count(payer) >= self._max_of_payer:
+            count, most = payers.count(payer), self._max_of_payer
+        else:
+            count, most = len(payers) - of_ours, self._max_of_pods
+        return Crowded(count) if count >= most else None
 
     def _forget_finished(self) -> None:
         for sleeper in self._abandoned[:]:
@@ -246,6 +264,17 @@ class Prober:
 
         Keyed by path and superblock: a stopped daemon must not stand for the one mounted over it.
         """
+        return replace(self._ask(path, timeout_s), at=time.monotonic())
+
+    def ask_all(self, key: Hashable, fds: Sequence[int]) -> list[Reply]:
+        """Ask the daemons behind descriptors, in the fewest messages; raises as `call` does."""
+        replies: list[Reply] = []
+        while len(replies) < len(fds):
+            rest = fds[len(replies) :][: message.MOST_DESCRIPTORS]
+            replies += self.call(key, ask_some, *map(Descriptor, rest))
+        return replies
+
+    def _ask(self, path: str, timeout_s: float | None) -> Reply:
         dev = ""
         try:
             at_once = open_known(path)
@@ -273,8 +302,8 @@ def open_known(path: str, rules: int = 0) -> int | None:
         return None
 
 
-def _now(key: Hashable | Callable[[], Hashable]) -> Hashable:
-    return key() if callable(key) else key
+def _now(value: V | Callable[[], V]) -> V:
+    return value() if callable(value) else value
 
 
 def _open(path: str) -> int:
@@ -314,7 +343,8 @@ def _ask(fd: int) -> Reply:
         if not facilities.has("statx_mnt_id"):  # so old may be one whose FUSE is not to be forced
             _ask_once(fd)
         found = syscalls.statx(fd, "", _FORCED, _WANTED)
-        return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id)
+        is_directory = stat.S_ISDIR(found.mode)
+        return Reply(Answer.ALIVE, found.dev, mnt_id=found.mnt_id, is_directory=is_directory)
     except OSError as error:
         first = error.errno or 0
     dev = syscalls.statx(fd, "", _UNASKED, 0).dev
@@ -325,6 +355,20 @@ def _ask(fd: int) -> Reply:
     except OSError as error:
         return Reply(Answer.DEAD, dev, error.errno or 0)
     return Reply(Answer.FAILING, dev, first)
+
+
+def ask_some(*fds: int, within_s: float = 1.0) -> list[Reply]:
+    """Do what `ask` does for one after the other, as far as that goes within a time; not for none.
+
+    To be called where requests are made: by `Prober.call`.
+    """
+    until = time.monotonic() + within_s
+    replies: list[Reply] = []
+    for fd in fds:
+        replies.append(_ask(fd))
+        if time.monotonic() >= until:
+            break
+    return replies
 
 
 def ask_once(fd: int) -> None:

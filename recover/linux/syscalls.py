@@ -124,6 +124,10 @@ STATMOUNT_MNT_POINT = 0x10
 STATMOUNT_FS_TYPE = 0x20
 _HANDLE_ROOM = 128  # MAX_HANDLE_SZ
 _STATMOUNT_STRINGS = 512  # where the strings begin, behind the fixed part
+_STATX = struct.Struct("=I24xH2xQQ64xqI12xIIQ")  # mask, mode, ino, size, mtime, dev, mnt_id
+
+_M_TRIM_THRESHOLD = -1  # <malloc.h>
+_M_ARENA_MAX = -8
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -159,6 +163,17 @@ class StatMount:
     root: str
     mount_point: str
     fs_type: str
+
+
+def keep_memory_small() -> None:
+    """Have malloc(3) share one arena among all threads, and give back what is free: mallopt(3).
+
+    Threads that live for one call would leave an arena each.  Before the first thread is made.
+    """
+    mallopt = getattr(_libc, "mallopt", None)  # not in every C library
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 1)
+        mallopt(_M_TRIM_THRESHOLD, 64 * 1024)
 
 
 def _fail(path: str | bytes) -> NoReturn:
@@ -257,10 +272,7 @@ def statx(dirfd: int, path: str, flags: int, mask: int) -> Statx:
     buffer = ctypes.create_string_buffer(256)
     name = os.fsencode(path)
     _call("statx", name, _long(dirfd), name, _long(flags), _long(mask), buffer)
-    (filled,) = struct.unpack_from("=I", buffer)
-    mode, ino, size = struct.unpack_from("=28xH2xQQ", buffer)
-    mtime_s, mtime_ns = struct.unpack_from("=qI", buffer, 112)
-    major, minor, mnt_id = struct.unpack_from("=IIQ", buffer, 136)
+    filled, mode, ino, size, mtime_s, mtime_ns, major, minor, mnt_id = _STATX.unpack_from(buffer)
     return Statx(
         dev=f"{major}:{minor}",
         ino=ino,

@@ -72,7 +72,7 @@ TABLE = (
     ),
     Mutation(
         "success is what was seen",
-        "recover/visits/execute.py",
+        "recover/visits/tour.py",
         "    if not reply.alive:",
         "    if not reply:",
         f"{_PRIVILEGED}invariants.py::"
@@ -111,8 +111,8 @@ TABLE = (
     Mutation(
         "nothing while nothing happens",
         "recover/heal.py",
-        "            not self.is_whole",
-        "            self.is_whole",
+        "            and self.is_whole",
+        "            and not self.is_whole",
         f"{_PRIVILEGED}invariants.py::"
         "test_a_tick_at_rest_costs_the_same_for_any_number_of_publications",
     ),
@@ -141,9 +141,9 @@ TABLE = (
     ),
     Mutation(
         "who misbehaves pays alone",
-        "recover/linux/namespaces.py",
-        '    payer = None if namespace.inode == _inode("self") else namespace.inode',
-        "    payer = None",
+        "recover/visits/trip.py",
+        "        return left[0].namespace.inode if left else None",
+        "        return None",
         f"{_PRIVILEGED}heal_hung.py::test_many_pods_whose_paths_hang_leave_the_others_alone",
     ),
     Mutation(
@@ -157,7 +157,7 @@ TABLE = (
     Mutation(
         "who misbehaves pays alone",
         "recover/anchors/execute.py",
-        "            if hanging >= MOST_HANGING:",
+        "            if hanging >= most_hanging:",
         "            if False:",
         f"{_PRIVILEGED}heal_hung.py::"
         "test_many_paths_of_the_node_over_a_hung_dataset_leave_the_others_alone",

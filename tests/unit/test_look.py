@@ -379,4 +379,4 @@ def test_the_live_mount_is_not_dead_because_one_of_its_number_was(dev: str, *, d
     ],
 )
 def test_the_number_of_the_live_generation_is_its_own_or_the_next(changes, number):
-    assert look._number(view(**changes)) == number
+    assert view(**changes).number == number

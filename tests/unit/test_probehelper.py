@@ -12,7 +12,7 @@ import pytest
 
 from csi_fluid.testbed.waiting import until
 from recover.errors import Unanswered, Unstarted
-from recover.linux import probe, probehelper, resolve, syscalls
+from recover.linux import message, probe, probehelper, procself, resolve, syscalls
 from recover.linux.message import Descriptor
 from recover.linux.probe import Answer, Prober
 from recover.linux.probehelper import ProbeHelper
@@ -179,3 +179,13 @@ def test_a_path_is_asked_there(prober: Prober, tmp_path: Path):
     assert prober.ask(str(tmp_path)).alive
     assert prober.ask(str(tmp_path / "absent")).answer is Answer.ABSENT
     assert prober.run("key", lambda: probe.ask_path(str(tmp_path))).alive
+
+
+def test_more_paths_than_fit_into_a_message_are_all_asked(prober: Prober, tmp_path: Path):
+    fd = os.open(tmp_path, os.O_PATH)
+    with procself.closing(fd):
+        replies = prober.ask_all("key", [fd] * (message.MOST_DESCRIPTORS + 3))
+
+        assert len(replies) == message.MOST_DESCRIPTORS + 3
+        assert all(reply.alive for reply in replies)
+        assert len(probe.ask_some(fd, fd, within_s=0.0)) == 1  # a daemon that is slow gets time

@@ -11,7 +11,6 @@ from recover import survey
 from recover.anchors.plan import Attach, Make, Skip
 from recover.anchors.shelf import Variant
 from recover.detect import Copy
-from recover.heal import Step
 from recover.linux.mountinfo import Mount, MountTable
 from recover.linux.mounts import Attributes
 from recover.linux.namespaces import Namespace
@@ -20,6 +19,7 @@ from recover.look import View
 from recover.policy import Strategy
 from recover.rows import Generation, Heal, Publication
 from recover.states import State
+from recover.steps import Step
 from recover.store import Store
 from recover.survey import SourceReport
 
