@@ -89,7 +89,8 @@ class Tour:
 
     def _travel(self) -> _Results:
         """Visit some of the stops; what was left behind one that hangs is packed anew."""
-        trip = Trip(self._stops, _AT_ONCE, self._stopping, self._refusal)
+        within_s = self._prober.timeout_s / 4
+        trip = Trip(self._stops, _AT_ONCE, within_s, self._stopping, self._refusal)
         problem: Exception | None = None
         try:
             self._prober.run(trip.key, trip.go, payer=trip.payer)

@@ -32,8 +32,10 @@ Outcome = Done[Act] | Failed[Act] | Arrived
 
 
 class Trip:
-    """A thread's way through so many stops at most; `go` is for that thread, the rest for others.
+    """A thread's way through some stops; `go` is for that thread, the rest for others.
 
+    It visits so many at most, and after within_s no other one: however slow the machine, a time
+    limit for all of them is none that one stop could miss for the others.
     key and payer name the step that is under way, as `Prober.run` wants them; refusal tells why a
     step must not be begun, if so.
     """
@@ -42,11 +44,13 @@ class Trip:
         self,
         stops: deque[Stop],
         most: int,
+        within_s: float,
         stopping: Callable[[], bool],
         refusal: Callable[[Act], Exception | None],
     ) -> None:
         self._stops = stops
         self._most = most
+        self._within_s = within_s
         self._stopping = stopping
         self._refusal = refusal
         self._lock = threading.Lock()
@@ -69,9 +73,11 @@ class Trip:
 
     def go(self) -> None:
         """Visit one stop after the other; the thread comes back from none."""
+        end = time.monotonic() + self._within_s
         with namespaces.Traveller() as traveller:
-            for _ in range(self._most):
-                stop = self._next()
+            for number in range(self._most):
+                is_late = number > 0 and time.monotonic() >= end
+                stop = None if is_late else self._next()
                 if stop is None:
                     return
                 with contextlib.closing(stop):

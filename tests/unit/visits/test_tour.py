@@ -20,6 +20,8 @@ from recover.visits.tour import Tour
 from recover.visits.trip import Trip
 from tests.unit.handmade import LIVE, copy, mount
 
+NEVER_S = 600.0
+
 
 def swap(inode: int, number: int = 0, inner: str = "") -> Act:
     place: Mount = mount(10**9 + number)
@@ -68,16 +70,35 @@ def test_a_pod_in_which_others_hang_is_not_visited_but_the_next_one_is(
 
 
 def test_a_pod_in_which_others_hang_since_it_was_packed_is_not_visited():
-    step = swap(1)
-    trip = Trip(deque([Stop(step.namespace, [Prepared(step)])]), 1, lambda: False, _crowded)
-    thread = threading.Thread(target=trip.go)
-    thread.start()
-    thread.join()
+    trip = Trip(_stops(1), 1, NEVER_S, lambda: False, _crowded)
+    _go(trip)
 
     (failure,), left = trip.end()
     assert isinstance(failure, Failed)
     assert isinstance(failure.error, Crowded)
     assert not left
+
+
+@pytest.mark.parametrize(("within_s", "left"), [(0.0, 2), (NEVER_S, 0)])
+def test_a_slow_trip_ends_after_a_stop_and_leaves_the_others_to_the_next(
+    within_s: float, left: int
+):
+    stops = _stops(1, 2, 3)
+    _go(Trip(stops, 3, within_s, lambda: False, _crowded))
+
+    assert len(stops) == left
+
+
+def _stops(*inodes: int) -> deque[Stop]:
+    steps = [swap(inode) for inode in inodes]
+    return deque(Stop(step.namespace, [Prepared(step)]) for step in steps)
+
+
+def _go(trip: Trip) -> None:
+    """Go on a thread: it shares nothing with others afterwards."""
+    thread = threading.Thread(target=trip.go)
+    thread.start()
+    thread.join()
 
 
 def _crowded(_: Act) -> Crowded:
