@@ -27,7 +27,7 @@ PARTS = {
     "mount surgery": ("mounts", "namespaces", "anchor"),
     "heals, by topology": ("heal_topologies", "heal_nested", "heal_fluid", "heal_propagation"),
     "many crashes": ("layers", "heal_crashes", "heal_restarts", "invariants"),
-    "kill -9 of the plugin": ("heal_killed", "agent_killed", "state_faults"),
+    "kill -9 of the plugin": ("heal_killed", "calls_killed", "agent_killed", "state_faults"),
     "wake-ups, hung daemons": ("wakeups", "heal_hung", "abort"),
     "csi-sanity": ("csi_sanity",),
 }

@@ -11,6 +11,7 @@ from pathlib import Path
 import grpc
 
 from csi_fluid.testbed import programs
+from csi_fluid.testbed.errors import BedError
 from csi_fluid.testbed.pods import PAUSE
 from recover.linux import fuse, mountinfo
 from tests.harness import Dataset, Node, Pod, Propagation, idmap, pause, until
@@ -169,7 +170,7 @@ class Soak:
         is_apart = kind is Propagation.HOST_TO_CONTAINER and self.chance.random() < 0.3
         command = OWN_USERS if is_apart else PAUSE
         start = functools.partial(pod.container, "main", volumes, kind, command)
-        self.residents.append(Resident(pod, data, target, start, start()))
+        self.residents.append(Resident(pod, data, target, start, _started(start)))
         self._patrol_newest(self.residents[-1])
 
     def leave(self) -> None:
@@ -186,7 +187,7 @@ class Soak:
             self._end(some.data)
         self._leave_alone(some)
         some.container.close()
-        some.container = some.start()
+        some.container = _started(some.start)
         if is_away:
             self._begin(some.data)
         until(some.is_whole, "the container that was started anew is whole", timeout_s=_HEAL_S)
@@ -310,6 +311,14 @@ class Soak:
         """Let all leave."""
         while self.residents:
             self.residents.pop().pod.close()
+
+
+def _started(start: Callable[[], Container], tries: int = 3) -> Container:
+    """Start a container; again, as kubelet does, if its mount was replaced while it was bound."""
+    for _ in range(tries - 1):
+        with contextlib.suppress(BedError):
+            return start()
+    return start()
 
 
 def _published(pod: Pod, data: Dataset) -> Path:
