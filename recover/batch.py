@@ -1,4 +1,4 @@
-"""Steps done one after the other inside one mount namespace, and what became of each.
+"""Steps done one after the other in our own mount namespace, and what became of each.
 
 A step's path may lead over the mount of another daemon, which hangs: the step is then given up, and
 those behind it are for another visit.
@@ -12,7 +12,6 @@ from typing import Generic, Protocol, TypeVar
 
 from recover.errors import Covered, Error, Unanswered
 from recover.linux import namespaces
-from recover.linux.namespaces import Namespace
 from recover.linux.probe import Prober
 
 _STALE = (Covered, ProcessLookupError, FileNotFoundError)
@@ -48,10 +47,9 @@ Result = Done[S] | Failed[S]
 
 
 class Batch(Generic[S]):
-    """Does steps in a namespace; key names each among the calls that may hang."""
+    """Does steps; key names each among the calls that may hang."""
 
-    def __init__(self, namespace: Namespace, prober: Prober, key: Callable[[S], Hashable]) -> None:
-        self._namespace = namespace
+    def __init__(self, prober: Prober, key: Callable[[S], Hashable]) -> None:
         self._prober = prober
         self._key = key
 
@@ -73,13 +71,11 @@ class Batch(Generic[S]):
         steps: Sequence[S],
         act: Callable[[S, int], int],
         *,
-        stopping: Callable[[], bool] = lambda: False,
-        release: Callable[[], None] = lambda: None,
+        stopping: Callable[[], bool],
     ) -> list[Result[S]]:
         """Do steps in one visit; return their results, up to one that hung if one did.
 
         act(step, root_fd) returns how many layers it leaves; stopping() is asked before each.
-        release is called once, when the visit ends, however late.
         """
         results: list[Result[S]] = []
         given_up = threading.Event()
@@ -94,7 +90,7 @@ class Batch(Generic[S]):
             return self._key(steps[min(len(results), len(steps) - 1)])
 
         try:
-            namespaces.visit(self._namespace, visit, self._prober, key=key, release=release)
+            namespaces.visit(namespaces.home(), visit, self._prober, key=key)
         except (Error, OSError) as error:
             given_up.set()
             finished = results[:]

@@ -14,7 +14,7 @@ from recover.anchors.plan import Act, Attach, Bring, Cover, Drop, Make, Uncover
 from recover.anchors.witness import Witness
 from recover.batch import Batch, Failed, Result
 from recover.errors import Covered, Crowded, Error, Unanswered
-from recover.linux import mounts, namespaces
+from recover.linux import mounts
 from recover.linux.probe import Prober
 from recover.locks import Locks
 from recover.store import Store
@@ -53,7 +53,7 @@ class Executor:
     def _run(
         self, steps: Sequence[Act], stopping: Callable[[], bool], *, most_hanging: int
     ) -> Iterator[Result[Act]]:
-        batch = Batch(namespaces.home(), self._prober, _key)
+        batch = Batch(self._prober, _key)
         asleep, rest = batch.split(steps)
         yield from asleep
         hanging = len(asleep)

@@ -17,7 +17,7 @@ from tests.cluster.plugin import Plugin
 from tests.cluster.scene import Scene
 from tests.cluster.test_walkthrough import PAGE, as_on_this_cluster
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Terminal, Walk
+from tests.cluster.walk import Walk, start_the_app
 
 # Whatever fails is written down; descriptor 3 is opened before the first crash.
 READER = (
@@ -177,15 +177,10 @@ def test_the_walk_through_shows_no_error(
     walk = Walk(cluster, Page(PAGE), folder, as_on_this_cluster)
     for part in ("sed 's/Fuse", "rollout status", "grep FuseRecovery"):
         walk.leave_out(part)
-    walk.type("create -f secret.yaml")
-    walk.type("create -f dataset.yaml")
-    fluid.reconcile(walked)
-    walk.type("wait dataset/demo-dataset")
-    walk.type("create -f app.yaml")
-    walk.type("wait po/demo-app")
+    start_the_app(walk, fluid, walked)
 
     with walk.terminal("while true; do ls -l /data; sleep 1; done") as loop:
-        await_listings(loop)
+        loop.await_more("hello.txt")
         walk.type("grep nodeName")
         found = walk.find_pod("role=jindofs-fuse", "demo-dataset-jindofs-fuse").split()
         daemon = next(word for word in found if word.startswith("demo-dataset-jindofs-fuse"))
@@ -195,18 +190,12 @@ def test_the_walk_through_shows_no_error(
             else:
                 walk.type("kill 1")
             wait_for(functools.partial(has_restarted, cluster, daemon, number), "its return", 60)
-            await_listings(loop)
+            loop.await_more("hello.txt")
 
     shown = loop.shown()
     assert NOT_CONNECTED not in shown
     assert [line for line in shown.splitlines() if line.startswith(("ls:", "command"))] == []
     assert restarts(cluster, "demo-app") == 0
-
-
-def await_listings(loop: Terminal) -> None:
-    """Wait until the volume was listed twice more."""
-    listed = loop.lines_with("hello.txt")
-    wait_for(lambda: loop.lines_with("hello.txt") >= listed + 2, "the listing", 60)
 
 
 def restarts(cluster: Cluster, pod: str) -> int:

@@ -19,7 +19,7 @@ from tests.cluster.recovery import Recovery
 from tests.cluster.serverlesspods import AGENT, NOT_CONNECTED, SIDECAR, Serverless
 from tests.cluster.settings import ROOT
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Walk
+from tests.cluster.walk import Walk, start_the_app
 from tests.images.clients import BUSYBOX
 
 PAGE = ROOT / "docs/serverless.md"
@@ -63,12 +63,7 @@ def test_the_walk_through_goes_as_the_page_says(
     page = Page(PAGE)
     walk = Walk(cluster, page, folder, as_on_this_cluster)
 
-    walk.type("create -f secret.yaml")
-    walk.type("create -f dataset.yaml")
-    fluid.reconcile(spec)
-    walk.type("wait dataset/demo-dataset")
-    walk.type("create -f app.yaml")
-    walk.type("wait po/demo-app")
+    start_the_app(walk, fluid, spec)
     assert walk.type("get po demo-app").split() == [SIDECAR, AGENT, "demo"]
     crash_while_it_lists(walk)
     read_the_story(walk)
@@ -85,8 +80,7 @@ def crash_while_it_lists(walk: Walk) -> None:
         wait_for(lambda: loop.lines_with("hello.txt") >= 2, "the listing")
         walk.type("-c fluid-fuse-0 -- kill 1")
         wait_for(lambda: loop.lines_with(NOT_CONNECTED), "the listing's end", every_s=0.02)
-        listed = loop.lines_with("hello.txt")
-        wait_for(lambda: loop.lines_with("hello.txt") >= listed + 2, "the listing's return", 60)
+        loop.await_more("hello.txt")
 
 
 def read_the_story(walk: Walk) -> None:

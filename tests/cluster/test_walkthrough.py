@@ -14,7 +14,7 @@ from tests.cluster.page import NOT_CONNECTED, Page, excerpt
 from tests.cluster.plugin import Plugin
 from tests.cluster.settings import NODE_NAME, ROOT
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Walk
+from tests.cluster.walk import Walk, start_the_app
 from tests.images.clients import BUSYBOX
 
 PAGE = ROOT / "docs/walkthrough.md"
@@ -37,12 +37,7 @@ def test_the_walk_through_goes_as_its_page_says(
     walk = Walk(cluster, page, folder, as_on_this_cluster)
 
     turn_recovery_on(walk, image)
-    walk.type("create -f secret.yaml")
-    walk.type("create -f dataset.yaml")
-    fluid.reconcile(walked)
-    walk.type("wait dataset/demo-dataset")
-    walk.type("create -f app.yaml")
-    walk.type("wait po/demo-app")
+    start_the_app(walk, fluid, walked)
     crash_while_it_lists(walk, image)
     wait_for(lambda: "FuseRecoverSucceed" in events(cluster), "the events")
     read_the_story(walk)
@@ -74,8 +69,7 @@ def crash_while_it_lists(walk: Walk, plugin: Plugin) -> None:
         walk.type("kill 1")
         wait_for(lambda: loop.lines_with(NOT_CONNECTED) > 0, "the error in the application")
         wait_for(lambda: heals() > before, "the heal", 60)
-        listed = loop.lines_with("hello.txt")
-        wait_for(lambda: loop.lines_with("hello.txt") >= listed + 2, "the listing's return", 60)
+        loop.await_more("hello.txt")
 
 
 def read_the_story(walk: Walk) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cluster.cluster import Cluster
+from tests.cluster.fluid import Fluid
+from tests.cluster.fluidobjects import Spec
 from tests.cluster.page import Page
 from tests.cluster.waiting import wait_for
 
@@ -84,6 +86,16 @@ class Walk:
             self.told[place] = (command, terminal.shown())
 
 
+def start_the_app(walk: Walk, fluid: Fluid, spec: Spec) -> None:
+    """Type how the dataset of a page comes up, and the pod that uses it."""
+    walk.type("create -f secret.yaml")
+    walk.type("create -f dataset.yaml")
+    fluid.reconcile(spec)
+    walk.type("wait dataset/demo-dataset")
+    walk.type("create -f app.yaml")
+    walk.type("wait po/demo-app")
+
+
 class Terminal:
     """A command that runs on, and what it has said."""
 
@@ -100,6 +112,11 @@ class Terminal:
     def shown(self) -> str:
         """Return all that it said."""
         return self._log.read_text()
+
+    def await_more(self, text: str) -> None:
+        """Wait until two more of its lines have this text."""
+        before = self.lines_with(text)
+        wait_for(lambda: self.lines_with(text) >= before + 2, f"lines with {text}", 60)
 
     def lines_with(self, text: str) -> int:
         """Count its lines that have this text."""

@@ -14,14 +14,12 @@ import os
 import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any, Self
 
 CANARY = "canary"  # lies in the directory beneath a mount
 GONE = frozenset({errno.errorcode[errno.ENOTCONN], errno.errorcode[errno.ECONNABORTED]})
 _MOST_LAYERS = 2
-_INSTANT_S = 1.0
 
 
 class Patrol:
@@ -94,8 +92,6 @@ class Place:
         self._point = path.encode()
         self._bare = bare
         self._seen: set[str] = set()
-        self._ids: tuple[bytes, ...] = ()  # of the mounts there, if they are too many
-        self._since = 0.0
 
     def visit(self) -> None:
         """Look, and tell what is new."""
@@ -131,23 +127,14 @@ class Place:
 
     def _mounted(self) -> set[str]:
         with open(self._table, "rb", buffering=0) as file:
-            first = os.read(file.fileno(), 1 << 20)  # as much as the kernel tells of one moment
-            rest = file.read() or b""
-        lines = [line.split() for line in (first + rest).splitlines()]
+            lines = [line.split() for line in (file.read() or b"").splitlines()]
         layers = [line for line in lines if line[4] == self._point]
         kinds = {" ".join(_kinds(line)) for line in layers}
-        if not rest and self._are_too_many(layers):
+        # a long table comes in pieces, between which the layers may change
+        is_whole = len(lines) < 40
+        if is_whole and len(layers) > _MOST_LAYERS:
             kinds.add(f"{len(layers)} layers, of {b' '.join(line[2] for line in layers).decode()}")
         return kinds
-
-    def _are_too_many(self, layers: list[list[bytes]]) -> bool:
-        """Tell whether more than two stay; one more for an instant harms nobody."""
-        ids = tuple(line[0] for line in layers)
-        if len(ids) <= _MOST_LAYERS:
-            ids = ()
-        if ids != self._ids:
-            self._ids, self._since = ids, time.monotonic()
-        return bool(ids) and time.monotonic() - self._since >= _INSTANT_S
 
 
 def _kinds(line: list[bytes]) -> list[str]:

@@ -18,6 +18,8 @@ from tests.harness import Bindfs, Daemon, Dataset, Node, Propagation, VolumeMoun
 from tests.harness.node import Container
 from tests.privileged.healing import Healing, whole
 
+Beside = tuple[Path, Container]
+
 
 class Root(Bindfs):
     """Serves the tree of an image."""
@@ -64,6 +66,14 @@ def started(
         yield container
 
 
+@pytest.fixture
+def beside(node: Node, heal: Healing, data: Dataset) -> Beside:
+    """Return a target, and a container of another root that has it."""
+    pod = node.pod()
+    target = heal.publish(pod, data)
+    return target, pod.container("other", {"/data": target}, Propagation.NONE)
+
+
 def roots(container: Container) -> list[mountinfo.Mount]:
     return [mount for mount in mountinfo.read(container.pid) if mount.mount_point == "/"]
 
@@ -90,11 +100,9 @@ def test_its_volumes_heal_and_its_root_is_left_alone(
 
 @pytest.mark.usefixtures("visits")
 def test_a_root_that_hangs_keeps_nobody_else_waiting(
-    node: Node, heal: Healing, data: Dataset, image: FuseImage
+    node: Node, heal: Healing, data: Dataset, image: FuseImage, beside: Beside
 ):
-    pod = node.pod()
-    target = heal.publish(pod, data)
-    other = pod.container("other", {"/data": target}, Propagation.NONE)
+    target, other = beside
     with started(image, {"/data": target}, Propagation.NONE) as main:
         image.daemon.kill(signal.SIGSTOP)
         data.daemon.kill()
@@ -108,11 +116,9 @@ def test_a_root_that_hangs_keeps_nobody_else_waiting(
 
 @pytest.mark.usefixtures("visits")
 def test_a_root_that_dies_is_no_broken_dataset(
-    node: Node, heal: Healing, data: Dataset, image: FuseImage
+    node: Node, heal: Healing, data: Dataset, image: FuseImage, beside: Beside
 ):
-    pod = node.pod()
-    target = heal.publish(pod, data)
-    other = pod.container("other", {"/data": target}, Propagation.NONE)
+    target, other = beside
     with started(image, {"/data": target}, Propagation.NONE) as main:
         before = roots(main)
         image.daemon.kill()
