@@ -121,17 +121,18 @@ class Backings:
         self._lock = threading.Lock()
         self._open: collections.OrderedDict[int, tuple[Root, Owned]] = collections.OrderedDict()
 
-    def of(self, number: int, node: Node, root: Root) -> Owned:
+    def of(self, number: int, node: Node, root: Root, caller: Caller = ROOT) -> Owned:
         """Return the file of a node, compared once with what was read of it before.
 
+        It is opened anew for a caller whose right to do so is to be seen.
         Raises Changed, so that no mixture of two versions is ever read; OSError.
         """
         with self._lock:
             known = self._open.get(number)
-            if known is not None and known[0] is root:
+            if known is not None and known[0] is root and caller is ROOT:
                 self._open.move_to_end(number)
                 return known[1]
-        file = Owned(root.open(node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK))
+        file = Owned(root.open(node.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, caller))
         found = os.fstat(file.fd)
         if not stat.S_ISREG(found.st_mode) or version(found) != node.version:
             raise Changed(node.path)

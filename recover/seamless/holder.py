@@ -119,7 +119,7 @@ class Dataset:
             "holds": self.holds,
             "connections": states,
             "waiting": sum(len(c.line) for c in self.connections.values()),
-            "first_s": max((c.first_s for c in self.held()), default=0.0),
+            "first_s": min((c.first_s for c in self.held() if c.first_s), default=0.0),
             **asdict(tally),
         }
 
