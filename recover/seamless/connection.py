@@ -176,6 +176,12 @@ class Connection:
         self.tally.refused += error == errno.EIO
         self.tally.longest_s = max(self.tally.longest_s, now - waiting.since)
 
+    def rest(self, now: float) -> None:
+        """Give the memory of what was read back when nobody reads on."""
+        if self.link is not None and self.line.rest(now):
+            with contextlib.suppress(OSError):
+                self.link.empty()
+
     def cut(self) -> None:
         """Take note that the reader is gone; what it had waits for the next one."""
         link, self.link = self.link, None

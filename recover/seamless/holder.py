@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from recover.linux import procself
+from recover.linux import procself, syscalls
 from recover.seamless import copies, wire
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
@@ -156,7 +156,8 @@ class Holder:
         if any(d.swaps and d.waits_since is not None for d in self._datasets.values()):
             return _ASIDE_S
         is_busy = any(
-            d.waits_since is not None or any(len(c.line) for c in d.held())
+            d.waits_since is not None
+            or any(len(c.line) or c.line.filled_at is not None for c in d.held())
             for d in self._datasets.values()
         )
         return _LOOK_S if is_busy else None
@@ -177,6 +178,7 @@ class Holder:
             if since is not None and not dataset.failing and now - since >= dataset.hold_s:
                 dataset.failing = True
             for connection in dataset.held():
+                connection.rest(now)
                 if dataset.failing:
                     connection.fail_all()
                 elif len(connection.line):
@@ -440,6 +442,7 @@ def main() -> None:
     """Hold until killed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    syscalls.keep_memory_small()
     Path("/proc/self/comm").write_text(procself.HOLDER, encoding="ascii")
     Holder(Listener(Path(sys.argv[1]))).run()
 

@@ -15,7 +15,8 @@ from recover.seamless.wire import Op, Request, Span
 NO_SLOT = -1
 SLOTS = 4  # READs of a connection that are served at once
 SLOT_BYTES = 1 << 20  # the largest READ: 256 pages, FUSE_MAX_MAX_PAGES
-WINDOW_BYTES = SLOT_BYTES  # what is read at once for who reads on where he ended
+WINDOW_BYTES = SLOT_BYTES  # the most that is read at once for who reads on where he ended
+_GROWTH = 2  # how much more that is each time: who stops soon has cost little
 WINDOW_S = 1.0  # how long that may wait for its reader: the content behind may change
 SENT = 24  # requests of a connection that the reader has at once
 PARKED = 16384  # requests of a connection that wait; more are failed
@@ -64,12 +65,21 @@ class Window:
         return self.is_end or span.offset + span.size <= self.end
 
 
+@dataclass(frozen=True, slots=True)
+class End:
+    """Where the READs by a handle have come to, and how many bytes without a gap."""
+
+    offset: int
+    row: int
+
+
 @dataclass(slots=True)
 class Line:
     """What waits on one connection; `parked` is not with the reader, `sent` is.
 
     `given_up` holds the slots of READs whose callers are gone while the reader still writes there;
-    `ahead` the READs that nobody has asked for yet.
+    `ahead` the READs that nobody has asked for yet; `filled_at` is when data came last (monotonic),
+    None once its memory was given back.
     """
 
     parked: dict[int, Waiting] = field(default_factory=dict)
@@ -79,8 +89,9 @@ class Line:
     last: int = -1  # number of those: the kernel's are even
     free: list[int] = field(default_factory=lambda: list(range(SLOTS)))
     windows: dict[int, Window] = field(default_factory=dict)  # by slot, oldest first
-    ends: dict[tuple[int, int], int] = field(default_factory=dict)  # where READs ended, by handle
+    ends: dict[tuple[int, int], End] = field(default_factory=dict)  # by number and handle
     forgets: list[bytes] = field(default_factory=list)
+    filled_at: float | None = None
 
     def __len__(self) -> int:
         return len(self.parked) + len(self.sent)
@@ -176,7 +187,8 @@ class Line:
             self.last += 2
             message = wire.read(self.last, window.node, window.end)
             waiting = Waiting(wire.parse(message), message, now, Span(0, window.end, 0))
-            waiting.slot, waiting.want = self.free.pop(), WINDOW_BYTES
+            waiting.slot = self.free.pop()
+            waiting.want = min(WINDOW_BYTES, _GROWTH * window.length)
             self.ahead[self.last] = waiting
             yield waiting
 
@@ -198,10 +210,12 @@ class Line:
         return start, min(waiting.span.size, window.length - start)
 
     def _note_end(self, waiting: Waiting) -> None:
-        assert waiting.span is not None
-        key = waiting.request.node, waiting.span.handle
-        self.ends.pop(key, None)
-        self.ends[key] = waiting.span.offset + waiting.span.size
+        span = waiting.span
+        assert span is not None
+        key = waiting.request.node, span.handle
+        before = self.ends.pop(key, None)
+        row = before.row if before is not None and before.offset == span.offset else 0
+        self.ends[key] = End(span.offset + span.size, row + span.size)
         if len(self.ends) > 8 * SLOTS:
             del self.ends[next(iter(self.ends))]
 
@@ -230,20 +244,22 @@ class Line:
             self._close(next(iter(self.windows)))
         if not self.free:
             return False
-        goes_on = self.ends.get((node, span.handle)) == span.offset
-        waiting.slot = self.free.pop()
-        waiting.want = max(span.size, WINDOW_BYTES if goes_on else 0)
         self._note_end(waiting)
+        waiting.slot = self.free.pop()
+        row = self.ends[node, span.handle].row
+        waiting.want = span.size if row == span.size else min(WINDOW_BYTES, _GROWTH * row)
         return True
 
     def keep(self, waiting: Waiting, length: int, now: float) -> None:
         """Keep what a READ brought, for those that go on there, or free its slot."""
         span = waiting.span
+        if span is not None:
+            self.filled_at = now
         if span is None or length <= span.size:
             self.release(waiting.slot)
             return
-        node, is_end, is_used = waiting.request.node, length < waiting.want, span.size > 0
-        self.windows[waiting.slot] = Window(node, span.offset, length, is_end, now, is_used)
+        is_end = length < waiting.want
+        self.windows[waiting.slot] = Window(waiting.request.node, span.offset, length, is_end, now)
 
     def _close(self, slot: int) -> None:
         del self.windows[slot]
@@ -256,6 +272,16 @@ class Line:
         for unique, waiting in self.ahead.items():
             self.given_up[unique] = waiting.slot
         self.ahead.clear()
+
+    def rest(self, now: float) -> bool:
+        """Tell, once, that nobody wants or brings data any more: its memory may be given back."""
+        if self.filled_at is None or now - self.filled_at <= WINDOW_S:
+            return False
+        if self.sent or self.ahead or self.given_up:
+            return False
+        self.close_windows()
+        self.filled_at = None
+        return True
 
     def forgotten(self) -> list[bytes]:
         """Return the messages that want no answer, which the reader is to know."""
@@ -293,6 +319,7 @@ class Line:
         self.given_up = {}
         self.ahead = {}
         self.windows = {}
+        self.filled_at = None
         self.free = list(range(SLOTS))
 
     def all_waiting(self) -> list[Waiting]:

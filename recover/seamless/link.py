@@ -66,6 +66,10 @@ class Link:
         begin = number * SLOT_BYTES + start
         return self._memory[begin : begin + length]
 
+    def empty(self) -> None:
+        """Give the memory of all slots back; raises OSError."""
+        self._map.madvise(mmap.MADV_REMOVE)
+
     def ask(self, message: bytes, slot: int = NO_SLOT, want: int = 0) -> None:
         """Hand a request over, and into which slot how much is wanted; raises OSError."""
         self._socket.sendmsg([_SLOT.pack(slot, want), message])
@@ -81,7 +85,10 @@ class Link:
         return Answer(unique, error, data[_ANSWER.size :], shared)
 
     def next_request(self) -> tuple[bytes, int, int]:
-        """Return a request, its slot and what is wanted in it; raises OSError, EOFError."""
+        """Return a request, its slot and what is wanted in it.
+
+        Raises BlockingIOError where none came in time, OSError, EOFError.
+        """
         data = self._socket.recv(_ROOM)
         if len(data) < _SLOT.size:
             raise EOFError
@@ -98,9 +105,13 @@ class Link:
         """Wake whoever waits in `next_request`: it meets the end."""
         self._socket.shutdown(socket.SHUT_RDWR)
 
-    def settimeout(self, timeout_s: float | None) -> None:
-        """Bound how long `next_request` waits; None: without end."""
-        self._socket.settimeout(timeout_s)
+    def settimeout(self, timeout_s: int) -> None:
+        """Bound how long threads wait that come to `next_request` from now on; 0: without end.
+
+        By the kernel: Python's own limit would wake all that wait for each request.
+        """
+        limit = struct.pack("ll", timeout_s, 0)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
 
     def close(self) -> None:
         """Release everything; may be called again."""

@@ -18,6 +18,7 @@ import threading
 import time
 from pathlib import Path
 
+from recover.linux import syscalls
 from recover.seamless import handles
 from recover.seamless.channel import Channel, Message
 from recover.seamless.files import Owned, Root
@@ -29,6 +30,7 @@ from recover.seamless.standin import Dataset, StandIn
 _ROOT = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _STACK = 512 * 1024
 _CONNECT_S = 5.0
+_SPARE_S = 2  # how long a thread waits beside another one that does
 _PAUSE_S = 0.5  # before the next holder is looked for
 _NOTED_S = 2.0
 _AGAIN_S = 1.0  # after a swap, when nobody waits for us any more
@@ -36,7 +38,7 @@ _ANCHORED_S = 30.0  # how often it is looked whether somebody still uses an old 
 
 
 class Workers:
-    """The threads that answer for one connection: one, and more while all are busy.
+    """The threads that answer for one connection: one, and more for a while when all are busy.
 
     Each connection has its own: one that reads in a mount whose daemon is dead waits for another
     connection's.
@@ -60,8 +62,8 @@ class Workers:
 
     def _work(self) -> None:
         try:
-            while True:
-                self._serve_one()
+            while self._serve_one():
+                pass
         except (OSError, EOFError):  # the connection is over, or the holder has ended
             pass
         finally:
@@ -71,20 +73,28 @@ class Workers:
             if is_last:
                 self._link.close()
 
-    def _serve_one(self) -> None:
+    def _serve_one(self) -> bool:
+        """Answer the next request; False where nothing came for long and others wait for it too."""
         with self._lock:
+            self._link.settimeout(_SPARE_S if self._idle else 0)
             self._idle += 1
+        message, slot, want = b"", NO_SLOT, 0
         try:
             message, slot, want = self._link.next_request()
+        except BlockingIOError:
+            pass
         finally:
             with self._lock:
                 self._idle -= 1
                 is_alone = not self._idle
+        if not message:
+            return is_alone
         if is_alone:
             self._spawn()
         answer = self._standin.answer(message, self._room(slot, want))
         if answer is not None:
             self._link.answer(answer)
+        return True
 
     def _room(self, slot: int, want: int) -> memoryview | None:
         return None if slot == NO_SLOT else self._link.slot(slot, want)
@@ -227,6 +237,7 @@ def main() -> None:
     """Serve a holder, and where we are to stay the next one."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    syscalls.keep_memory_small()
     threading.stack_size(_STACK)
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -131,6 +131,13 @@ def _seamless(*, quick: bool, seed: int) -> list[Experiment]:
     crashes = _crashes(f"{seed} seamless", 5 if quick else 30, rest_s=1.0)
     return [
         Experiment("seamless-100", "seamless", {"readers": 100}, crashes, is_ours_alone=True),
+        Experiment(
+            "seamless-ten",
+            "seamless",
+            {"readers": 100, "datasets": 10},
+            crashes[: 2 if quick else 5],
+            is_ours_alone=True,
+        ),
         *(
             Experiment(
                 f"seamless-on{readers}",

@@ -59,6 +59,11 @@ def memory_mib(pid: int) -> float:
     return _field(Path(f"/proc/{pid}/status"), "VmRSS") / 1024
 
 
+def shared_mib(pid: int) -> float:
+    """Return how much of the resident memory is shared by mapping, in MiB."""
+    return _field(Path(f"/proc/{pid}/status"), "RssShmem") / 1024
+
+
 def threads(pid: int) -> int:
     """Return the number of threads."""
     return _field(Path(f"/proc/{pid}/status"), "Threads")

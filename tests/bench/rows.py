@@ -73,12 +73,15 @@ def _idle_metrics(number: int) -> list[Metric]:
 
 def _seamless_metrics() -> list[Metric]:
     section = "with SeamlessRecovery"
-    crowd = "seamless-100"
+    crowd, ten = "seamless-100", "seamless-ten"
     return [
         Metric(section, "errors of a crash, 100 readers", crowd, "errors", {"most": 0.0}, "most"),
         Metric(section, "first answer after the swap, ms", crowd, "first", {"p50": 5.0}),
         Metric(section, "waits beyond the daemon's absence, ms", crowd, "beyond"),
         Metric(section, "memory of holder and reader, MiB", crowd, "rss", {"most": 40.0}, "most"),
+        Metric(section, "errors of crashes of ten datasets", ten, "errors", {"most": 0.0}, "most"),
+        Metric(section, "their first answer, ms", ten, "first"),
+        Metric(section, "their memory, MiB", ten, "rss", {"most": 40.0}, "most"),
         *(
             metric
             for readers in (1, 4)

@@ -50,16 +50,19 @@ class _Held:
     """A dataset whose daemon's connection is held, and containers that have it."""
 
     def __init__(
-        self, machine: Machine, subject: Plugin, say: Callable[[str], None], *, containers: int
+        self,
+        machine: Machine,
+        subject: Plugin,
+        *,
+        name: str = "demo",
+        mib: int = _MIB,
+        containers: int,
     ) -> None:
-        self._say = say
-        self.fuse = Fuse(machine)
+        self.fuse = Fuse(machine, name)
         for number in range(_FILES):
-            self.fuse.put(f"big{number}", os.urandom(1 << 20) * _MIB)
+            self.fuse.put(f"big{number}", os.urandom(1 << 20) * mib)
         self.fuse.serve()
-        subject.holds = True
-        subject.start()
-        targets = [machine.target(f"{i:06}", "default-demo") for i in range(containers)]
+        targets = [machine.target(f"{name}{i:06}", f"default-{name}") for i in range(containers)]
         for target in targets:
             subject.publish(self.fuse.volume, target)
         self.containers = list(start_containers(machine, targets, Propagation.HOST_TO_CONTAINER))
@@ -92,21 +95,47 @@ class _Held:
         return 1e3 * self._client.status().of(str(self.fuse.source)).counts["first_s"]
 
 
+def _start(subject: Plugin) -> None:
+    subject.holds = True
+    subject.start()
+
+
 class Seamless:
-    """So many readers in ten containers."""
+    """So many readers in ten containers, of one dataset or of ten that crash one after another."""
 
     def __init__(
-        self, machine: Machine, subject: Plugin, say: Callable[[str], None], *, readers: int
+        self,
+        machine: Machine,
+        subject: Plugin,
+        say: Callable[[str], None],
+        *,
+        readers: int,
+        datasets: int = 1,
     ) -> None:
-        self._held = _Held(machine, subject, say, containers=_CONTAINERS)
+        _start(subject)
+        self._all = []
+        for number in range(datasets):
+            say(f"dataset {number + 1} of {datasets}")
+            held = _Held(
+                machine,
+                subject,
+                name=f"demo{number}",
+                mib=_MIB // datasets,
+                containers=_CONTAINERS // datasets,
+            )
+            self._all.append(held)
         each = str(readers // _CONTAINERS)
-        self._programs = [_Program(c, "threads", PLACE, each) for c in self._held.containers]
+        containers = [container for held in self._all for container in held.containers]
+        self._programs = [_Program(c, "threads", PLACE, each) for c in containers]
 
     def round(self, *, rest_s: float, down_s: float) -> dict[str, list[float]]:
-        """Crash once; return the errors that were seen, and of each reader the ms beyond."""
+        """Crash each once; return the errors that were seen, and of each reader the ms beyond.
+
+        Beyond the absence of the dataset that crashed last, whose readers alone waited then.
+        """
         pause(rest_s)
         self._collect()
-        answered = self._held.crash(down_s)
+        answered = [held.crash(down_s) for held in self._all][-1]
         pause(2 * callers.PAUSE_S)
         found = self._collect()
         errors = [error for of in found for error in of["errors"]]
@@ -117,8 +146,8 @@ class Seamless:
         return {
             "errors": [len(errors)],
             "beyond": beyond,
-            "first": [self._held.first_ms],
-            "rss": [sum(map(processes.memory_mib, _holding()))],
+            "first": [held.first_ms for held in self._all],
+            "rss": [_held_mib()],
         }
 
     def _collect(self) -> list[dict[str, Any]]:
@@ -130,6 +159,13 @@ class Seamless:
 def _beyond(calls: list[tuple[float, float]], answered: float) -> float:
     """Return the ms for which a reader waited on when the daemon answered again."""
     return 1e3 * max([0.0, *(end - answered for began, end in calls if began < answered)])
+
+
+def _held_mib() -> float:
+    """Return the resident memory of holder and reader, what they share counted once."""
+    pids = list(_holding())
+    shared = min((processes.shared_mib(pid) for pid in pids), default=0.0)
+    return sum(map(processes.memory_mib, pids)) - shared
 
 
 def _holding() -> Iterator[int]:
@@ -147,7 +183,8 @@ class ReadOn:
     def __init__(
         self, machine: Machine, subject: Plugin, say: Callable[[str], None], *, readers: int
     ) -> None:
-        held = _Held(machine, subject, say, containers=1)
+        _start(subject)
+        held = _Held(machine, subject, containers=1)
         self._programs = [
             _Program(held.containers[0], "stream", f"{PLACE}/big{number}")
             for number in range(readers)

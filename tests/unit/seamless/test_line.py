@@ -152,7 +152,7 @@ def test_who_reads_on_gets_more_than_he_asked_for_and_the_rest_from_memory(line:
     line.take(read(3, at=8192), 0.0)
     (second,) = line.due()  # it brings the third one's data, too
 
-    assert second.want == WINDOW_BYTES
+    assert second.want == 4 * 4096
     line.served(2)
     line.keep(second, 10_000, 0.0)
     ((third, slot, start, length),) = line.at_hand(0.5)
@@ -188,15 +188,18 @@ def test_another_files_window_is_no_answer(line: Line):
 
 
 def read_on(line: Line, unique: int, at: int) -> Waiting:
-    """Have somebody read two blocks in a row, which brings a window; return what is yet to come."""
-    line.take(read(unique, at=at), 0.0)
-    (first,) = line.due()
-    line.served(unique)
-    line.keep(first, 4096, 0.0)
-    line.take(read(unique + 2, at=at + 4096), 0.0)
-    (second,) = line.due()
-    line.served(unique + 2)
-    line.keep(second, WINDOW_BYTES, 0.0)
+    """Have somebody read three blocks in a row, of which the second brings a window of four.
+
+    Return what is yet to come.
+    """
+    for number in range(2):
+        line.take(read(unique + 2 * number, at=at + 4096 * number), 0.0)
+        (waiting,) = line.due()
+        line.served(waiting.request.unique)
+        line.keep(waiting, waiting.want, 0.0)
+        assert not list(line.look_ahead(0.0))  # nobody has used a window
+    line.take(read(unique + 4, at=at + 8192), 0.0)
+    assert len(list(line.at_hand(0.0))) == 1
     (ahead,) = line.look_ahead(0.0)
     return ahead
 
@@ -204,8 +207,9 @@ def read_on(line: Line, unique: int, at: int) -> Waiting:
 def test_what_a_reader_wants_next_is_asked_for_once_before_he_does(line: Line):
     ahead = read_on(line, 2, 0)
 
-    end = 4096 + WINDOW_BYTES
+    end = 4096 + 4 * 4096
     assert wire.span(wire.parse(ahead.message).body).offset == end
+    assert ahead.want == 8 * 4096  # more each time
     assert ahead.request.unique % 2  # the kernel's are even
     assert not list(line.look_ahead(0.0))
     assert not len(line)  # nobody waits for it
@@ -213,17 +217,37 @@ def test_what_a_reader_wants_next_is_asked_for_once_before_he_does(line: Line):
     line.take(read(8, at=end), 0.0)
     assert not list(line.due())  # it comes
     del line.ahead[ahead.request.unique]
-    line.keep(ahead, WINDOW_BYTES, 0.0)
+    line.keep(ahead, ahead.want, 0.0)
     ((waiting, slot, start, _),) = line.at_hand(0.0)
     assert (waiting.request.unique, slot, start) == (8, ahead.slot, 0)
 
 
+def test_no_more_is_brought_at_once_than_a_slot_has_room_for(line: Line):
+    line.windows[line.free.pop()] = Window(1, 0, WINDOW_BYTES, is_end=False, at=0.0, is_used=True)
+    (ahead,) = line.look_ahead(0.0)
+
+    assert ahead.want == WINDOW_BYTES == SLOT_BYTES
+
+
 def test_what_was_read_to_its_end_makes_room_for_what_comes_after(line: Line):
     read_on(line, 2, 0)
-    line.take(read(8, at=WINDOW_BYTES), 0.0)
+    line.take(read(8, at=4 * 4096), 0.0)
 
     assert len(list(line.at_hand(0.0))) == 1
     assert not line.windows
+
+
+def test_memory_is_given_back_once_when_nobody_has_read_for_a_while(line: Line):
+    ahead = read_on(line, 2, 0)
+    later = 2 * WINDOW_S
+
+    assert not line.rest(0.5 * WINDOW_S)
+    assert not line.rest(later)  # the reader writes to it
+    del line.ahead[ahead.request.unique]
+    line.keep(ahead, ahead.want, 0.0)
+    assert line.rest(later)
+    assert not line.windows
+    assert not line.rest(later)  # there is none any more
 
 
 def test_no_more_is_asked_for_where_a_file_ends(line: Line):
@@ -267,7 +291,7 @@ class AnyLine(RuleBasedStateMachine):
     @rule(node=st.integers(1, 3), block=st.integers(0, 40), step=st.booleans())
     def read(self, node: int, block: int, step: bool) -> None:
         self.unique += 2
-        at = next(iter(self.line.ends.values()), 0) if step else block * 65536
+        at = next((end.offset for end in self.line.ends.values()), 0) if step else block * 65536
         body = struct.pack("=QQIIQII", node, at, 65536, 0, 0, 0, 0)
         head = struct.pack("=IIQQIIIHH", 40 + len(body), Op.READ, self.unique, node, 0, 0, 3, 0, 0)
         assert self.line.take(head + body, 0.0) is None
@@ -300,6 +324,10 @@ class AnyLine(RuleBasedStateMachine):
         waiting = self.line.all_waiting()
         if waiting:
             assert self.line.give_up(waiting[which % len(waiting)].request.unique)
+
+    @rule(now=st.sampled_from([0.5, 2.0]))
+    def rest(self, now: float) -> None:
+        assert not self.line.rest(now) or len(self.line.free) == SLOTS
 
     @rule()
     def swap(self) -> None:
