@@ -87,6 +87,7 @@ class Holds:
         self._status = Status({}, problem="not asked yet")
         self._asked_at = 0.0  # monotonic
         self._refused: dict[str, str] = {}  # source -> the superblock that may not be held
+        self._told: dict[str, str] = {}  # source -> why it is not kept
         self._watched: dict[str, tuple[str, list[int]]] = {}  # -> superblock, its daemons' pidfds
 
     def begin(self, source: str) -> frozenset[str]:
@@ -180,13 +181,20 @@ class Holds:
             if not self._is_adopted(source, live):
                 self._adopt(source, live, pids, publications)
             self._watch(source, live, pids)
+            self._told.pop(source, None)
         except (Error, OSError) as error:
-            _log.warning("applications will see the next crash of %s: %s", source, error)
-            with contextlib.suppress(OSError):  # no holder: `doctor` tells
-                self._client.lack(source, str(error))
-                self._status = self._client.status()
+            self._tell(source, str(error))
             if isinstance(error, PermissionError):  # of others the next look may find no trace
                 self._refused[source] = live
+
+    def _tell(self, source: str, why: str) -> None:
+        """Say once why a source is not kept."""
+        if self._told.get(source) != why:
+            self._told[source] = why
+            _log.warning("applications will see the next crash of %s: %s", source, why)
+        with contextlib.suppress(OSError):  # no holder: `doctor` tells
+            self._client.lack(source, why)
+            self._status = self._client.status()
 
     def _adopt(
         self,
@@ -200,10 +208,15 @@ class Holds:
             raise PermissionError("a writable volume is not held: what is written would be lost")
         if any(p.method == "sidecar" for p in rows):
             raise PermissionError("the volume of a serverless pod is not held")
-        if lacking := facilities.lack("fuse_connection"):
-            raise PermissionError(f"Linux 6.16 is needed to tell connections apart: {lacking}")
         if not pids:
             raise PermissionError("its FUSE daemon is not in sight; set hostPID: true")
+        if not facilities.has("fuse_connection"):
+            pids = fuse.alone(live, pids, self._client.status().dead)
+            if not pids:  # yet: those may go
+                raise ProcessLookupError(
+                    "before Linux 6.16 it is not told which process serves it, and in the mount "
+                    "namespace of each that may there are other FUSE mounts"
+                )
         take_root = functools.partial(_take_root, source, live)
         root = self._prober.run(("root", source), take_root, discard=os.close)
         with mounts.closing(root):
@@ -222,6 +235,7 @@ class Holds:
     def release(self, source: str) -> None:
         """Let go of a source that nobody uses."""
         self._refused.pop(source, None)
+        self._told.pop(source, None)
         with self._lock:
             self._unwatch(source)
         if source in self._status.sources:

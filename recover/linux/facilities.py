@@ -97,12 +97,16 @@ def _fsopen() -> None:
     os.close(syscalls.fsopen("fusectl", syscalls.FSOPEN_CLOEXEC))
 
 
-def _fuse_connection() -> None:
-    """Look at the release: the line is there for descriptors of a mounted connection alone."""
-    numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
-    has = numbers is not None and (int(numbers[1]), int(numbers[2])) >= (6, 16)
-    if not has or refusal.is_refused("fuse_connection"):
-        raise _lacking()
+def _since(major: int, minor: int, name: str) -> Callable[[], None]:
+    """Look at the release, for what shows on a mounted connection alone."""
+
+    def trial() -> None:
+        numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
+        has = numbers is not None and (int(numbers[1]), int(numbers[2])) >= (major, minor)
+        if not has or refusal.is_refused(name):
+            raise _lacking()
+
+    return trial
 
 
 TABLE = (
@@ -174,10 +178,17 @@ TABLE = (
     Facility(
         "fuse_connection",
         "6.16",
-        _fuse_connection,
+        _since(6, 16, "fuse_connection"),
         "every process with /dev/fuse open counts as a daemon of each volume",
-        "the exit of one daemon wakes the recovery of all volumes, and with SeamlessRecovery too "
-        "applications see a crash",
+        "the exit of one daemon wakes the recovery of all volumes, and SeamlessRecovery keeps the "
+        "connection of a daemon only where its mount namespace has no other FUSE mount",
+    ),
+    Facility(
+        "fuse_resend",
+        "6.9",
+        _since(6, 9, "fuse_resend"),
+        "what a dead daemon had read is ended by ESTALE, after which paths are walked again",
+        "with SeamlessRecovery too a read of an open file that was under way at a crash may fail",
     ),
 )
 _BY_NAME = {facility.name: facility for facility in TABLE}

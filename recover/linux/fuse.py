@@ -7,9 +7,9 @@ before, all processes that hold any such descriptor are possible daemons.
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
-from recover.linux import facilities, procself, syscalls, workshop
+from recover.linux import facilities, mountinfo, procself, syscalls, workshop
 from recover.linux.mounts import closing
 
 _DEVICE = "/dev/fuse"
@@ -54,6 +54,21 @@ def daemons(dev: str) -> tuple[int, ...]:
     if not facilities.has("fuse_connection"):
         wanted.add(None)
     return tuple(pid for pid, serves in _holders() if serves & wanted)
+
+
+def alone(dev: str, pids: Iterable[int], dead: frozenset[str]) -> tuple[int, ...]:
+    """Return the processes that can serve no other superblock than this, besides dead ones.
+
+    There is no other FUSE mount where they are.  It is a guess all the same: they may serve none.
+    """
+    return tuple(pid for pid in pids if _in_sight_of(pid) - dead == {dev})
+
+
+def _in_sight_of(pid: int) -> frozenset[str]:
+    try:
+        return frozenset(mount.dev for mount in mountinfo.read(pid) if mount.is_fuse)
+    except OSError:  # it has ended
+        return frozenset()
 
 
 def _holders() -> Iterator[tuple[int, frozenset[int | None]]]:

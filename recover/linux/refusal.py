@@ -22,6 +22,7 @@ OPTIONAL = {
     "pidfd_getfd": errno.ENOSYS,
     "fsopen": errno.ENOSYS,
     "fuse_connection": 0,
+    "fuse_resend": 0,
 }
 """Every facility that can be refused, and how a kernel without it answers."""
 

@@ -8,6 +8,7 @@ lack wrappers for the newer calls.
 """
 
 import ctypes
+import errno
 import os
 import struct
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ _NUMBERS = {
     "unshare": (272, 97)[_COLUMN],
     "fanotify_init": (300, 262)[_COLUMN],
     "fanotify_mark": (301, 263)[_COLUMN],
+    "ioctl": (16, 29)[_COLUMN],
+    "kcmp": (312, 272)[_COLUMN],
     "name_to_handle_at": (303, 264)[_COLUMN],
     "open_by_handle_at": (304, 265)[_COLUMN],
     "setns": (308, 268)[_COLUMN],
@@ -50,6 +53,7 @@ AT_STATX_FORCE_SYNC = 0x2000
 AT_STATX_DONT_SYNC = 0x4000
 AT_RECURSIVE = 0x8000
 AT_HANDLE_FID = 0x200
+_KCMP_FILE = 0  # <linux/kcmp.h>
 
 # <linux/mount.h>
 OPEN_TREE_CLONE = 1
@@ -342,10 +346,18 @@ class Handle:
 def name_to_handle_at(fd: int) -> Handle:
     """Return the handle of what a descriptor refers to, also of an O_PATH one: open(2) by handle.
 
-    On FUSE this makes no request (AT_HANDLE_FID, 6.5+).
+    On FUSE this makes no request.
     """
+    try:
+        return _handle(fd, AT_EMPTY_PATH | AT_HANDLE_FID)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+    return _handle(fd, AT_EMPTY_PATH)  # before 6.5 what can be encoded can be opened, too
+
+
+def _handle(fd: int, flags: int) -> Handle:
     buffer = ctypes.create_string_buffer(struct.pack("=Ii", _HANDLE_ROOM, 0), 8 + _HANDLE_ROOM)
-    flags = AT_EMPTY_PATH | AT_HANDLE_FID
     mount_id = ctypes.c_int()
     name = b"name_to_handle_at"
     _call(name.decode(), name, _long(fd), b"", buffer, ctypes.byref(mount_id), _long(flags))
@@ -361,6 +373,20 @@ def open_by_handle_at(mount_fd: int, handle: Handle, flags: int) -> int:
     data = struct.pack("=Ii", len(handle.data), handle.kind) + handle.data
     name = b"open_by_handle_at"
     return _call(name.decode(), name, _long(mount_fd), data, _long(flags | os.O_CLOEXEC))
+
+
+def ioctl_by_value(fd: int, request: int, value: int) -> None:
+    """Ask a driver or file system something with a number of 64 bits: ioctl(2)."""
+    _call("ioctl", b"", _long(fd), _long(request), _long(value))
+
+
+def is_same_file(pid: int, fd: int, other_pid: int, other: int) -> bool:
+    """Tell whether descriptors of two processes are one open file: kcmp(2), KCMP_FILE.
+
+    Raises OSError: EBADF, ESRCH, EPERM without the right to trace both.
+    """
+    found = _call("kcmp", b"", *map(_long, (pid, other_pid, _KCMP_FILE, fd, other)))
+    return found == 0
 
 
 def setfsuid(uid: int) -> None:

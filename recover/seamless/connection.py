@@ -6,17 +6,19 @@ While its daemon lives nothing is read: that would steal the daemon's requests.
 import contextlib
 import errno
 import os
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from recover.linux import syscalls
+from recover.linux import facilities, syscalls
 from recover.seamless import callers, copies, wire
 from recover.seamless.line import Line, Waiting
 from recover.seamless.link import Answer, Link
 
 _BUFFER = (1 << 20) + 8192  # what the kernel may want to hand over at once: max_write and a head
 _BURST = 16  # requests of one connection before another's turn
+_SWEPT = 512  # numbers that are tried before another's turn
 _POLLED = 256  # callers that are looked after without a sign that they were interrupted
 
 
@@ -49,6 +51,10 @@ class Connection:
 
     died_at is the monotonic time when its last daemon had ended, None while one lives.  first_s is
     how long after the last swap, of served_at, the first caller had his answer; 0: nobody yet.
+    is_proven says that it is the connection of this superblock: where the kernel does not tell,
+    mark is the number that has to come by it first, which is sent on its way at asked_at.
+    Where the kernel does not send again what the dead daemon had read, requests below unread may
+    be such: None until the first one came that he cannot have read.
     """
 
     source: str
@@ -62,7 +68,11 @@ class Connection:
     served_at: float = 0.0
     first_s: float = 0.0
     is_resent: bool = False
+    unread: int | None = 0
     ids_are_ours: bool = False
+    is_proven: bool = True
+    mark: int = field(default_factory=lambda: secrets.randbits(62))
+    asked_at: float | None = None
 
     @property
     def number(self) -> int:
@@ -98,8 +108,10 @@ class Connection:
     def hold(self) -> None:
         """Take over from the dead daemon: its unanswered requests come back, and are to be read."""
         self.died_at = time.monotonic()
-        with contextlib.suppress(OSError):  # before Linux 6.9, or nobody uses the connection
-            self.is_resent = os.write(self.fileno(), wire.RESEND) > 0
+        with contextlib.suppress(OSError):  # nobody uses the connection
+            if facilities.has("fuse_resend"):
+                self.is_resent = os.write(self.fileno(), wire.RESEND) > 0
+        self.unread = 0 if self.is_resent else None
         os.set_blocking(self.fileno(), False)  # the flag was the daemon's too
 
     def read(self, buffer: bytearray) -> None:
@@ -113,9 +125,39 @@ class Connection:
                 if error.errno in {errno.EINTR, errno.ENOENT}:  # the caller has given it up
                     continue
                 raise Over from error
-            answer = self.line.take(bytes(buffer[:length]), time.monotonic())
+            message = bytes(buffer[:length])
+            if self.unread is None and not wire.unique_of(message) % 2:  # of an INTERRUPT it is odd
+                self.unread = wire.unique_of(message)
+            answer = self._prove(message) or self.line.take(message, time.monotonic())
             if answer is not None:
                 self._write(answer)
+
+    def _prove(self, message: bytes) -> bytes | None:
+        """Return the answer to our mark, by which this is the superblock's connection."""
+        if self.is_proven:
+            return None
+        with contextlib.suppress(wire.Malformed):
+            self.is_proven = wire.is_mark(wire.parse(message), self.mark)
+        return wire.reply(wire.unique_of(message), errno.ENODATA) if self.is_proven else None
+
+    def sweep(self) -> None:
+        """End some of the requests that the dead daemon may have read, the last ones first.
+
+        Their numbers can be told: the kernel counts by two.  ESTALE has a path walked once more;
+        of the pages that were read ahead nobody sees it.
+        """
+        for _ in range(_SWEPT if self.unread else 0):
+            assert self.unread is not None
+            self.unread -= 2
+            if self.unread <= 0:
+                return
+            if self.line.has(self.unread):
+                continue
+            reply = wire.reply(self.unread, errno.ESTALE)
+            for fd in self.copies:  # each has those that were read by it
+                with contextlib.suppress(OSError):  # almost all were answered long ago
+                    os.write(fd, reply)
+                    self.tally.walked_again += 1
 
     def _write(self, *pieces: bytes | memoryview) -> None:
         with contextlib.suppress(OSError):  # nobody waits for it any more

@@ -14,7 +14,7 @@ from recover.linux import procself, syscalls
 from recover.linux.syscalls import Handle
 from recover.seamless.files import Owned
 from recover.seamless.names import Node, version_of
-from recover.seamless.wire import ROOT
+from recover.seamless.wire import MARK, ROOT, mark_name
 
 _KIND = 0x81  # FILEID_INO64_GEN, fs/fuse/inode.c
 _ID = struct.Struct("=III")
@@ -63,6 +63,23 @@ class Anchor:
             if number_of(folder.fd)[0] == ROOT:
                 return
             yield folder.fd
+
+    def mark(self, number: int) -> None:
+        """Send a mark to the daemon, which takes it for nonsense: always raises OSError."""
+        try:
+            fd = self._open(ROOT, 0)
+            with procself.closing(fd):
+                os.getxattr(f"/proc/self/fd/{fd}", mark_name(number))
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+        try:  # that daemon has no such attributes: they do not reach it
+            syscalls.ioctl_by_value(self._owned.fd, MARK, number)
+        except OSError as error:
+            if error.errno != errno.ENOTTY:
+                raise
+        os.lseek(self._owned.fd, number, os.SEEK_SET)  # its library is older than these
+        syscalls.getdents64(self._owned.fd, bytearray(4096))
 
     def _open(self, number: int, generation: int) -> int:
         data = _ID.pack(number >> 32, number & 0xFFFFFFFF, generation)

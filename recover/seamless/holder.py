@@ -30,6 +30,7 @@ from recover.seamless.link import Link
 
 _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
 _ASIDE_S = 0.004  # what a lookup in the volume's root waits for whoever mounts on that
+_PROOF_S = 10.0  # for what shows whose a connection is; that waits for nobody
 _WHY = 500  # characters of a reason that are kept
 _ELSEWHERE_S = 0.3  # and one in another directory, on which a sub path may be mounted
 
@@ -83,6 +84,8 @@ class Dataset:
 
     def pump(self, connection: Connection) -> None:
         """Hand the reader what it may be given now of a connection's requests."""
+        if not connection.is_proven:
+            return
         if self.serving:
             connection.pump()
         elif self.swaps:
@@ -144,8 +147,11 @@ class Holder:
             for fd, _ in self._epoll.poll(self._patience_s()):
                 if handler := self._handlers.get(fd):
                     handler()
-            for dataset in filter(lambda dataset: dataset.swaps, self._datasets.values()):
-                dataset.pump_all()
+            for dataset in self._datasets.values():
+                if dataset.swaps:
+                    dataset.pump_all()
+                for connection in dataset.held():
+                    connection.sweep()
             now = time.monotonic()
             if now - self._looked_at >= _LOOK_S:
                 self._looked_at = now
@@ -153,6 +159,8 @@ class Holder:
 
     def _patience_s(self) -> float | None:
         """Wait without end where nobody waits for us."""
+        if any(c.unread for d in self._datasets.values() for c in d.held()):
+            return 0.0
         if any(d.swaps and d.waits_since is not None for d in self._datasets.values()):
             return _ASIDE_S
         is_busy = any(
@@ -179,7 +187,12 @@ class Holder:
                 dataset.failing = True
             for connection in dataset.held():
                 connection.rest(now)
-                if dataset.failing:
+                if not connection.is_proven and now - (connection.asked_at or now) >= _PROOF_S:
+                    dataset.lack = (
+                        f"whoever was taken for the daemon of {connection.dev} does not serve it"
+                    )
+                    self._drop(dataset, connection)
+                elif dataset.failing:
                     connection.fail_all()
                 elif len(connection.line):
                     connection.let_killed_go()
@@ -198,7 +211,8 @@ class Holder:
         os.close(pidfd)
         if connection.daemons:
             return
-        for heir in copies.heirs(connection.number, frozenset({os.getpid(), pid})):
+        besides = frozenset({os.getpid(), pid})
+        for heir in copies.heirs(connection.number, connection.fileno(), besides):
             with contextlib.suppress(OSError):
                 self._watch(dataset, connection, heir)
         if connection.daemons:
@@ -259,8 +273,11 @@ class Holder:
             "do": "serve",
             "source": dataset.source,
             "dev": connection.dev,
-            "pids": connection.ids_are_ours,
+            # A caller whose request was ended has gone through his one more walk already.
+            "pids": connection.ids_are_ours and connection.is_resent,
         }
+        if not connection.is_proven:
+            words["mark"], connection.asked_at = connection.mark, time.monotonic()
         with contextlib.closing(theirs):
             is_sent = self._tell_reader(words, (theirs.fileno(), link.memory_fd))
         if not is_sent:
@@ -384,7 +401,9 @@ class Holder:
         dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
         dataset.hold_s = message.seconds("hold_s")
         self._drop_if_over(dataset, dev)
-        connection = dataset.connections.get(dev) or Connection(source, dev)
+        connection = dataset.connections.get(dev) or Connection(
+            source, dev, is_proven=copies.are_told()
+        )
         if connection.died_at is not None:
             raise ProcessLookupError(f"the daemon of {dev} has ended")
         if dev != dataset.newest:
@@ -418,7 +437,7 @@ class Holder:
             each.line.close_windows()
             each.served_at, each.first_s = time.monotonic(), 0.0
             self._link(dataset, each)
-            each.pump()
+            dataset.pump(each)
 
     def _release(self, source: str) -> None:
         dataset = self._datasets.pop(source, None)

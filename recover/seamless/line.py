@@ -147,6 +147,10 @@ class Line:
         if len(self.forgets) < PARKED:  # one that is lost costs the reader a few bytes
             self.forgets.append(message)
 
+    def has(self, unique: int) -> bool:
+        """Tell whether a request waits here."""
+        return self._find(unique) is not None
+
     def _find(self, unique: int) -> Waiting | None:
         return self.parked.get(unique) or self.sent.get(unique)
 

@@ -113,6 +113,7 @@ class Reader:
         self._channel = channel
         self._datasets: dict[str, Dataset] = {}
         self._roots: dict[tuple[str, str], Owned] = {}  # by source and superblock
+        self._opening: dict[tuple[str, str], Owned] = {}  # with O_PATH, until it is one of those
         self._standins: dict[tuple[str, str], StandIn] = {}
         self._workers: dict[tuple[str, str], Workers] = {}
         self._looking = threading.Lock()
@@ -144,10 +145,13 @@ class Reader:
 
     def _root(self, source: str, dev: str, dataset: Dataset, copy: Owned) -> None:
         """Open the root of a copy of the newest mount, which asks its daemon."""
+        self._opening[source, dev] = copy
         try:
             root = Root(dev, os.open(".", _ROOT, dir_fd=copy.fd))
         except OSError:  # it died meanwhile
             return
+        finally:
+            self._opening.pop((source, dev), None)
         if dataset.coming != dev:
             return
         had_root = dataset.root is not None  # else we are new, and know not who was sent before
@@ -172,6 +176,10 @@ class Reader:
         sock = socket.socket(fileno=link_fd)
         sock.settimeout(None)
         self._workers[source, dev] = Workers(Link(sock, memory_fd), standin)
+        mark = message.words.get("mark")
+        if isinstance(mark, int):
+            proof = mark, self._opening.get((source, dev))
+            threading.Thread(target=standin.prove, args=proof, daemon=True).start()
 
     def _swapped(self, source: str) -> None:
         dataset = self._datasets.setdefault(source, Dataset())

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 ROOT = 1  # FUSE_ROOT_ID
 FOPEN_KEEP_CACHE = 2
 RESEND = struct.pack("=IiQ", 16, 7, 0)  # FUSE_NOTIFY_RESEND, 6.9+
+MARK = 0xF51D  # an ioctl(2) that nobody knows, and which brings nothing along
 RESENT = 1 << 63  # in `unique`, of a request that the dead daemon had read
 NAME_MAX = 255
 
@@ -108,6 +109,7 @@ _ENTRY = struct.Struct("=4Q2I")  # fuse_entry_out without its attr
 _DIRENT = struct.Struct("=QQII")
 _STATFS = struct.Struct("=5Q10I")
 _READ = struct.Struct("=QQIIQII")
+_IOCTL = struct.Struct("=QIIQII")  # fuse_ioctl_in
 _LSEEK = struct.Struct("=QQII")
 _FORGET_ONE = struct.Struct("=QQ")
 _TWO = struct.Struct("=II")
@@ -143,6 +145,24 @@ def parse(message: bytes | memoryview) -> Request:
 def unique_of(message: bytes | memoryview) -> int:
     """Return the number by which even a malformed request is to be answered, 0 for none."""
     return int(_HEAD.unpack_from(message)[2]) if len(message) >= HEADER else 0
+
+
+def mark_name(mark: int) -> str:
+    """Return the extended attribute by which a mark shows; asking for it needs no right."""
+    return f"system.csi-fluid-{mark:x}"
+
+
+def is_mark(request: Request, mark: int) -> bool:
+    """Tell whether a request names this number, which nobody else knows.
+
+    By an extended attribute of that name, as the number of an ioctl, or as the offset where a
+    directory is read on.  Raises Malformed.
+    """
+    if request.op == Op.GETXATTR:
+        return xattr(request.body)[1] == mark_name(mark).encode()
+    if request.op == Op.IOCTL:
+        return _exactly(_IOCTL, request.body)[2:] == (MARK, mark, 0, 0)
+    return request.op in {Op.READDIR, Op.READDIRPLUS} and span(request.body).offset == mark
 
 
 def name(body: bytes) -> bytes:

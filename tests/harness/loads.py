@@ -96,10 +96,11 @@ def steady(path: str) -> None:
 def mapped(path: str) -> None:
     with open(path, "rb") as file:
         pages = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-    first = pages[:1]
-    tell("ready")
-    while not bytes(pages).strip(first):
-        pages.madvise(mmap.MADV_DONTNEED)
+        first = pages[:1]
+        tell("ready")
+        while not bytes(pages).strip(first):
+            pages.madvise(mmap.MADV_DONTNEED)
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     tell("mixed")
 
 

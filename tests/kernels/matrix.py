@@ -29,6 +29,7 @@ PARTS = {
     "many crashes": ("layers", "heal_crashes", "heal_restarts", "invariants"),
     "kill -9 of the plugin": ("heal_killed", "calls_killed", "agent_killed", "state_faults"),
     "wake-ups, hung daemons": ("wakeups", "heal_hung", "abort"),
+    "SeamlessRecovery": ("crashes", "holding", "loads", "older_kernels", "operations"),
     "csi-sanity": ("csi_sanity",),
 }
 OTHERS = "the rest"

@@ -101,6 +101,7 @@ def test_a_private_mount_that_cannot_be_rebuilt_leaves_its_copy_and_is_reported(
     assert whole(node, other.sees, "/data", data)
 
 
+@pytest.mark.clock  # within a second the kernel walks over the dead mount without asking
 def test_a_copy_that_was_left_heals_once_the_private_mount_is_gone(
     node: Node, heal: Healing, data: Dataset
 ):
