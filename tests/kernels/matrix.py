@@ -35,6 +35,7 @@ PARTS = {
 OTHERS = "the rest"
 
 _SHOWS = "test_heal_topologies.py::test_every_copy_shows_the_new_mount_read_only"
+_OLDER = "seamless/test_older_kernels.py"
 _KILLED = "test_calls_killed.py::test_a_publish_as_a_link_killed_before_any_step"
 
 # What CI has time for on each kernel, emulated.
@@ -65,6 +66,8 @@ QUICK = (
             "test_layers.py::test_no_copy_has_more_than_two_layers_after_any_number_of_crashes[3]",
             "test_heal_crashes.py::test_a_container_started_while_the_daemon_is_down_heals",
             _KILLED,
+            f"{_OLDER}::test_what_the_dead_daemon_had_read_is_asked_again[path]",
+            f"{_OLDER}::test_old_descriptors_read_on_after_two_crashes",
         )
     ),
     "tests/sanity/test_csi_sanity.py::test_the_conformance_suite_passes[bindMount]",

@@ -9,6 +9,7 @@ import pytest
 
 from csi_fluid.testbed.waiting import PACE
 from recover.linux import probe
+from recover.seamless import client
 from tests import sandbox
 from tests.privileged import healing
 
@@ -24,6 +25,8 @@ def pytest_configure() -> None:
     """Multiply the limits of the test bed, and those that tests give to processes they start."""
     sandbox.SETTLE_S *= PACE
     sandbox.GRACE_S *= PACE
+    client._START_S *= PACE  # a process of Python takes seconds to start
+    client._PATIENCE_S *= PACE
     for function, limit in _DEFAULTS:
         assert function.__kwdefaults__ is not None
         function.__kwdefaults__[limit] *= PACE

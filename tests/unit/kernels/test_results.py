@@ -37,7 +37,7 @@ def test_every_part_names_files_that_are_there():
     here = {
         path.stem.removeprefix("test_")
         for folder in ("privileged", "sanity")
-        for path in (machine.PROJECT / "tests" / folder).glob("test_*.py")
+        for path in (machine.PROJECT / "tests" / folder).rglob("test_*.py")
     }
 
     assert {file for files in matrix.PARTS.values() for file in files} <= here
