@@ -97,16 +97,17 @@ def _fsopen() -> None:
     os.close(syscalls.fsopen("fusectl", syscalls.FSOPEN_CLOEXEC))
 
 
-def _since(major: int, minor: int, name: str) -> Callable[[], None]:
-    """Look at the release, for what shows on a mounted connection alone."""
+def _by_release(name: str, since: str, instead: str, follows: str) -> Facility:
+    """Return a facility that shows on a mounted connection alone: the release tells."""
+    needed = tuple(map(int, since.split(".")))
 
     def trial() -> None:
         numbers = re.match(r"(\d+)\.(\d+)", os.uname().release)
-        has = numbers is not None and (int(numbers[1]), int(numbers[2])) >= (major, minor)
+        has = numbers is not None and (int(numbers[1]), int(numbers[2])) >= needed
         if not has or refusal.is_refused(name):
             raise _lacking()
 
-    return trial
+    return Facility(name, since, trial, instead, follows)
 
 
 TABLE = (
@@ -175,18 +176,16 @@ TABLE = (
         "with SeamlessRecovery too, applications see a crash",
     ),
     Facility("fsopen", "5.2", _fsopen, "fusectl is mounted in a namespace that nobody sees"),
-    Facility(
+    _by_release(
         "fuse_connection",
         "6.16",
-        _since(6, 16, "fuse_connection"),
         "every process with /dev/fuse open counts as a daemon of each volume",
         "the exit of one daemon wakes the recovery of all volumes, and SeamlessRecovery keeps the "
         "connection of a daemon only where its mount namespace has no other FUSE mount",
     ),
-    Facility(
+    _by_release(
         "fuse_resend",
         "6.9",
-        _since(6, 9, "fuse_resend"),
         "what a dead daemon had read is ended by ESTALE, after which paths are walked again",
         "with SeamlessRecovery too a read of an open file that was under way at a crash may fail",
     ),

@@ -96,6 +96,19 @@ def inside(
             process.kill()
 
 
+def go(process: subprocess.Popen[bytes]) -> None:
+    """Let a program that is ready do what it is for."""
+    assert process.stdin is not None
+    process.stdin.write(b"go\n")
+    process.stdin.flush()
+
+
+def said(process: subprocess.Popen[bytes]) -> str:
+    """Return the next line that a program writes."""
+    assert process.stdout is not None
+    return process.stdout.readline().decode().strip()
+
+
 def pid_of(name: str) -> int | None:
     """Return the process id of the holder or the reader in this sandbox."""
     word = f"recover.seamless.{name}".encode()

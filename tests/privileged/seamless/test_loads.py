@@ -9,7 +9,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from tests.harness import Bindfs, Dataset, Gocryptfs, Node, loads, pause, until
 from tests.harness.node import MakeFilesystem
 from tests.harness.readers import LOADER, Readers, tree
 from tests.privileged.healing import Trap
-from tests.privileged.seamless.held import HeldHealing, holding, inside
+from tests.privileged.seamless.held import HeldHealing, go, holding, inside, said
 
 MIB = int(os.environ.get("SEAMLESS_MIB", "256"))  # of the large file
 CRASHES = int(os.environ.get("SEAMLESS_LOADED", "3"))  # at the most ten, one in each tenth of it
@@ -29,11 +28,6 @@ _SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 _CODE = Path(loads.__file__).read_text(encoding="utf-8")
 # As in a rootless container in the pod.
 _ELSEWHERE = ("unshare", "--user", "--map-root-user", "--pid", "--fork", "--kill-child")
-
-
-def said(process: subprocess.Popen[bytes]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().decode().strip()
 
 
 @pytest.mark.timeout(60 + MIB / 8 + 10 * CRASHES)
@@ -85,9 +79,7 @@ def test_three_thousand_callers_wait_at_once(node: Node, heal: HeldHealing):
     with inside(main, _CODE, "crowd", "/data/many", str(CALLERS)) as process:
         data.daemon.kill()
         heal.await_held(data)
-        assert process.stdin is not None
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+        go(process)
         each = {"timeout_s": 60, "every_s": 0.1}  # three thousand threads have to start
         until(lambda: heal.held(data).counts["waiting"] >= CALLERS, "all of them wait", **each)
         data.daemon.restart()

@@ -12,7 +12,7 @@ from recover.seamless.client import Client
 from tests.harness import Dataset, Node, until
 from tests.harness.node import Container
 from tests.harness.wirefuse import WireFuse
-from tests.privileged.seamless.held import HeldHealing, holding, inside
+from tests.privileged.seamless.held import HeldHealing, go, holding, inside, said
 from tests.sandbox import require
 
 _LACKING = ("fuse_connection", "fuse_resend")
@@ -55,17 +55,14 @@ def left_unanswered(
     filesystem = data.daemon.filesystem
     assert isinstance(filesystem, WireFuse)
     with inside(main, code) as process:
-        assert process.stdin is not None
-        assert process.stdout is not None
         filesystem.rule(operation, "hang")
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+        go(process)
         until(lambda: filesystem.has_left_one, "the request was read")
         filesystem.rule(operation, "")
         data.daemon.kill()
         heal.await_held(data)
         data.daemon.restart()
-        return process.stdout.readline().decode().strip()
+        return said(process)
 
 
 @pytest.mark.parametrize(
@@ -90,11 +87,8 @@ def test_old_descriptors_read_on_after_two_crashes(node: Node, heal: HeldHealing
             data.daemon.restart()
             heal.await_served(data)
             heal.await_kept(data)
-        assert process.stdin is not None
-        assert process.stdout is not None
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
-        assert process.stdout.readline() == b"1\n"
+        go(process)
+        assert said(process) == "1"
 
 
 def test_where_a_daemon_sees_other_mounts_nothing_is_held_and_the_status_says_why(

@@ -13,7 +13,7 @@ import pytest
 
 from tests.harness import Bindfs, Gocryptfs, Node, Rclone, S3fs, operations, optable, until
 from tests.harness.node import MakeFilesystem
-from tests.privileged.seamless.held import HeldHealing
+from tests.privileged.seamless.held import HeldHealing, go
 
 PAGE = Path(__file__).parents[3] / "docs/seamless.md"
 
@@ -32,13 +32,11 @@ def test_each_operation_does_what_the_page_says(
     with subprocess.Popen(
         [*enter, python, "-c", code, "/data"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
-        assert process.stdin is not None
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
         data.daemon.kill()
         heal.await_held(data)
-        process.stdin.write(b"go\n")
-        process.stdin.flush()
+        go(process)
         until(lambda: heal.held(data).counts["waiting"] > 10, "they wait")
         data.daemon.restart()
         out, _ = process.communicate(timeout=20)
