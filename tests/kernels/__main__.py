@@ -42,7 +42,9 @@ def main() -> int:
     if given.verb == "run":
         return _run(given.kernel, given.command, variables)
     found = {
-        kernel.release: matrix.keep(kernel, given.tests, variables, go_on=given.go_on)
+        matrix.column(kernel, variables): matrix.keep(
+            kernel, given.tests, variables, go_on=given.go_on
+        )
         for kernel in map(machine.find, given.kernel or names)
     }
     return _told(found, write=given.write)

@@ -6,18 +6,18 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tests.kernels import machine, results
-from tests.kernels.machine import Kernel, Machine
+from tests.kernels import results
+from tests.kernels.machine import OUT, PROJECT, Kernel, Machine, accelerator, kernels
 from tests.kernels.results import Result
 
-TABLE = machine.PROJECT / "docs" / "kernels.md"
-KEPT = machine.PROJECT / ".cache" / "kernels"  # a folder for each release
+TABLE = PROJECT / "docs" / "kernels.md"
+KEPT = PROJECT / ".cache" / "kernels"  # a folder for each release
 _RESULTS = "results"
 _MARK = "<!-- results -->"
 _TIMEOUT_S = 10_800.0
 _EMULATED_PACE = 20
 
-Found = Mapping[str, Iterable[Result]]  # by the releases of kernels
+Found = Mapping[str, Iterable[Result]]  # by the columns of the table
 
 # Parts of the table, by the files of tests/privileged and tests/sanity that belong to each.
 PARTS = {
@@ -75,30 +75,29 @@ QUICK = (
 
 
 def run(
-    kernel: Kernel,
+    machine: Machine,
     tests: Sequence[str],
     out: Path,
     variables: Mapping[str, str],
     timeout_s: float = _TIMEOUT_S,
 ) -> tuple[Result, ...]:
-    """Run tests on a kernel, their progress to ours, and return what became of them.
+    """Run tests in a machine, their progress to ours, and return what became of them.
 
     What they say of themselves is added to a file in `out`; what passed by it is not run again.
     Raises subprocess.TimeoutExpired.
     """
-    accelerator = machine.accelerator()
-    print(f"Linux {kernel.release}, {accelerator}", file=sys.stderr, flush=True)
-    patience = () if accelerator == "kvm" else ("-p", "tests.kernels.patience")
-    pace = 1 if accelerator == "kvm" else _EMULATED_PACE
-    Machine(kernel, accelerator).run(
+    print(f"Linux {machine.kernel.release}, {machine.accelerator}", file=sys.stderr, flush=True)
+    native = machine.accelerator == "kvm"
+    patience = () if native else ("-p", "tests.kernels.patience")
+    machine.run(
         [
             *(".venv/bin/python", "-m", "pytest", "-q", "--color=no", "--tb=short"),
             *("-p", "no:cacheprovider", *patience),
-            *("-p", "tests.kernels.results", f"--results={machine.OUT / _RESULTS}", *tests),
+            *("-p", "tests.kernels.results", f"--results={OUT / _RESULTS}", *tests),
         ],
         out,
         timeout_s,
-        CSI_FLUID_PACE=str(pace),
+        CSI_FLUID_PACE=str(1 if native else _EMULATED_PACE),
         **variables,
     )
     return results.read(out / _RESULTS)
@@ -107,21 +106,27 @@ def run(
 def keep(
     kernel: Kernel, tests: Sequence[str], variables: Mapping[str, str], *, go_on: bool
 ) -> tuple[Result, ...]:
-    """Run tests as `run` does, in the kernel's folder of the checkout's cache.
+    """Run tests as `run` does, in their column's folder of the checkout's cache.
 
     go_on: leave out what passed the last time.
     """
-    out = KEPT / kernel.release
+    out = KEPT / column(kernel, variables)
     out.mkdir(parents=True, exist_ok=True)
     if not go_on:
         (out / _RESULTS).unlink(missing_ok=True)
-    return run(kernel, tests, out, variables)
+    return run(Machine(kernel, accelerator()), tests, out, variables)
+
+
+def column(kernel: Kernel, variables: Mapping[str, str]) -> str:
+    """Return the head of a column: the kernel's release, and what it was refused."""
+    return ", ".join((kernel.release, *(f"{refused} refused" for refused in variables.values())))
 
 
 def kept() -> dict[str, tuple[Result, ...]]:
-    """Return what became of each test the last time, by the releases of the kernels here."""
-    found = {k.release: results.read(KEPT / k.release / _RESULTS) for k in machine.kernels()}
-    return {release: every for release, every in found.items() if every}
+    """Return what became of each test the last time, by the columns of the kernels here."""
+    folders = (f for k in kernels() for f in sorted(KEPT.glob(f"{k.release}*")))
+    found = {folder.name: results.read(folder / _RESULTS) for folder in folders}
+    return {name: every for name, every in found.items() if every}
 
 
 def part_of(result: Result) -> str:
@@ -130,8 +135,8 @@ def part_of(result: Result) -> str:
 
 
 def table(found: Found) -> str:
-    """Return the table in Markdown: a row for each part, a column for each kernel's release."""
-    cells = {release: _cells(tuple(every)) for release, every in found.items()}
+    """Return the table in Markdown: a row for each part, a column for each of `found`."""
+    cells = {head: _cells(tuple(every)) for head, every in found.items()}
     layers = sorted({name for column in cells.values() for name in column if "layers" in name})
     rows = [
         (row, *(column.get(row, "") for column in cells.values()))
@@ -164,8 +169,8 @@ def write(found: Found) -> None:
 def failures(found: Found) -> list[str]:
     """Return a line for each test that failed."""
     return [
-        f"{release}: {re.sub('^tests/', '', result.name)}"
-        for release, every in found.items()
+        f"{head}: {re.sub('^tests/', '', result.name)}"
+        for head, every in found.items()
         for result in every
         if result.outcome == "failed"
     ]
