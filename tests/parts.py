@@ -66,6 +66,7 @@ AGENTS = tuple(
 ON_OLD_KERNELS = (  # whose every newer facility is refused, see docs/kernels.md
     *("anchor", "anchors", "mounts", "publish", "unpublish"),
     *("heal_topologies", "heal_propagation", "heal_killed", "heal_crashes"),
+    *("places", "fuse_root", "unkillable"),
 )
 SEAMLESS = ("tests/privileged/seamless",)
 SLOW = ("privileged", "sanity", "cluster", "kernels")  # kernels are `make kernels`

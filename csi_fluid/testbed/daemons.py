@@ -16,7 +16,7 @@ from pathlib import Path
 from csi_fluid.testbed import programs
 from csi_fluid.testbed.errors import BedError
 from csi_fluid.testbed.filesystems import Filesystem
-from csi_fluid.testbed.waiting import pause
+from csi_fluid.testbed.waiting import PACE, pause
 from recover.linux import mountinfo
 from recover.linux.probe import Prober
 
@@ -36,7 +36,7 @@ class Daemon:
         self._aside = folder / f"{filesystem.name}-aside"
         self._log = folder / f"{filesystem.name}.log"
         self._folder = folder
-        self._prober = Prober(timeout_s=2.0)
+        self._prober = Prober(timeout_s=PACE * 2.0)
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -56,7 +56,7 @@ class Daemon:
         What stands at the mount point is unmounted first, or with stack kept below the new mount.
         """
         assert not self.alive, f"{self.filesystem.name} runs already"
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + PACE * timeout_s
         if stack:
             self._aside.mkdir(exist_ok=True)
             self._spawn(self._aside, end)

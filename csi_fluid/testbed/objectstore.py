@@ -65,7 +65,7 @@ class ObjectStore:
         self._put(f"/{self._bucket}/{quote(name)}", data)
 
     def _put(self, path: str, data: bytes = b"") -> None:
-        connection = http.client.HTTPConnection(self._address, self._port, timeout=10)
+        connection = http.client.HTTPConnection(self._address, self._port, timeout=PACE * 10)
         try:
             connection.request("PUT", path, data)
             status = connection.getresponse().status

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import csi_fluid
 from csi_fluid.testbed.pods import PYTHON, Container, Image, Propagation, VolumeMount
-from csi_fluid.testbed.waiting import until
+from csi_fluid.testbed.waiting import PACE, until
 from recover.errors import Covered
 from recover.linux import mountinfo, mounts
 from recover.linux.probe import Prober
@@ -74,7 +74,7 @@ class Sidecar:
         self.client = client
         self._image = image
         self._option = "-r" if read_only else "-ofsname=demo"
-        self._prober = Prober(timeout_s=2.0)
+        self._prober = Prober(timeout_s=PACE * 2.0)
         self._container: Container | None = None
 
     @property

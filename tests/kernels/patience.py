@@ -12,12 +12,14 @@ from recover.linux import probe
 from recover.seamless import client
 from tests import sandbox
 from tests.privileged import healing
+from tests.rpc.serving import Serving
 
 _POPEN_WAIT = subprocess.Popen.wait
 _POPEN_COMMUNICATE = subprocess.Popen.communicate
 _DEFAULTS = (
     (probe.Prober.__init__, "timeout_s"),
     (healing.Healing.__init__, "probe_timeout_s"),
+    (Serving.__init__, "probe_timeout_s"),
 )
 
 

@@ -79,7 +79,7 @@ def test_the_pod_of_a_killed_sidecar_lists_again():
 
 
 def test_with_seamless_recovery_the_pod_sees_no_error():
-    sandbox.require("fuse_connection")
+    sandbox.require("pidfd_getfd")
     before = traces()
 
     done = demo("--seamless")
