@@ -78,6 +78,7 @@ def test_the_pod_of_a_killed_sidecar_lists_again():
     assert left_since(before) == set()
 
 
+@pytest.mark.clock  # the plugin waits for its holder to start, for 5 s
 def test_with_seamless_recovery_the_pod_sees_no_error():
     sandbox.require("pidfd_getfd")
     before = traces()
