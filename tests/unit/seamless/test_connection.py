@@ -11,20 +11,13 @@ import pytest
 from recover.seamless import wire
 from recover.seamless.connection import Connection
 from recover.seamless.wire import Op
+from tests.unit.seamless.messages import listing, message
 
 MARK = 1 << 61 | 12345
 
 
-def message(op: int, unique: int, body: bytes = b"") -> bytes:
-    return struct.pack("=IIQQIIIHH", 40 + len(body), op, unique, 1, 0, 0, 3, 0, 0) + body
-
-
 def xattr(unique: int, name: str) -> bytes:
     return message(Op.GETXATTR, unique, struct.pack("=II", 0, 0) + name.encode() + b"\0")
-
-
-def listing(unique: int, offset: int) -> bytes:
-    return message(Op.READDIR, unique, struct.pack("=QQIIQII", 1, offset, 4096, 0, 0, 0, 0))
 
 
 @pytest.fixture

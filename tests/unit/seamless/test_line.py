@@ -21,17 +21,13 @@ from recover.seamless.line import (
     Window,
 )
 from recover.seamless.wire import Op
-
-
-def message(op: int, unique: int = 7, body: bytes = b"") -> bytes:
-    head = struct.pack("=IIQQIIIHH", 40 + len(body), op, unique, 1, 0, 0, 3, 0, 0)
-    return head + body
+from tests.unit.seamless import messages
+from tests.unit.seamless.messages import message
 
 
 def read(unique: int, size: int = 4096, *, at: int | None = None) -> bytes:
     """Return a READ, of a place that no other one is about unless said."""
-    offset = unique * 100_000 if at is None else at
-    return message(Op.READ, unique, struct.pack("=QQIIQII", 1, offset, size, 0, 0, 0, 0))
+    return messages.read(unique, unique * 100_000 if at is None else at, size)
 
 
 def error_of(reply: bytes | None) -> int:
@@ -292,9 +288,8 @@ class AnyLine(RuleBasedStateMachine):
     def read(self, node: int, block: int, step: bool) -> None:
         self.unique += 2
         at = next((end.offset for end in self.line.ends.values()), 0) if step else block * 65536
-        body = struct.pack("=QQIIQII", node, at, 65536, 0, 0, 0, 0)
-        head = struct.pack("=IIQQIIIHH", 40 + len(body), Op.READ, self.unique, node, 0, 0, 3, 0, 0)
-        assert self.line.take(head + body, 0.0) is None
+        asked = messages.read(self.unique, at, 65536, node=node)
+        assert self.line.take(asked, 0.0) is None
 
     @rule(now=st.sampled_from([0.0, 0.5, 2.0]))
     def pump(self, now: float) -> None:

@@ -11,16 +11,11 @@ from hypothesis import given, strategies as st
 
 from recover.seamless import wire
 from recover.seamless.wire import Entry, Malformed, Op, Request
-
-
-def message(op: int, body: bytes = b"", *, node: int = 1, unique: int = 7, claim: int = 0) -> bytes:
-    """Return a request as the kernel sends it; claim is what its length says too much."""
-    head = struct.pack("=IIQQIIIHH", 40 + len(body) + claim, op, unique, node, 1, 2, 3, 0, 0)
-    return head + body
+from tests.unit.seamless.messages import message
 
 
 def test_a_request_is_taken_apart():
-    found = wire.parse(message(Op.LOOKUP, b"name\0", node=9))
+    found = wire.parse(message(Op.LOOKUP, body=b"name\0", node=9))
 
     assert found == Request(Op.LOOKUP, 7, 9, 1, 2, 3, b"name\0")
     assert wire.name(found.body) == b"name"
@@ -29,7 +24,7 @@ def test_a_request_is_taken_apart():
 @pytest.mark.parametrize("claim", [-1, 1, 4096])
 def test_a_request_whose_length_lies_is_malformed(claim: int):
     with pytest.raises(Malformed):
-        wire.parse(message(Op.LOOKUP, b"name\0", claim=claim))
+        wire.parse(message(Op.LOOKUP, body=b"name\0", claim=claim))
 
 
 @pytest.mark.parametrize(
@@ -56,7 +51,7 @@ def test_any_bytes_are_a_request_or_malformed(data: bytes):
 
 @given(st.integers(0, 60), st.binary(max_size=200))
 def test_any_body_is_what_was_asked_for_or_malformed(op: int, body: bytes):
-    request = wire.parse(message(op, body))
+    request = wire.parse(message(op, body=body))
     for parse in BODIES:
         with contextlib.suppress(Malformed):
             parse(request.body)
@@ -68,7 +63,7 @@ def test_any_body_is_what_was_asked_for_or_malformed(op: int, body: bytes):
 def test_a_batch_of_forgets_that_claims_more_than_it_has_is_malformed():
     body = struct.pack("=II", 2, 0) + struct.pack("=QQ", 5, 1)
     with pytest.raises(Malformed):
-        list(wire.forgotten(wire.parse(message(Op.BATCH_FORGET, body))))
+        list(wire.forgotten(wire.parse(message(Op.BATCH_FORGET, body=body))))
 
 
 @given(st.lists(st.binary(min_size=1, max_size=255), max_size=30), st.booleans())
