@@ -16,9 +16,8 @@ from tests.cluster.page import Page
 from tests.cluster.plugin import Plugin
 from tests.cluster.recovery import Recovery
 from tests.cluster.settings import ROOT
-from tests.cluster.test_walkthrough import PAGE as WALKTHROUGH, as_on_this_cluster, events
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Walk
+from tests.cluster.walk import WALKTHROUGH, Walk, as_fluid_has_it, events_of_the_app
 
 INSTALL, KUBECTL = ROOT / "docs/install.md", ROOT / "docs/kubectl.md"
 WEBHOOK = "deployment/csi-fluid-webhook"
@@ -123,14 +122,14 @@ def ask_the_whole_cluster(
     cluster: Cluster, fluid: Fluid, spec: Spec, folder: Path, page: Page
 ) -> list[tuple[str, str]]:
     """Crash the walk-through's dataset, and type the page of `kubectl csi-fluid`."""
-    files = Walk(cluster, Page(WALKTHROUGH), folder, as_on_this_cluster)
+    files = Walk(cluster, Page(WALKTHROUGH), folder, as_fluid_has_it)
     for name in ("secret", "dataset", "app"):
         cluster.kubectl("create", "-f", str(folder / f"{name}.yaml"))
         if name == "dataset":
             fluid.reconcile(spec)
     cluster.wait_ready("demo-app", "default")
     cluster.execute(fluid.fuse_pod(spec), "kill", "1", namespace="default")
-    wait_for(lambda: "FuseRecoverSucceed" in events(cluster), "the heal", 60)
+    wait_for(lambda: "FuseRecoverSucceed" in events_of_the_app(cluster), "the heal", 60)
     assert files.left  # its files are what is wanted of it
 
     walk = Walk(cluster, page, folder, str)

@@ -15,9 +15,8 @@ from tests.cluster.fluidobjects import Spec
 from tests.cluster.page import NOT_CONNECTED, Page
 from tests.cluster.plugin import Plugin
 from tests.cluster.scene import Scene
-from tests.cluster.test_walkthrough import PAGE, as_on_this_cluster
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Walk, start_the_app
+from tests.cluster.walk import WALKTHROUGH, Walk, as_fluid_has_it, start_the_app
 
 # Whatever fails is written down; descriptor 3 is opened before the first crash.
 READER = (
@@ -174,7 +173,7 @@ def test_the_walk_through_shows_no_error(
     folder: Path,
     backing_off: None,
 ):
-    walk = Walk(cluster, Page(PAGE), folder, as_on_this_cluster)
+    walk = Walk(cluster, Page(WALKTHROUGH), folder, as_fluid_has_it)
     for part in ("sed 's/Fuse", "rollout status", "grep FuseRecovery"):
         walk.leave_out(part)
     start_the_app(walk, fluid, walked)

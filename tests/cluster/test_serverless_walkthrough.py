@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from csi_fluid.testbed.objectstore import ObjectStore
 from tests.cluster.admission import FluidWebhook
@@ -19,20 +18,9 @@ from tests.cluster.recovery import Recovery
 from tests.cluster.serverlesspods import AGENT, NOT_CONNECTED, SIDECAR, Serverless
 from tests.cluster.settings import ROOT
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Walk, start_the_app
-from tests.images.clients import BUSYBOX
+from tests.cluster.walk import WALKTHROUGH, Walk, as_on_this_cluster, start_the_app
 
 PAGE = ROOT / "docs/serverless.md"
-NODE_PAGE = ROOT / "docs/walkthrough.md"  # has the files of the dataset
-
-
-def as_on_this_cluster(text: str) -> str:
-    """Name our image, and do without a DNS server."""
-    documents = list(yaml.safe_load_all(text.replace("busybox:1", BUSYBOX)))
-    for document in documents:
-        if document["kind"] == "Pod":
-            document["spec"]["dnsPolicy"] = "Default"
-    return yaml.safe_dump_all(documents)
 
 
 @pytest.fixture
@@ -58,7 +46,7 @@ def spec(
 def test_the_walk_through_goes_as_the_page_says(
     cluster: Cluster, fluid: Fluid, spec: Spec, folder: Path
 ):
-    for name, text in Page(NODE_PAGE).files.items():
+    for name, text in Page(WALKTHROUGH).files.items():
         (folder / name).write_text(text)
     page = Page(PAGE)
     walk = Walk(cluster, page, folder, as_on_this_cluster)

@@ -4,42 +4,33 @@ import os
 import re
 from pathlib import Path
 
-import yaml
-
-from tests.cluster import fluid as double
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.page import NOT_CONNECTED, Page, excerpt
 from tests.cluster.plugin import Plugin
-from tests.cluster.settings import NODE_NAME, ROOT
+from tests.cluster.settings import NODE_NAME
 from tests.cluster.waiting import wait_for
-from tests.cluster.walk import Walk, start_the_app
-from tests.images.clients import BUSYBOX
-
-PAGE = ROOT / "docs/walkthrough.md"
-
-
-def as_on_this_cluster(text: str) -> str:
-    """Name our image, do without a DNS server, and do to a pod what Fluid's webhook would do."""
-    documents = list(yaml.safe_load_all(text.replace("busybox:1", BUSYBOX)))
-    for document in documents:
-        if document["kind"] == "Pod":
-            document["spec"]["dnsPolicy"] = "Default"
-    return yaml.safe_dump_all(double.injected(document, {"demo-dataset"}) for document in documents)
+from tests.cluster.walk import (
+    WALKTHROUGH,
+    Walk,
+    as_fluid_has_it,
+    events_of_the_app,
+    start_the_app,
+)
 
 
 def test_the_walk_through_goes_as_its_page_says(
     cluster: Cluster, image: Plugin, fluid: Fluid, walked: Spec, folder: Path
 ):
     image.deploy("base")
-    page = Page(PAGE)
-    walk = Walk(cluster, page, folder, as_on_this_cluster)
+    page = Page(WALKTHROUGH)
+    walk = Walk(cluster, page, folder, as_fluid_has_it)
 
     turn_recovery_on(walk, image)
     start_the_app(walk, fluid, walked)
     crash_while_it_lists(walk, image)
-    wait_for(lambda: "FuseRecoverSucceed" in events(cluster), "the events")
+    wait_for(lambda: "FuseRecoverSucceed" in events_of_the_app(cluster), "the events")
     read_the_story(walk)
     for name in ("app", "dataset", "secret"):
         walk.type(f"delete -f {name}.yaml")

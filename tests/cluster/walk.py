@@ -5,13 +5,20 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import yaml
+
+from tests.cluster import fluid as double
 from tests.cluster.cluster import Cluster
 from tests.cluster.fluid import Fluid
 from tests.cluster.fluidobjects import Spec
 from tests.cluster.page import Page
+from tests.cluster.settings import ROOT
 from tests.cluster.waiting import wait_for
+from tests.images.clients import BUSYBOX
 
+WALKTHROUGH = ROOT / "docs/walkthrough.md"
 _GENERATED = r"-[a-z0-9]{5}\b"  # what a DaemonSet adds to the names of its pods
 
 
@@ -84,6 +91,29 @@ class Walk:
         finally:
             terminal.close()
             self.told[place] = (command, terminal.shown())
+
+
+def as_on_this_cluster(text: str) -> str:
+    """Return a page's file with our image in it, and without a DNS server."""
+    return yaml.safe_dump_all(_documents(text))
+
+
+def as_fluid_has_it(text: str) -> str:
+    """Return it so, and with what Fluid's webhook would do to a pod."""
+    return yaml.safe_dump_all(double.injected(each, {"demo-dataset"}) for each in _documents(text))
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    documents = list(yaml.safe_load_all(text.replace("busybox:1", BUSYBOX)))
+    for document in documents:
+        if document["kind"] == "Pod":
+            document["spec"]["dnsPolicy"] = "Default"
+    return documents
+
+
+def events_of_the_app(cluster: Cluster) -> str:
+    """Return what kubectl tells of the pages' pod."""
+    return cluster.kubectl("describe", "po", "demo-app", "-n", "default")
 
 
 def start_the_app(walk: Walk, fluid: Fluid, spec: Spec) -> None:
