@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 
 from csi_fluid.testbed.waiting import until
-from recover.linux import procevents
+from recover.linux import procevents, syscalls
 from recover.linux.wakeups import Wake, WakeUps
 
 IS_SERVED = int(os.readlink("/proc/self/ns/pid")[5:-1]) == procevents._INITIAL_PID_NS
@@ -33,8 +33,8 @@ def child() -> Iterator[subprocess.Popen[bytes]]:
 
 
 @pytest.fixture
-def wakeups() -> Iterator[WakeUps]:
-    made = WakeUps(pidfd_open=refuse)
+def wakeups(request: pytest.FixtureRequest) -> Iterator[WakeUps]:
+    made = WakeUps(pidfd_open=getattr(request, "param", refuse))
     yield made
     made.close()
 
@@ -81,6 +81,24 @@ def test_they_stand_in_where_pidfds_are_refused(child: subprocess.Popen[bytes], 
         assert wakes[-1].by == {"process events"}
 
 
+@pytest.mark.parametrize("wakeups", [syscalls.pidfd_open, refuse], indirect=True)
+def test_a_process_that_may_serve_several_superblocks_is_watched_once(
+    child: subprocess.Popen[bytes], wakeups: WakeUps
+):
+    devs = {f"0:{number}" for number in range(90, 99)}
+    before = len(os.listdir("/proc/self/fd"))
+
+    watched = {wakeups._watch_process(child.pid, dev) for dev in devs}
+
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
+    if watched == {True}:
+        wakeups.forget(devs - {"0:90"})
+        child.kill()
+        until(lambda: wakeups.wait(5).ended == devs - {"0:90"}, "the end of the child")
+    else:
+        assert wakeups.names[1] == "none for daemon exits"
+
+
 def test_a_process_that_ended_before_it_was_watched_is_not_said_to_be_watched(
     child: subprocess.Popen[bytes], wakeups: WakeUps
 ):
@@ -92,7 +110,7 @@ def test_a_process_that_ended_before_it_was_watched_is_not_said_to_be_watched(
 
 def test_outside_of_the_hosts_network_namespace_they_are_refused_in_silence():
     code = """
-from recover.linux import procevents
+from recover.linux import procevents, syscalls
 try:
     procevents.ProcessExits()
 except OSError:

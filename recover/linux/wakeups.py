@@ -46,8 +46,8 @@ class WakeUps:
         self._epoll = select.epoll()
         self._poke_r, self._poke_w = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._epoll.register(self._poke_r, select.EPOLLIN)
-        self._daemons: dict[int, str] = {}  # pidfd -> superblock
-        self._pids: dict[int, str] = {}  # process id -> superblock, for the process connector
+        self._daemons: dict[int, set[str]] = {}  # process id -> superblocks that it may serve
+        self._pidfds: dict[int, int] = {}  # pidfd -> process id
         self._exits: procevents.ProcessExits | None = None
         self._exits_refused = False
         self._events: fanotify.MountEvents | None = None
@@ -78,44 +78,50 @@ class WakeUps:
         False if there is none: it ended already, or is out of sight.
         """
         with self._lock:
-            if dev in self._daemons.values() or dev in self._pids.values():
+            if any(dev in served for served in self._daemons.values()):
                 return True
         watched = [self._watch_process(pid, dev) for pid in fuse.daemons(dev)]
         return any(watched)
 
     def _watch_process(self, pid: int, dev: str) -> bool:
+        """Watch a process for one more superblock; before Linux 6.16 it may serve any of them."""
+        with self._lock:
+            is_told = pid in self._daemons or self._listen(pid)
+            if is_told:
+                self._daemons.setdefault(pid, set()).add(dev)
+        return is_told
+
+    def _listen(self, pid: int) -> bool:
+        """Have the end of a process told; False if it has ended, or nothing tells of it."""
         try:
             pidfd = self._pidfd_open(pid)
         except ProcessLookupError:
             return False
         except OSError:
-            return self._watch_by_events(pid, dev)
-        with self._lock:
-            self._daemons[pidfd] = dev
+            # It may have ended before we listened.
+            return self._listen_to_exits() and os.path.exists(f"/proc/{pid}")
+        self._pidfds[pidfd] = pid
         self._epoll.register(pidfd, select.EPOLLIN)
         return True
 
-    def _watch_by_events(self, pid: int, dev: str) -> bool:
-        with self._lock:
-            if self._exits is None and not self._exits_refused:
-                try:
-                    self._exits = self._process_exits()
-                    self._epoll.register(self._exits.fileno(), select.EPOLLIN)
-                except (OSError, ImportError):
-                    self._exits_refused = True
-            if self._exits_refused:
-                return False
-            self._pids[pid] = dev
-        return os.path.exists(f"/proc/{pid}")  # it may have ended before we listened
+    def _listen_to_exits(self) -> bool:
+        if self._exits is None and not self._exits_refused:
+            try:
+                self._exits = self._process_exits()
+                self._epoll.register(self._exits.fileno(), select.EPOLLIN)
+            except (OSError, ImportError):
+                self._exits_refused = True
+        return not self._exits_refused
 
     def forget(self, keep: Iterable[str]) -> None:
         """Stop watching the daemons of all superblocks but these."""
         kept = set(keep)
         with self._lock:
-            gone = [fd for fd, dev in self._daemons.items() if dev not in kept]
+            served = {pid: devs & kept for pid, devs in self._daemons.items()}
+            self._daemons = {pid: devs for pid, devs in served.items() if devs}
+            gone = [fd for fd, pid in self._pidfds.items() if pid not in self._daemons]
             for fd in gone:
-                del self._daemons[fd]
-            self._pids = {pid: dev for pid, dev in self._pids.items() if dev in kept}
+                del self._pidfds[fd]
         for fd in gone:
             self._drop(fd)
 
@@ -156,11 +162,12 @@ class WakeUps:
 
     def _ended(self, pidfd: int) -> set[str]:
         with self._lock:
-            dev = self._daemons.pop(pidfd, None)
-        if dev is None:
-            return set()
+            pid = self._pidfds.pop(pidfd, None)
+            if pid is None:
+                return set()
+            ended = self._daemons.pop(pid)
         self._drop(pidfd)
-        return {dev}
+        return ended
 
     def _ended_by_events(self, exits: procevents.ProcessExits) -> tuple[set[str], bool]:
         try:
@@ -168,7 +175,7 @@ class WakeUps:
         except OSError:  # the kernel dropped messages
             return set(), True
         with self._lock:
-            return {self._pids.pop(pid) for pid in pids if pid in self._pids}, False
+            return set().union(*(self._daemons.pop(pid, set()) for pid in pids)), False
 
     def _drop(self, fd: int) -> None:
         with contextlib.suppress(OSError, ValueError):

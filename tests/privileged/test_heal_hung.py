@@ -209,6 +209,7 @@ def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dat
         hung.daemon.kill(signal.SIGCONT)
 
 
+@pytest.mark.clock
 def test_beside_fifty_hung_datasets_a_healthy_one_is_served(node: Node):
     with healing(node, probe_timeout_s=PATIENCE_S, period_s=0.5) as heal:
         before = threading.active_count()
