@@ -119,7 +119,8 @@ def keep(
 
 def column(kernel: Kernel, variables: Mapping[str, str]) -> str:
     """Return the head of a column: the kernel's release, and what it was refused."""
-    return ", ".join((kernel.release, *(f"{refused} refused" for refused in variables.values())))
+    refused = [f"({names.replace(',', ' ')} refused)" for names in variables.values()]
+    return " ".join((kernel.release, *refused))  # no commas: it names a folder that is served
 
 
 def kept() -> dict[str, tuple[Result, ...]]:
