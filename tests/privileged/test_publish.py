@@ -245,6 +245,7 @@ def test_a_hung_daemon_is_told_in_bounded_time_and_concerns_nobody_else(
     on.publish(data)
 
 
+@pytest.mark.clock
 def test_a_hung_sub_path_lookup_is_bounded_too(on: Publishing, data: Dataset):
     on.publish(data, sub_path="sub")
     on.unpublish(data)
