@@ -58,6 +58,7 @@ def test_an_object_store_claims_more_than_fits_and_is_cut(on: Publishing, node: 
     assert in_bytes.used >= 0
 
 
+@pytest.mark.clock
 @pytest.mark.parametrize("hung", [False, True], ids=["dead", "hung"])
 def test_stats_of_a_broken_volume_are_unavailable_in_bounded_time(
     on: Publishing, data: Dataset, hung: bool
