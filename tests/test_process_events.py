@@ -99,6 +99,25 @@ def test_a_process_that_may_serve_several_superblocks_is_watched_once(
         assert wakeups.names[1] == "none for daemon exits"
 
 
+def test_an_end_that_is_told_in_both_ways_is_told_once(child: subprocess.Popen[bytes]):
+    def open_one(pid: int) -> int:  # as at the limit of open files
+        return syscalls.pidfd_open(pid) if pid == child.pid else refuse(pid)
+
+    wakeups = WakeUps(pidfd_open=open_one)
+    assert wakeups._watch_process(child.pid, "0:98")
+    wakeups._watch_process(os.getpid(), "0:99")
+    child.kill()
+    ended: list[str] = []
+
+    def is_over() -> bool:
+        ended.extend(wakeups.wait(5).ended)
+        return not wakeups._pidfds
+
+    until(is_over, "the end of the child")
+    assert ended == ["0:98"]
+    wakeups.close()
+
+
 def test_a_process_that_ended_before_it_was_watched_is_not_said_to_be_watched(
     child: subprocess.Popen[bytes], wakeups: WakeUps
 ):
@@ -110,7 +129,7 @@ def test_a_process_that_ended_before_it_was_watched_is_not_said_to_be_watched(
 
 def test_outside_of_the_hosts_network_namespace_they_are_refused_in_silence():
     code = """
-from recover.linux import procevents, syscalls
+from recover.linux import procevents
 try:
     procevents.ProcessExits()
 except OSError:

@@ -165,7 +165,7 @@ class WakeUps:
             pid = self._pidfds.pop(pidfd, None)
             if pid is None:
                 return set()
-            ended = self._daemons.pop(pid)
+            ended = self._daemons.pop(pid, set())  # process events may have told it first
         self._drop(pidfd)
         return ended
 
