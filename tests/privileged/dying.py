@@ -1,25 +1,16 @@
-"""A process that heals a node and dies while it does; test_heal_killed.py runs it.
+"""What processes share that die just before a change they would make: test_*_killed.py run them.
 
-Arguments: the state file, kubelet's directory, MOUNT_ROOT.  It says "loaded", reads a number from
-its standard input, starts recovery, says "broken" and "healed".  From "broken" on it counts each
-change of a mount or of the state file, and kills itself just before the one of that number.
+dyingcalls.py dies in a call of the plugin, dyingheal.py in a heal, dyingagent.py in an agent's.
 """
 
 import itertools
+import json
 import os
 import sys
-import threading
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-from csi_fluid.kubelet import Kubelet
-from csi_fluid.mountroot import MountRoot
-from recover import events, loop
-from recover.layout import Layout
 from recover.linux import syscalls
-from recover.linux.probe import Prober
-from recover.parts import Parts
-from recover.store import Store
 
 CHANGES = {
     "open_tree",
@@ -63,49 +54,17 @@ def let_die(fate: Fate) -> None:
     setattr(syscalls, "_call", mortal_call)  # noqa: B010  mypy would not let us change it
 
 
-class Voice:
-    """Says what recovery tells, and arms fate at the break."""
+def bear(live: Callable[..., None]) -> None:
+    """Have a child live for each line of standard input, JSON of what it is given; say its end.
 
-    def __init__(self, fate: Fate) -> None:
-        self._fate = fate
-
-    def tell(self, event: events.Event) -> None:
-        """Say it."""
-        if isinstance(event, events.Broken):
-            self._fate.armed = True
-            say("broken")
-        if isinstance(event, events.Healed):
-            say("healed")
-
-
-class MortalStore(Store):
-    """A state file whose every write may be the last thing that happens."""
-
-    fate: Fate
-
-    def _write(self) -> None:
-        self.fate.strike()
-        super()._write()
-        self.fate.strike()
-
-
-def main() -> None:
-    """Live and die."""
-    state, kubelet, mount_root = sys.argv[1:]
-    say("loaded")
-    fate = Fate(int(sys.stdin.readline()))
-    let_die(fate)
-    MortalStore.fate = fate
-    store = MortalStore.open(Path(state))
-    settings = loop.Settings(
-        layout=Layout(Kubelet(kubelet), MountRoot(mount_root)),
-        strategy="namespace",
-        period_s=600.0,
-    )
-    parts = Parts.of(store, Prober(), Path(kubelet, "plugin"))
-    loop.Recovery(parts, Voice(fate), settings).start()
-    threading.Event().wait()
-
-
-if __name__ == "__main__":
-    main()
+    A child is a fork of this process: none waits for an interpreter and its imports, which is most
+    of the time of a test where the machine is emulated.
+    """
+    for line in sys.stdin:
+        child = os.fork()  # noqa: TID251 -- no thread runs here
+        if child == 0:
+            say(f"alive {os.getpid()}")
+            live(*json.loads(line))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        say(f"ended {os.waitstatus_to_exitcode(status)}")

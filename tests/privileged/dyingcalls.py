@@ -1,14 +1,11 @@
-"""A process that makes one call of the plugin and dies while it does; test_calls_killed.py runs it.
+"""Processes that make a call of the plugin and die while they do; test_calls_killed.py runs them.
 
-Arguments: the state file, kubelet's directory, MOUNT_ROOT.  It says "loaded", reads a line of JSON
-from its standard input (the act, its target or publication, a number), and says "done" at the end.
-From the beginning of the act it counts each change of a mount, of a directory and of the state
-file, and kills itself just before the one of that number.
+Arguments: the state file, kubelet's directory, MOUNT_ROOT.  Each is given the act, its target or
+publication, and a number (dying.bear).  From the beginning of the act it counts each change of a
+mount, of a directory and of the state file, and kills itself just before the one of that number.
 """
 
 import functools
-import json
-import os
 import sqlite3
 import sys
 import time
@@ -26,7 +23,7 @@ from recover.parts import Parts
 from recover.reconcile import Reconciler
 from recover.rows import Method, Publication
 from recover.store import Store
-from tests.privileged.dying import Fate, let_die, say
+from tests.privileged.dying import Fate, bear, let_die
 
 FILES = {"os.mkdir", "os.rmdir", "os.remove", "os.rename", "os.symlink"}  # audit events
 READS = ("SELECT", "PRAGMA")
@@ -79,18 +76,14 @@ class Calls:
         """Tell nobody."""
 
 
-def main() -> None:
+def live(name: str, given: Any, number: int) -> None:
     """Live and die."""
-    say("loaded")
-    name, given, number = json.loads(sys.stdin.readline())
     fate = Fate(number)
     let_all_die(fate)
     act: Callable[[Any], None] = getattr(Calls(*sys.argv[1:]), name)
     fate.armed = True
     act(given)
-    say("done")
-    os._exit(0)
 
 
 if __name__ == "__main__":
-    main()
+    bear(live)

@@ -4,10 +4,8 @@ Healing has the same in test_heal_killed.py, the agent in test_agent_killed.py, 
 state file in tests/unit/store/test_migration.py.
 """
 
+import contextlib
 import dataclasses
-import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,49 +13,40 @@ import pytest
 
 from recover.anchors.anchor import FOLDER, is_anchor
 from recover.linux import mountinfo
+from recover.linux.probe import Prober
 from recover.rows import Method, Publication
 from tests.harness import Dataset, Node, until
 from tests.privileged.healing import Healing, healing, only_layer, whole
+from tests.privileged.nursery import DIED, Nursery
 
 FILES = {"a.txt": b"1", "sub/b.txt": b"1"}
 MOST = 200
 
 
 class Mortals:
-    """Processes that make a call and die in it (tests/privileged/dyingcalls.py), one ahead."""
+    """Processes that make a call and die in it (tests/privileged/dyingcalls.py)."""
 
-    def __init__(self, node: Node) -> None:
-        machine = node.machine
-        self._places = [str(p) for p in (machine.state, machine.kubelet, machine.mount_root)]
-        self._next = self._begun()
-
-    def _begun(self) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.privileged.dyingcalls", *self._places],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+    def __init__(self, nursery: Nursery) -> None:
+        self._nursery = nursery
 
     def call(self, name: str, given: object, number: int) -> bool:
         """Have a call made that ends before its nth change; tell whether it had fewer."""
-        mortal, self._next = self._next, self._begun()
-        said, _ = mortal.communicate(json.dumps([name, given, number]) + "\n", timeout=30)
-        assert mortal.returncode in {0, 137}, said
-        return mortal.returncode == 0
-
-    def close(self) -> None:
-        """End the one that waits."""
-        self._next.kill()
-        self._next.communicate()
+        self._nursery.bear(name, given, number)
+        end = self._nursery.hear()
+        assert end in {"ended 0", DIED}
+        return end != DIED
 
 
 @pytest.fixture
 def mortals(node: Node) -> Iterator[Mortals]:
-    made = Mortals(node)
-    yield made
-    made.close()
+    with contextlib.closing(Nursery("dyingcalls", node)) as nursery:
+        yield Mortals(nursery)
+
+
+@pytest.fixture
+def prober() -> Prober:
+    """Return what asks the daemons in all of a test: its process takes long to start in a VM."""
+    return Prober()
 
 
 @pytest.fixture
@@ -90,18 +79,18 @@ def check_gone(node: Node, heal: Healing, target: Path) -> None:
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize(("sub_path", "least"), [("", 20), ("sub", 20)], ids=["whole", "sub path"])
 def test_a_publish_killed_before_any_step(
-    node: Node, data: Dataset, mortals: Mortals, sub_path: str, least: int
+    node: Node, data: Dataset, mortals: Mortals, prober: Prober, sub_path: str, least: int
 ):
     names = {"b.txt"} if sub_path else {"a.txt", "sub"}
     for number in range(MOST):
         pod = node.pod()
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             row = heal.publication(pod, data, sub_path=sub_path, read_only=True)
         target = Path(row.target)
         is_done = mortals.call("publish", as_json(row), number)
         check_shown(node, target, names)
 
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             heal.put(row)
             assert only_layer(node.sees, target).read_only
             assert node.sees.names(target) == names
@@ -117,11 +106,11 @@ def test_a_publish_killed_before_any_step(
 
 @pytest.mark.timeout(120)
 def test_a_publish_over_a_dead_mount_killed_before_any_step(
-    node: Node, data: Dataset, mortals: Mortals
+    node: Node, data: Dataset, mortals: Mortals, prober: Prober
 ):
     for number in range(MOST):
         pod = node.pod()
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             row = heal.publication(pod, data, read_only=True)
             heal.put(row)
         target = Path(row.target)
@@ -131,7 +120,7 @@ def test_a_publish_over_a_dead_mount_killed_before_any_step(
         assert 1 <= len(node.sees.layers(target)) <= 2
         assert all(layer.read_only for layer in node.sees.layers(target))
 
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             heal.put(row)
             assert whole(node, node.sees, target, data)
             heal.unpublish(target)
@@ -142,15 +131,17 @@ def test_a_publish_over_a_dead_mount_killed_before_any_step(
 
 
 @pytest.mark.timeout(120)
-def test_a_publish_as_a_link_killed_before_any_step(node: Node, data: Dataset, mortals: Mortals):
+def test_a_publish_as_a_link_killed_before_any_step(
+    node: Node, data: Dataset, mortals: Mortals, prober: Prober
+):
     for number in range(MOST):
         pod = node.pod()
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             row = heal.publication(pod, data, method=Method.SYMLINK)
         target = Path(row.target)
         is_done = mortals.call("publish", as_json(row), number)
 
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             heal.put(row)
             assert target.readlink() == data.volume.source
             heal.unpublish(target)
@@ -161,17 +152,19 @@ def test_a_publish_as_a_link_killed_before_any_step(node: Node, data: Dataset, m
 
 
 @pytest.mark.timeout(120)
-def test_the_last_unpublish_killed_before_any_step(node: Node, data: Dataset, mortals: Mortals):
+def test_the_last_unpublish_killed_before_any_step(
+    node: Node, data: Dataset, mortals: Mortals, prober: Prober
+):
     """Of a volume that crashed, so that two anchors go with it."""
     for number in range(MOST):
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             row = heal.publication(node.pod(), data, read_only=True)
             heal.put(row)
             heal.crash(data)
         target = Path(row.target)
         is_done = mortals.call("unpublish", str(target), number)
 
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             heal.unpublish(target)
             check_gone(node, heal, target)
         if is_done:
@@ -181,11 +174,11 @@ def test_the_last_unpublish_killed_before_any_step(node: Node, data: Dataset, mo
 
 @pytest.mark.timeout(120)
 def test_an_unpublish_that_drops_older_anchors_killed_before_any_step(
-    node: Node, data: Dataset, mortals: Mortals
+    node: Node, data: Dataset, mortals: Mortals, prober: Prober
 ):
     for number in range(MOST):
         late = node.pod("late")
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             early = heal.publication(node.pod("early"), data, read_only=True)
             heal.put(early)
             heal.crash(data)
@@ -195,7 +188,7 @@ def test_an_unpublish_that_drops_older_anchors_killed_before_any_step(
         is_done = mortals.call("unpublish", early.target, number)
         assert whole(node, main.sees, "/data", data)
 
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             heal.unpublish(early.target)
             assert not node.sees.layers(early.target)
             heal.crash(data)
@@ -212,12 +205,12 @@ def test_an_unpublish_that_drops_older_anchors_killed_before_any_step(
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("whose", ["ours", "another plugin's"])
 def test_an_adoption_killed_before_any_step(
-    node: Node, data: Dataset, mortals: Mortals, whose: str
+    node: Node, data: Dataset, mortals: Mortals, prober: Prober, whose: str
 ):
     for number in range(MOST):
         pod = node.pod()
         if whose == "ours":
-            with healing(node) as heal:
+            with healing(node, prober=prober) as heal:
                 row = heal.publication(pod, data, read_only=True)
                 heal.put(row)
             lose_state(node)
@@ -227,7 +220,7 @@ def test_an_adoption_killed_before_any_step(
         main = pod.container("main", {"/data": target})
         is_done = mortals.call("reconcile", "", number)
 
-        with healing(node) as heal:
+        with healing(node, prober=prober) as heal:
             (adopted,) = heal.store.publications()
             assert (adopted.target, adopted.source) == (str(target), str(data.volume.source))
             heal.crash(data)

@@ -2,55 +2,37 @@
 
 import errno
 import random
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from recover.linux import namespaces
+from recover.linux.probe import Prober
 from tests.harness import Node, Propagation, View
 from tests.privileged.healing import healing, shown
+from tests.privileged.nursery import DIED, Nursery
 
 NEVER = 10**6
 
 
 class Mortal:
-    """A process that heals the node until it dies (tests/privileged/dying.py)."""
+    """A process that heals the node until it dies (tests/privileged/dyingheal.py)."""
 
-    def __init__(self, node: Node) -> None:
-        machine = node.machine
-        places = (str(p) for p in (machine.state, machine.kubelet, machine.mount_root))
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.privileged.dying", *places],
-            cwd=Path(__file__).parents[2],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def live(self, number: int) -> None:
-        """Let it begin, to die before its nth change."""
-        assert self._process.stdin is not None
-        assert self._says() == "loaded"
-        self._process.stdin.write(f"{number}\n")
-        self._process.stdin.flush()
-        assert self._says() == "broken"
+    def __init__(self, nursery: Nursery, number: int) -> None:
+        self._nursery = nursery
+        nursery.bear(number)
+        assert nursery.hear() == "broken"
 
     def heals(self) -> bool:
         """Wait for its end, or for the end of its heal, and tell which it was."""
-        return self._says() == "healed"
+        said = self._nursery.hear()
+        assert said in {"healed", DIED}
+        return said == "healed"
 
     def kill(self) -> None:
         """End it."""
-        self._process.kill()
-        self._process.communicate()
-
-    def _says(self) -> str:
-        assert self._process.stdout is not None
-        return self._process.stdout.readline().strip()
+        self._nursery.kill()
 
 
 class Scene:
@@ -61,13 +43,14 @@ class Scene:
         self.data = node.dataset("demo", files={"sub/b.txt": b"1", "cache/c.txt": b"1"})
         self._empty = node.machine.folder("empty-dir")
         (self._empty / "kept").touch()
-        self._spares = [Mortal(node) for _ in range(2)]
+        self._nursery = Nursery("dyingheal", node)
+        self._prober = Prober()  # one, as its process takes long to start in a VM
         self._begin()
 
     def _begin(self) -> None:
         node, empty = self.node, self._empty
         pod = self._pod = node.pod()
-        with healing(node) as heal:
+        with healing(node, prober=self._prober) as heal:
             target = self._target = heal.publish(pod, self.data)
             pod._ends.pop_all()  # the pod is closed without a plugin
             place = pod.subpath(target, "sub")
@@ -93,16 +76,14 @@ class Scene:
     def renew(self) -> None:
         """Let another pod take the place of this one: the generations so far are not needed."""
         self._pod.close()
-        with healing(self.node) as heal:
+        with healing(self.node, prober=self._prober) as heal:
             heal.unpublish(self._target)
         self._begin()
 
     def crash_under(self, number: int) -> Mortal:
-        """Crash the daemon under a mortal healer, and start it again."""
-        self._spares.append(Mortal(self.node))  # its interpreter starts meanwhile
-        mortal = self._spares.pop(0)
+        """Crash the daemon under a healer that dies before its nth change, and start it again."""
         self.data.daemon.kill()
-        mortal.live(number)
+        mortal = Mortal(self._nursery, number)
         self.data.daemon.restart()
         return mortal
 
@@ -125,7 +106,7 @@ class Scene:
 
     def repair(self) -> None:
         """Start another recovery, and fail unless it makes all places whole."""
-        with healing(self.node) as heal:
+        with healing(self.node, prober=self._prober) as heal:
             for view, path, names in self.places:
                 if path != "/data/cache":
                     heal.await_whole(self.data, view, path)
@@ -133,9 +114,8 @@ class Scene:
                 assert view.names(path) == names
 
     def close(self) -> None:
-        """End what waits."""
-        for mortal in self._spares:
-            mortal.kill()
+        """End what heals."""
+        self._nursery.close()
 
 
 @pytest.fixture
