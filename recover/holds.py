@@ -100,8 +100,12 @@ class Holds:
                 self._status, self._asked_at = self._client.ensured(), time.monotonic()
             dead = self._status.dead
         if dead:
-            for namespace in dict.fromkeys((namespaces.node(), namespaces.home())):
-                self._clear(source, namespace, dead)
+            both = dict.fromkeys((namespaces.node(), namespaces.home()))
+            is_bare = [self._clear(source, namespace, dead) for namespace in both]
+            if all(is_bare) and (newest := self._held(source).newest) in dead:
+                # The next daemon may have come too early, and wait by the dead mount for itself.
+                with contextlib.suppress(OSError):  # a holder that is gone, or older
+                    self._client.cleared(source, newest)
         return dead
 
     def _may_have_news(self) -> bool:
@@ -134,24 +138,28 @@ class Holds:
         for fd in pidfds:
             os.close(fd)
 
-    def _clear(self, source: str, namespace: Namespace, dead: frozenset[str]) -> None:
+    def _clear(self, source: str, namespace: Namespace, dead: frozenset[str]) -> bool:
         """Detach what is held at a source's place, which leaves the connection as it is.
 
+        True if nothing is mounted there now.
         Our own namespace may only receive mounts of the node's, where the next daemon mounts.
         """
         is_home = namespace == namespaces.home()
-        for _ in range(len(dead)):
+        for _ in range(len(dead) + 1):
             try:
                 table = self._own.current() if is_home else mountinfo.read(namespace.pid)
                 top = table.at(source)
                 if top is None or top.dev not in dead:
-                    return
+                    return top is None
                 if top.dev not in self._client.status().dead:
-                    return  # it was over by then: the number is that of the next daemon's mount
+                    return (
+                        False  # it was over by then: the number is that of the next daemon's mount
+                    )
                 detach = functools.partial(_detach, source, top)
                 namespaces.visit(namespace, detach, self._prober, key=("clear", source))
             except (Error, OSError):
-                return  # somebody else was quicker, or the look that follows tells
+                break  # somebody else was quicker, or the look that follows tells
+        return False
 
     def status(self) -> Status:
         """Return what is held now."""

@@ -1,4 +1,4 @@
-"""Who waits in a request: whether it is to be killed, where its path began, and acting in its name.
+"""Who waits in a request: whether it is to be killed, by which mount it came, acting in its name.
 
 Only files of /proc that take no lock of the caller's memory are read: `cmdline`, `maps` and `mem`
 may wait for a page of the very mount that is held.
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from recover.linux import syscalls
 
 _SIGKILL = 1 << 8
+_NODE = "/proc/1/ns/mnt"  # has the mounts that pods get their volumes from
+_ASLEEP = (b"request_wait_answer", b"fuse")  # the second where the kernel has the first inlined
 _UNASKED = syscalls.AT_STATX_DONT_SYNC | syscalls.AT_NO_AUTOMOUNT
 _BELOW = -100  # AT_FDCWD, of a path that may begin anywhere below the working directory or root
 _STATS_BY_MACHINE: dict[str, dict[int, int | None]] = {
@@ -46,6 +48,37 @@ def _killed() -> Iterator[tuple[int, int]]:
         status = _status(f"{thread}/status")
         if status is not None and _pending(status) & _SIGKILL:
             yield _fsid(status, b"Uid:"), _fsid(status, b"Gid:")
+
+
+def strays(dev: str) -> dict[int, tuple[int, int]]:
+    """Return fsuid and fsgid of threads that wait for a FUSE daemon and are in no pod of dev's.
+
+    They are on the node, or where dev is not mounted.  Walked again their paths may lead elsewhere,
+    if the mount by which they came was taken away.  By thread; reads all of /proc.
+    """
+    found, is_pod = {}, {}
+    for thread in filter(_is_asleep, _threads()):
+        with contextlib.suppress(OSError):  # it ended
+            namespace = os.readlink(f"{thread}/ns/mnt")
+            if namespace not in is_pod:
+                is_pod[namespace] = namespace != os.readlink(_NODE) and _has_mount(thread, dev)
+            status = _status(f"{thread}/status")
+            if status is not None and not is_pod[namespace]:
+                user = _fsid(status, b"Uid:"), _fsid(status, b"Gid:")
+                found[int(thread.rpartition("/")[2])] = user
+    return found
+
+
+def _is_asleep(thread: str) -> bool:
+    with contextlib.suppress(OSError), open(f"{thread}/wchan", "rb", buffering=0) as file:
+        where = file.read()
+        return any(name in where for name in _ASLEEP)
+    return False
+
+
+def _has_mount(thread: str, dev: str) -> bool:
+    with open(f"{thread}/mountinfo", "rb", buffering=0) as file:
+        return f" {dev} ".encode() in file.readall()  # in paths there are no spaces, but \\040
 
 
 def _threads() -> Iterator[str]:

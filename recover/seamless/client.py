@@ -3,6 +3,7 @@
 The messages, each answered with {"ok": true} or an errno and an error:
 
     adopt    source, dev, pids, hold_s, and a copy of the mount: the daemon that came last
+    cleared  source, dev: that dead mount stands no more where the next daemon mounts
     serve    source, dev: every mount shows that superblock, so answer whoever waits
     lack     source, why: its daemon's connection cannot be kept, which `status` tells
     release  source: let go of everything
@@ -82,6 +83,10 @@ class Client:
         """Have a daemon's connection kept from now on; raises OSError where that is refused."""
         words: dict[str, Json] = {"do": "adopt", "source": source, "dev": dev, "hold_s": hold_s}
         self._ask({**words, "pids": list(pids)}, (root,))
+
+    def cleared(self, source: str, dev: str) -> None:
+        """Say that a source's dead mount was taken away, for who waits by it; raises OSError."""
+        self._ask({"do": "cleared", "source": source, "dev": dev})
 
     def serve(self, source: str, dev: str) -> None:
         """Say that all mounts show a superblock; raises OSError if its daemon has ended again."""

@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from recover.linux import facilities, syscalls
@@ -257,6 +257,31 @@ class Connection:
             if is_killed:
                 self._end(each, errno.EINTR)
                 self.tally.killed += 1
+
+    def at_root(self) -> list[Waiting]:
+        """Return what waits and was asked of the volume's root by a path."""
+        return [
+            each
+            for each in self.line.all_waiting()
+            if each.request.node == wire.ROOT and each.request.op in wire.BY_PATH
+        ]
+
+    def have_walked_again(self, strays: Mapping[int, tuple[int, int]]) -> None:
+        """Send those to walk again who came to the root by a mount that was taken away since.
+
+        strays are fsuid and fsgid of such threads.  Who is in another PID namespace than the daemon
+        is known by them alone: others of that user walk once more as well, and wait again.
+        """
+        users = set(strays.values())
+        for each in self.at_root():
+            request = each.request
+            if self.ids_are_ours and request.pid:
+                is_stray = request.pid in strays
+            else:
+                is_stray = (request.uid, request.gid) in users
+            if is_stray:
+                self._end(each, errno.ESTALE)
+                self.tally.walked_again += 1
 
     def _end(self, waiting: Waiting, error: int) -> None:
         if self.line.give_up(waiting.request.unique):

@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from recover.linux import procself, syscalls
-from recover.seamless import copies, wire
+from recover.seamless import callers, copies, wire
 from recover.seamless.channel import Broken, Channel, Json, Listener, Message
 from recover.seamless.connection import Connection, Over, Tally
 from recover.seamless.line import Waiting
@@ -30,9 +30,9 @@ from recover.seamless.link import Link
 
 _LOOK_S = 0.1  # how often killed callers are looked for while anybody waits
 _ASIDE_S = 0.004  # what a lookup in the volume's root waits for whoever mounts on that
+_ELSEWHERE_S = 0.3  # and one in another directory, on which a sub path may be mounted
 _PROOF_S = 10.0  # for what shows whose a connection is; that waits for nobody
 _WHY = 500  # characters of a reason that are kept
-_ELSEWHERE_S = 0.3  # and one in another directory, on which a sub path may be mounted
 
 
 @dataclass(slots=True)
@@ -375,25 +375,37 @@ class Holder:
         channel.close()
 
     def _do(self, message: Message) -> dict[str, Json]:
-        source = message.text("source")
+        acts: dict[str, Callable[[Message, str], dict[str, Json] | None]] = {
+            "adopt": self._adopt,
+            "cleared": self._cleared,
+            "lack": self._lack,
+            "release": self._release,
+            "serve": self._serve,
+            "status": self._status,
+        }
+        name = message.text("do")
         try:
-            match message.text("do"):
-                case "adopt":
-                    self._adopt(message, source)
-                case "serve":
-                    self._serve(source, message.text("dev"))
-                case "lack":
-                    dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
-                    dataset.lack = message.text("why")[:_WHY]
-                case "release":
-                    self._release(source)
-                case "status":
-                    return self._status()
-                case unknown:
-                    raise Broken(f"nothing is called {unknown!r}")
+            if name not in acts:
+                raise Broken(f"nothing is called {name!r}")
+            return acts[name](message, message.text("source")) or {"ok": True}
         except OSError as error:
             return {"ok": False, "errno": error.errno or 0, "error": str(error)}
-        return {"ok": True}
+
+    def _cleared(self, message: Message, source: str) -> None:
+        """Let go whoever came by a dead mount that was taken away, as the next daemon may.
+
+        Who tells us swaps no mount before he has the answer: a pod has the dead one still.
+        """
+        dataset = self._datasets.get(source)
+        connection = dataset and dataset.connections.get(message.text("dev"))
+        if dataset and connection and connection.died_at is not None:
+            self._read(dataset, connection)
+            if connection.copies and connection.at_root():
+                connection.have_walked_again(callers.strays(connection.dev))
+
+    def _lack(self, message: Message, source: str) -> None:
+        dataset = self._datasets.setdefault(source, Dataset(source, 0.0))
+        dataset.lack = message.text("why")[:_WHY]
 
     def _adopt(self, message: Message, source: str) -> None:
         """Copy what the newest daemon has; with it comes the root of its mount, for the reader."""
@@ -416,8 +428,9 @@ class Holder:
             self._watch(dataset, connection, pid)
             dataset.connections[dev], dataset.lack = connection, ""
 
-    def _serve(self, source: str, dev: str) -> None:
+    def _serve(self, message: Message, source: str) -> None:
         """Answer from the newest daemon whoever waits: nobody can meet an older mount any more."""
+        dev = message.text("dev")
         dataset = self._datasets.get(source)
         if dataset is None or dataset.newest != dev or not dataset.has_root:
             raise ProcessLookupError(f"{dev} is not the newest superblock of {source}")
@@ -439,7 +452,7 @@ class Holder:
             self._link(dataset, each)
             dataset.pump(each)
 
-    def _release(self, source: str) -> None:
+    def _release(self, _: Message, source: str) -> None:
         dataset = self._datasets.pop(source, None)
         if dataset is None:
             return
@@ -447,7 +460,7 @@ class Holder:
             self._drop(dataset, connection)
         self._tell_reader({"do": "release", "source": source})
 
-    def _status(self) -> dict[str, Json]:
+    def _status(self, _: Message, __: str) -> dict[str, Json]:
         for dataset in list(self._datasets.values()):
             for connection in list(dataset.connections.values()):
                 self._check(dataset, connection)

@@ -111,9 +111,9 @@ def test_a_checksum_over_a_crash_is_right(plugin: Plugin, scene: Scene):
 
 
 TRAINS = (  # block by block by one descriptor, not faster than the crashes come
-    "exec 3</data/big; i=0; while [ $i -lt 1024 ]; do dd bs=1M count=1 <&3 2>/dev/null || exit 1; "
-    "i=$((i+1)); echo $i >/tmp/blocks; sleep 0.01; done | sha256sum >/tmp/sum; "
-    "[ $? = 0 ] && cat /tmp/sum"
+    "exec 3</data/big 4>&1; i=0; while [ $i -lt 1024 ]; do "
+    "dd bs=1M count=1 <&3 2>/tmp/said || { echo block $i; cat /tmp/said; date; } >&4; "
+    "i=$((i+1)); echo $i >/tmp/blocks; sleep 0.01; done | sha256sum"
 )
 
 

@@ -186,6 +186,14 @@ TABLE = (
         f"{_PRIVILEGED}calls_killed.py::test_the_last_unpublish_killed_before_any_step",
     ),
     Mutation(
+        "a daemon that comes back early is not kept waiting",
+        "recover/holds.py",
+        "                    self._client.cleared(source, newest)",
+        "                    pass",
+        "tests/privileged/seamless/test_holding.py::"
+        "test_a_daemon_that_comes_before_the_dead_mount_is_cleared_waits_no_longer",
+    ),
+    Mutation(
         "a pod sees what was published",
         "csi_fluid/volumes/publish.py",
         "        self._pods.check(target, is_mount=wanted.method is Method.BIND, asked=asked)",

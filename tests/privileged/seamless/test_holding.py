@@ -33,6 +33,20 @@ _KEEPS_ASKING = _KEEPS_READING.replace(
     "    os.pread(fd, 4096, 0)",
     "    try: os.stat(sys.argv[1] + 'x')\n    except FileNotFoundError: pass",
 )
+_KEEPS_LOOKING = """
+import os, sys
+print("ready", flush=True)
+while True:
+    os.stat(sys.argv[1])
+"""
+# Looks at a mount point again and again, until nothing is mounted there: what a daemon begins with.
+_COMES_BACK = """
+import os, sys
+print("ready", flush=True)
+mounted = os.stat(sys.argv[1]).st_dev
+while os.stat(sys.argv[1]).st_dev == mounted:
+    pass
+"""
 
 
 class Apart(Bindfs):
@@ -159,6 +173,35 @@ def test_the_holder_outlives_the_plugin_and_is_found_again(
         assert process.poll() is None
         assert pid_of("holder") == holder
         assert whole(node, main.sees, "/data", data)
+
+
+@pytest.mark.parametrize("filesystem", [Bindfs, Apart])
+def test_a_daemon_that_comes_before_the_dead_mount_is_cleared_waits_no_longer(
+    node: Node, heal: HeldHealing, filesystem: MakeFilesystem
+):
+    """It looks at its mount point, and by that at the dead mount: the plugin is away, or slow."""
+    data = node.dataset("demo", filesystem, files={"big": b"x" * 100_000})
+    main = heal.container(node, data)
+    with reading(main, "/data/big") as process, in_the_root(main) as listing:
+        heal.stop()
+        come_back = [sys.executable, "-c", _COMES_BACK, str(data.volume.source)]
+        with subprocess.Popen(come_back, stdout=subprocess.PIPE) as comes_back:
+            assert comes_back.stdout is not None
+            assert comes_back.stdout.readline() == b"ready\n"
+            data.daemon.kill()
+            until(lambda: heal.held(data).counts["waiting"] > 2, "all of them wait")
+            heal.start()
+            assert comes_back.wait(FAST_S) == 0
+        data.daemon.restart()
+        heal.await_served(data)
+        until(lambda: not waits(heal, data), "the readers go on")
+        assert process.poll() is None
+        assert listing.poll() is None
+
+
+def in_the_root(main: Container) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
+    """Keep asking about a volume's root in a container, by path, for a block."""
+    return inside(main, _KEEPS_LOOKING, "/data")
 
 
 @pytest.mark.parametrize("heal", [0.5], indirect=True)

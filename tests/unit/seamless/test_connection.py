@@ -1,4 +1,4 @@
-"""A connection of which the kernel does not tell whose it is, nor asks again what was read."""
+"""A held connection: whose it is, what its daemon had read, and who is sent to walk again."""
 
 import errno
 import os
@@ -11,7 +11,7 @@ import pytest
 from recover.seamless import wire
 from recover.seamless.connection import Connection
 from recover.seamless.wire import Op
-from tests.unit.seamless.messages import listing, message
+from tests.unit.seamless.messages import GROUP, PROCESS, USER, listing, message, read
 
 MARK = 1 << 61 | 12345
 
@@ -106,3 +106,40 @@ def test_nothing_is_ended_where_the_kernel_asks_again(connection, ends):
     connection.sweep()
 
     assert replies(ends[1]) == []
+
+
+ASKED = (
+    message(Op.GETATTR, 2, bytes(16)),
+    message(Op.OPENDIR, 4, bytes(8)),
+    message(Op.GETATTR, 6, bytes(16), node=5),
+    listing(8, 0),
+    read(10, 0),
+)
+
+
+@pytest.mark.parametrize(
+    ("found", "ids_are_ours", "sent"),
+    [
+        ({PROCESS: (USER, GROUP)}, True, [2, 4]),
+        ({PROCESS + 1: (USER, GROUP)}, True, []),
+        ({PROCESS + 1: (USER, GROUP)}, False, [2, 4]),
+        ({PROCESS: (USER, GROUP + 1)}, False, []),
+        ({}, False, []),
+    ],
+    ids=["its thread", "another thread", "its user", "another group", "nobody"],
+)
+def test_who_came_by_a_mount_that_is_gone_is_sent_to_walk_again(
+    connection: Connection,
+    ends: tuple[socket.socket, socket.socket],
+    found: dict[int, tuple[int, int]],
+    ids_are_ours: bool,
+    sent: list[int],
+):
+    connection.is_proven, connection.ids_are_ours = True, ids_are_ours
+    assert ask(connection, ends[1], *ASKED) == []
+
+    connection.have_walked_again(found)
+
+    assert replies(ends[1]) == [(errno.ESTALE, unique) for unique in sent]
+    assert len(connection.line) == len(ASKED) - len(sent)
+    assert connection.tally.walked_again == len(sent)
