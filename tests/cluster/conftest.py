@@ -16,7 +16,7 @@ from tests.cluster.admission import FluidWebhook
 from tests.cluster.cluster import Cluster, scratch
 from tests.cluster.fluid import Datasets, Fluid
 from tests.cluster.fluidobjects import Spec
-from tests.cluster.plugin import Plugin
+from tests.cluster.plugin import DAEMONSET, NAMESPACE, Plugin
 from tests.cluster.recovery import Recovery
 from tests.cluster.scene import Scene
 from tests.cluster.serverlesspods import Serverless
@@ -24,6 +24,7 @@ from tests.cluster.settings import BIN
 
 NAME = os.environ.get("CLUSTER_NAME", "test")
 _numbers = itertools.count(1)
+_TOLD = 12_000  # characters of each that a failure is reported with
 
 
 @pytest.fixture(scope="session")
@@ -193,7 +194,18 @@ def pytest_runtest_makereport(
     if report.failed and "cluster" in getattr(item, "fixturenames", ()):
         cluster = Cluster(NAME)
         if cluster.node.is_up:
-            pods = cluster.kubectl("get", "pods,events", "-A", "-owide", check=False)
-            report.sections.append(("the cluster", pods[-6000:]))
-            report.sections.append(("its logs", f"in {cluster.place.logs}"))
+            report.sections += _said_last(cluster)
     return report
+
+
+def _said_last(cluster: Cluster) -> Iterator[tuple[str, str]]:
+    """Yield what its programs said last; their files go with the cluster."""
+    columns = "AT:.metadata.creationTimestamp,OF:.involvedObject.name,IS:.reason,SAID:.message"
+    events = ("-A", "--sort-by=.metadata.creationTimestamp", "-o", f"custom-columns={columns}")
+    plugin = ("-n", NAMESPACE, "-l", f"app={DAEMONSET}", "--all-containers", "--prefix")
+    for title, *command in (
+        ("pods", "get", "pods", "-A", "-owide"),
+        ("events", "get", "events", *events),
+        ("the plugin's log", "logs", *plugin, "--tail=100"),
+    ):
+        yield title, cluster.kubectl(*command, check=False)[-_TOLD:]
