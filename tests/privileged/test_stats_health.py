@@ -11,6 +11,7 @@ import pytest
 
 from csi_fluid._pb import csi_pb2
 from csi_fluid.testbed import programs
+from csi_fluid.testbed.waiting import PACE
 from tests.harness import Dataset, Node, Rclone
 from tests.privileged.publishing import Publishing
 from tests.rpc.serving import refusal
@@ -30,7 +31,7 @@ def health(on: Publishing, data: Dataset, path: str = "") -> dict[str, tuple[int
     request = csi_pb2.NodeGetVolumeHealthRequest(
         volume_id=data.volume.volume_id, volume_publish_path=path
     )
-    answer = on.client.node.NodeGetVolumeHealth(request, timeout=10).volume_health
+    answer = on.client.node.NodeGetVolumeHealth(request, timeout=10 * PACE).volume_health
     assert answer.volume_id == data.volume.volume_id
     assert len({entry.reason for entry in answer.health_statuses}) == len(answer.health_statuses)
     return {entry.reason: (entry.status, entry.message) for entry in answer.health_statuses}
