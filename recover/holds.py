@@ -152,9 +152,8 @@ class Holds:
                 if top is None or top.dev not in dead:
                     return top is None
                 if top.dev not in self._client.status().dead:
-                    return (
-                        False  # it was over by then: the number is that of the next daemon's mount
-                    )
+                    # It was over by then: the number is that of the next daemon's mount.
+                    return False
                 detach = functools.partial(_detach, source, top)
                 namespaces.visit(namespace, detach, self._prober, key=("clear", source))
             except (Error, OSError):

@@ -53,6 +53,7 @@ class Connection:
     how long after the last swap, of served_at, the first caller had his answer; 0: nobody yet.
     is_proven says that it is the connection of this superblock: where the kernel does not tell,
     mark is the number that has to come by it first, which is sent on its way at asked_at.
+    sent_again are the threads, or users, that were sent to walk again.
     Where the kernel does not send again what the dead daemon had read, requests below unread may
     be such: None until the first one came that he cannot have read.
     """
@@ -73,6 +74,7 @@ class Connection:
     is_proven: bool = True
     mark: int = field(default_factory=lambda: secrets.randbits(62))
     asked_at: float | None = None
+    sent_again: set[int | tuple[int, int]] = field(default_factory=set)
 
     @property
     def number(self) -> int:
@@ -270,18 +272,18 @@ class Connection:
         """Send those to walk again who came to the root by a mount that was taken away since.
 
         strays are fsuid and fsgid of such threads.  Who is in another PID namespace than the daemon
-        is known by them alone: others of that user walk once more as well, and wait again.
+        is known by them alone: others of that user walk once more as well, and wait again.  Once
+        each: a second time within one call it would be the program's error.
         """
-        users = set(strays.values())
+        found = {*strays, *strays.values()} - self.sent_again
         for each in self.at_root():
             request = each.request
-            if self.ids_are_ours and request.pid:
-                is_stray = request.pid in strays
-            else:
-                is_stray = (request.uid, request.gid) in users
-            if is_stray:
+            is_told = self.ids_are_ours and request.pid
+            who = request.pid if is_told else (request.uid, request.gid)
+            if who in found:
                 self._end(each, errno.ESTALE)
                 self.tally.walked_again += 1
+                self.sent_again.add(who)
 
     def _end(self, waiting: Waiting, error: int) -> None:
         if self.line.give_up(waiting.request.unique):
