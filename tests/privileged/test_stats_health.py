@@ -144,7 +144,7 @@ def test_what_is_wrong_is_told(
     started = time.monotonic()
     found = health(on, data)
 
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 2 * PACE
     assert set(found) == reasons
     assert {status for status, _ in found.values()} == {INACCESSIBLE}
     assert all(message for _, message in found.values())
