@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from csi_fluid.testbed.waiting import PACE
 from recover.seamless.client import Client, Held
 from tests.harness import Dataset, Node, Propagation, until
 from tests.harness.node import Container
@@ -18,7 +19,7 @@ class HeldHealing(Healing):
     """Publishes, heals and holds."""
 
     def __init__(self, node: Node, hold_s: float = 20.0, **options: object) -> None:
-        super().__init__(node, hold_s=hold_s, **options)  # type: ignore[arg-type]
+        super().__init__(node, hold_s=PACE * hold_s, **options)  # type: ignore[arg-type]
         self.client = Client(node.machine.folder("hold") / "s", starts=False)
 
     def held(self, data: Dataset) -> Held:
