@@ -12,7 +12,7 @@ from recover.linux import syscalls
 
 _SIGKILL = 1 << 8
 _NODE = "/proc/1/ns/mnt"  # has the mounts that pods get their volumes from
-_ASLEEP = (b"request_wait_answer", b"fuse")  # the second where the kernel has the first inlined
+_ASLEEP = (b"request_wait_answer", b"fuse_simple_request", b"fuse_request_send")  # may be inlined
 _UNASKED = syscalls.AT_STATX_DONT_SYNC | syscalls.AT_NO_AUTOMOUNT
 _BELOW = -100  # AT_FDCWD, of a path that may begin anywhere below the working directory or root
 _STATS_BY_MACHINE: dict[str, dict[int, int | None]] = {
@@ -70,15 +70,23 @@ def strays(dev: str) -> dict[int, tuple[int, int]]:
 
 
 def _is_asleep(thread: str) -> bool:
-    with contextlib.suppress(OSError), open(f"{thread}/wchan", "rb", buffering=0) as file:
-        where = file.read()
-        return any(name in where for name in _ASLEEP)
-    return False
+    """Tell whether a thread waits for a FUSE daemon, by the function that it sleeps in."""
+    where = _read(f"{thread}/wchan")
+    if where == b"0":  # before Linux 5.16 also where the kernel has no frame pointers
+        where = _read(f"{thread}/stack")
+    return any(name in where for name in _ASLEEP)
+
+
+def _read(path: str) -> bytes:
+    with contextlib.suppress(OSError), open(path, "rb", buffering=0) as file:
+        return file.readall()
+    return b""
 
 
 def _has_mount(thread: str, dev: str) -> bool:
-    with open(f"{thread}/mountinfo", "rb", buffering=0) as file:
-        return f" {dev} ".encode() in file.readall()  # in paths there are no spaces, but \\040
+    """Tell whether a superblock is mounted where a thread is; so it is said of one that ended."""
+    table = _read(f"{thread}/mountinfo")
+    return not table or f" {dev} ".encode() in table  # in its paths there are no spaces
 
 
 def _threads() -> Iterator[str]:

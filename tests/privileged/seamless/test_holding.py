@@ -13,6 +13,7 @@ import pytest
 
 from csi_fluid.cli.holding import words as holding_words
 from recover import events
+from recover.seamless import callers
 from tests.harness import Bindfs, Dataset, Gocryptfs, Node, Propagation, pause, until
 from tests.harness.node import Container, MakeFilesystem
 from tests.privileged.healing import healing, shown, whole
@@ -193,6 +194,16 @@ def test_a_daemon_that_comes_before_the_dead_mount_is_cleared_waits_no_longer(
             until(lambda: not waits(heal, data), "the readers go on")
             assert process.poll() is None
             assert listing.poll() is None
+
+
+def test_who_waits_is_told_from_a_daemon_that_does(node: Node, heal: HeldHealing, data: Dataset):
+    main = heal.container(node, data)
+    assert callers.strays("0:0") == {}  # no pod has a mount of that: these are all that wait
+    with reading(main, "/data/big", _KEEPS_ASKING):
+        data.daemon.kill()
+        until(lambda: waits(heal, data), "the reader waits")
+        assert set(callers.strays("0:0").values()) == {(0, 0)}
+        assert callers.strays(heal.held(data).newest) == {}  # it is in a pod
 
 
 def in_the_root(main: Container) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
