@@ -260,23 +260,22 @@ class Connection:
                 self._end(each, errno.EINTR)
                 self.tally.killed += 1
 
-    def at_root(self) -> list[Waiting]:
-        """Return what waits and was asked of the volume's root by a path."""
-        return [
+    def have_walked_again(self, strays: Callable[[str], Mapping[int, tuple[int, int]]]) -> None:
+        """Send those to walk again who came to the root by a mount that was taken away since.
+
+        strays finds such threads, as `callers.strays` does, and is asked if anybody waits there.
+        Who is in another PID namespace than the daemon is known by his user alone: others of that
+        user walk once more as well, and wait again.  Once each: a second time within one call it
+        would be the program's error.
+        """
+        at_root = [
             each
             for each in self.line.all_waiting()
             if each.request.node == wire.ROOT and each.request.op in wire.BY_PATH
         ]
-
-    def have_walked_again(self, strays: Mapping[int, tuple[int, int]]) -> None:
-        """Send those to walk again who came to the root by a mount that was taken away since.
-
-        strays are fsuid and fsgid of such threads.  Who is in another PID namespace than the daemon
-        is known by them alone: others of that user walk once more as well, and wait again.  Once
-        each: a second time within one call it would be the program's error.
-        """
-        found = {*strays, *strays.values()} - self.sent_again
-        for each in self.at_root():
+        threads = strays(self.dev) if at_root else {}
+        found = {*threads, *threads.values()} - self.sent_again
+        for each in at_root:
             request = each.request
             is_told = self.ids_are_ours and request.pid
             who = request.pid if is_told else (request.uid, request.gid)

@@ -400,8 +400,8 @@ class Holder:
         connection = dataset and dataset.connections.get(message.text("dev"))
         if dataset and connection and connection.died_at is not None:
             self._read(dataset, connection)
-            if connection.copies and connection.at_root():
-                connection.have_walked_again(callers.strays(connection.dev))
+            if connection.copies:  # it is not over
+                connection.have_walked_again(callers.strays)
 
     def _lack(self, message: Message, source: str) -> None:
         dataset = self._datasets.setdefault(source, Dataset(source, 0.0))

@@ -95,19 +95,14 @@ SERVED = frozenset(
 )
 UNDER_LOCK = frozenset({Op.LOOKUP, Op.READDIR, Op.READDIRPLUS})
 """What keeps a directory's lock while it waits: move_mount(2) onto that directory waits with it."""
-BY_PATH = frozenset(
-    {
-        *(Op.LOOKUP, Op.GETATTR, Op.STATFS, Op.GETXATTR, Op.LISTXATTR, Op.ACCESS, Op.OPENDIR),
-        Op.STATX,
-    }
-)
-"""What is asked of a volume's root by who walks there; some of it by an open directory as well."""
 STAT_LIKE = frozenset(
     {
         *(Op.LOOKUP, Op.GETATTR, Op.READLINK, Op.STATFS, Op.GETXATTR, Op.LISTXATTR, Op.ACCESS),
         Op.STATX,
     }
 )
+BY_PATH = STAT_LIKE | {Op.OPENDIR}
+"""What is asked of a volume's root by who walks there; some of it by an open directory as well."""
 
 _HEAD = struct.Struct("=IIQQIIIHH")  # fuse_in_header
 _REPLY = struct.Struct("=IiQ")  # fuse_out_header
