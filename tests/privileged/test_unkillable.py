@@ -36,7 +36,10 @@ def hang(data: Dataset, operation: str = "ALL") -> None:
 
 
 def sleepers() -> list[int]:
-    """Return the processes with a thread that waits for a FUSE daemon's answer."""
+    """Return the processes with a thread that waits for a FUSE daemon's answer, at this moment.
+
+    A kill wakes it once before it sleeps on, which a busy machine may put off: `until(sleepers)`.
+    """
     found = set()
     for task in Path("/proc").glob("[0-9]*/task/*/wchan"):
         with contextlib.suppress(OSError):
@@ -46,11 +49,11 @@ def sleepers() -> list[int]:
 
 
 def asleep(data: Dataset) -> list[int]:
-    """Return them once the daemon has read a request, which a busy machine may put off."""
+    """Return them once the daemon has read a request: no kill ends them from then on."""
     filesystem = data.daemon.filesystem
     assert isinstance(filesystem, WireFuse)
     until(lambda: filesystem.has_left_one, "a request is read")
-    return sleepers()
+    return until(sleepers, "its caller sleeps")
 
 
 def child(pid: int) -> int:
@@ -84,7 +87,7 @@ def test_a_plugin_that_asks_a_silent_daemon_ends_and_the_next_one_serves(
     os.kill(plugin.pid, number)
 
     until(lambda: not plugin.alive, "its end", timeout_s=5)
-    assert sleepers()  # they were left behind
+    until(sleepers, "who is left behind")
     plugin.start()
     other.daemon.kill()
     other.daemon.restart()
@@ -110,7 +113,7 @@ def test_when_the_one_that_asks_is_killed_while_it_sleeps_another_one_asks(
     for _ in range(3):
         plugin.client.stats(other.volume, target)
     assert child(plugin.pid) != before
-    assert before in sleepers()
+    until(lambda: before in sleepers(), "who is left behind")
 
 
 @pytest.fixture(params=["as this machine has them", "version 2 alone"])
@@ -145,10 +148,11 @@ def test_who_was_left_behind_does_not_keep_the_containers_control_group(
     assert {task.readlink() for task in Path(f"/proc/{plugin.pid}/task").glob("*/ns/cgroup")} == {
         before
     }
+    assert asleep(hung)
 
     plugin.kill()
 
-    assert asleep(hung)
+    until(sleepers, "who is left behind")
     until(lambda: not procs.read_text(), "the group is empty")
 
 
@@ -161,7 +165,7 @@ def test_a_walk_to_a_sub_path_that_never_ends_keeps_no_plugin(node: Node, hung: 
 
     plugin.kill()
 
-    assert sleepers()
+    until(sleepers, "who is left behind")
     plugin.start()
 
 
@@ -217,4 +221,4 @@ def test_an_agent_that_asks_a_silent_daemon_ends(
         agent.send_signal(number)
 
         assert agent.wait(6) in {-number, 128 + number}
-    assert sleepers()
+    until(sleepers, "who is left behind")
