@@ -34,7 +34,7 @@ from recover.linux import facilities, refusal
 TOKEN = "CSI_FLUID_SANDBOX"  # marks every process of a sandbox; its value is the work folder
 DEFAULT_TIMEOUT_S = 60.0
 GRACE_S = 3.0  # what the test gets to report its own time-out before it is killed
-SETTLE_S = 1.0  # threads and processes that were told to end may need a moment
+SETTLE_LOOKS = 50  # threads and processes that were told to end may need a moment
 
 CLONE_NEWNS = 0x00020000  # <linux/sched.h>; Python has os.unshare only since 3.12
 CLONE_NEWPID = 0x20000000
@@ -120,8 +120,8 @@ class Traces:
 
 def settle(look: Callable[[], list[str]]) -> list[str]:
     """Return what a look finds, after a moment for what is about to go by itself."""
-    deadline = time.monotonic() + SETTLE_S
-    while (found := look()) and time.monotonic() < deadline:
+    looks = SETTLE_LOOKS  # not a time: the machine may have stood still
+    while (found := look()) and (looks := looks - 1):
         gc.collect()  # an unreachable object is not a leak
         time.sleep(0.02)  # noqa: TID251 -- no event tells that a thread or a process has gone
     return found

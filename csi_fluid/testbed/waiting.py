@@ -10,6 +10,8 @@ T = TypeVar("T")
 
 PACE = float(os.environ.get("CSI_FLUID_PACE", "1"))  # how many times slower this machine is
 
+_ROUNDS = 20  # the least number of looks: between two of them the machine may have stood still
+
 _never = threading.Event()
 
 
@@ -25,9 +27,12 @@ def until(
 
     Raises TimeoutError, which names what was waited for and the last answer.
     """
-    end = time.monotonic() + PACE * timeout_s
+    left_s, before = PACE * timeout_s, time.monotonic()
+    most_s = left_s / _ROUNDS
     while not (answer := look()):
-        if time.monotonic() >= end:
+        if left_s <= 0:
             raise TimeoutError(f"waited {timeout_s:g} s for {what}; at the end: {answer!r}")
         pause(every_s)
+        now = time.monotonic()
+        left_s, before = left_s - min(now - before, most_s), now
     return answer

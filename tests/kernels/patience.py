@@ -25,7 +25,7 @@ _DEFAULTS = (
 
 def pytest_configure() -> None:
     """Multiply the limits of the test bed, and those that tests give to processes they start."""
-    sandbox.SETTLE_S *= PACE
+    sandbox.SETTLE_LOOKS = int(PACE * sandbox.SETTLE_LOOKS)
     sandbox.GRACE_S *= PACE
     client._START_S *= PACE  # a process of Python takes seconds to start
     client._PATIENCE_S *= PACE
