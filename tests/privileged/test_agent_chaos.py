@@ -8,6 +8,8 @@ import signal
 import pytest
 
 from csi_fluid.testbed.serverless import Client, Sidecar
+from recover.anchors.anchor import FOLDER
+from recover.linux import mountinfo
 from tests.harness import Node, pause, until
 from tests.harness.node import Container
 from tests.privileged.serverless import ServerlessPod, serverless
@@ -44,9 +46,16 @@ def do(deed: str, pod: ServerlessPod, name: str) -> list[Container]:
             agent.start()
         case _:
             application = pod.app(name)
-            pause(0.05)  # the agent sees what it hangs off
+            until(lambda: is_anchored(pod, application), f"{name} to hang off an anchor")
             return [application]
     return []
+
+
+def is_anchored(pod: ServerlessPod, app: Container) -> bool:
+    """Tell whether what an application sees is anchored: an agent saw it while it was there."""
+    folder = f"{pod.data[0].parent / FOLDER}/"
+    anchored = {mount.dev for mount in mountinfo.read() if mount.mount_point.startswith(folder)}
+    return app.sees.layers("/data0")[-1].dev in anchored
 
 
 def reads(app: Container) -> bool:
