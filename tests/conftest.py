@@ -123,6 +123,14 @@ def workdir() -> Path:
     return sandbox.workdir()
 
 
+@pytest.fixture
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a publish wait not long for its FUSE mount, but its caller for the answer."""
+    from tests.rpc.serving import SOON_S
+
+    monkeypatch.setattr("csi_fluid.rpc.node._MAX_WAIT_S", SOON_S)
+
+
 @pytest.fixture(scope="session")
 def grpc_up() -> Iterator[None]:
     """Keep gRPC's own machinery up for the session.

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import csi_fluid
+from csi_fluid.testbed.errors import BedError
 from csi_fluid.testbed.pods import PYTHON, Container, Image, Propagation, VolumeMount
 from csi_fluid.testbed.waiting import PACE, until
 from recover.errors import Covered
@@ -214,7 +215,7 @@ class Agent:
         ]
 
     def start(self) -> None:
-        """Start the container and return when the agent guards."""
+        """Start the container and return when the agent guards; raises BedError if it ends."""
         for parent in self._places:
             parent.mkdir(parents=True, exist_ok=True)
         volumes = [
@@ -225,10 +226,16 @@ class Agent:
         self._container = Container(self._image, self._pod, volumes, self.command()).ready()
         self._follower = threading.Thread(target=self._follow, args=[self._container], daemon=True)
         self._follower.start()
+        container = self._container
         until(
-            lambda: any("guarding" in line for line in self.said[told:]),
+            lambda: self._guards_since(told) or not container.alive,
             f"the agent to begin: {self.said}",
         )
+        if not self._guards_since(told):
+            raise BedError(f"the agent has ended: {self.said}")
+
+    def _guards_since(self, told: int) -> bool:
+        return any("guarding" in line for line in self.said[told:])
 
     def _follow(self, container: Container) -> None:
         for line in container.lines():

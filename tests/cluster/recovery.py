@@ -13,6 +13,7 @@ NAMESPACE = "fluid-system"
 NAME = "csi-fluid-webhook"
 CONFIGURATION = "csi-fluid-recovery-webhook"
 SECRET = "csi-fluid-webhook-certificates"
+ROLLOUT = ("rollout", "status", f"deployment/{NAME}", "-n", NAMESPACE, "--timeout=90s")
 _FOLDER = ROOT / "manifests/serverless"
 # A pod that gets an answer that can be told from none: it asks, and nothing brings a sidecar.
 _ASKING: Object = {
@@ -33,8 +34,7 @@ class Recovery:
         """Apply the manifests and return when the API server gets answers."""
         self._cluster.kubectl("apply", "-f", str(ROOT / "manifests/namespace.yaml"))
         self._cluster.kubectl("apply", "-k", str(_FOLDER))
-        rollout = ("rollout", "status", f"deployment/{NAME}", "-n", NAMESPACE, "--timeout=90s")
-        self._cluster.kubectl(*rollout, timeout_s=100)
+        self._cluster.kubectl(*ROLLOUT, timeout_s=100)
         wait_for(self.answers, "an answer of the webhook")
 
     def scale(self, replicas: int) -> None:
@@ -43,6 +43,7 @@ class Recovery:
             "scale", f"deployment/{NAME}", "-n", NAMESPACE, f"--replicas={replicas}"
         )
         wait_for(lambda: len(self.pods()) == replicas, f"{replicas} replicas", 60)
+        self._cluster.kubectl(*ROLLOUT, timeout_s=100)
         wait_for(lambda: self.answers() == bool(replicas), "the API server to know of it", 60)
 
     def pods(self) -> list[str]:

@@ -128,7 +128,7 @@ def ask_the_whole_cluster(
         if name == "dataset":
             fluid.reconcile(spec)
     cluster.wait_ready("demo-app", "default")
-    cluster.execute(fluid.fuse_pod(spec), "kill", "1", namespace="default")
+    cluster.execute(fluid.fuse_pod(spec), "kill", "1", namespace="default", check=False)
     wait_for(lambda: "FuseRecoverSucceed" in events_of_the_app(cluster), "the heal", 60)
     assert files.left  # its files are what is wanted of it
 

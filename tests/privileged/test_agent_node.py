@@ -140,9 +140,8 @@ def test_a_plugin_that_cannot_mount_inside_leaves_the_pod_to_its_agent(node: Nod
         app = pod.start()
         pod.await_anchors(1)
 
-        for _ in range(2):
+        for number in (1, 2):
             pod.crash()
             pod.await_whole(app)
-
-        until(lambda: pod.heals == 2, f"the agent tells of it: {pod.agent.said}")
+            until(lambda: pod.heals == number, f"the agent tells of it: {pod.agent.said}")  # noqa: B023
         assert "strategy=propagation" in plugin.words

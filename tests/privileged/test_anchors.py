@@ -29,6 +29,7 @@ def data(node: Node) -> Dataset:
     return node.dataset("demo", files={"a.txt": b"1", "sub/b.txt": b"1", "out/o.txt": b"1"})
 
 
+@pytest.mark.timeout(180)
 @BOTH
 def test_a_container_of_each_of_thirty_generations_is_healed_by_the_next_crash(
     node: Node, heal: Healing, data: Dataset
@@ -214,7 +215,7 @@ def test_containers_with_nested_mounts_of_every_generation_keep_them(
     containers = []
     for number in range(5):
         containers.append(pod.container(f"c{number}", volumes))
-        heal.crash(data, delay_s=0.1)  # a restart takes time: the copies are parted meanwhile
+        heal.crash(data, noticed=True)  # the copies are parted before the next daemon comes
 
     for container in containers:
         heal.await_whole(data, container.sees, "/data")
@@ -231,7 +232,7 @@ def test_a_nested_mount_is_there_from_the_first_instant_of_a_heal(
     main = pod.container("main", volumes)
 
     for _ in range(10):
-        heal.crash(data, delay_s=0.1)
+        heal.crash(data, noticed=True)
         heal.await_whole(data, main.sees, "/data")
         assert main.sees.names("/data/out") == {"kept"}
 
@@ -265,7 +266,7 @@ def test_a_container_that_mounts_a_writable_volume_read_only_stays_so(node: Node
 
         with Watch(main.pid, "write", "/data") as watch:
             for _ in range(10):
-                heal.crash(data, delay_s=0.1)
+                heal.crash(data, noticed=True)
                 heal.await_whole(data, main.sees, "/data")
             seen = watch.outcomes() - GONE
 

@@ -19,7 +19,7 @@ def run(node: Node, *words: str) -> subprocess.CompletedProcess[str]:
     machine = node.machine
     environ = {"MOUNT_ROOT": str(machine.mount_root), "KUBELET_ROOTDIR": str(machine.kubelet)}
     return subprocess.run(
-        [sys.executable, "-m", "csi_fluid", *words, "--probe-timeout=500ms"],
+        [sys.executable, "-m", "csi_fluid", *words],
         env=os.environ | environ,
         capture_output=True,
         text=True,
@@ -28,8 +28,8 @@ def run(node: Node, *words: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def status(node: Node) -> dict[str, Any]:
-    done = run(node, "status", "--json", "--strategy=namespace")
+def status(node: Node, *options: str) -> dict[str, Any]:
+    done = run(node, "status", "--json", "--strategy=namespace", *options)
     assert done.returncode == 0, done.stderr
     (dataset,) = json.loads(done.stdout)["datasets"]
     return dict(dataset)
@@ -127,7 +127,7 @@ def test_a_hung_daemon_costs_status_no_more_than_the_probe_timeout(node: Node):
     node.plugin()
     pod.publish(data)
     data.daemon.kill(signal.SIGSTOP)
-    state = status(node)["state"]
+    state = status(node, "--probe-timeout=500ms")["state"]
     data.daemon.kill(signal.SIGCONT)
 
     assert state == "hung: FUSE does not answer"

@@ -15,7 +15,10 @@ from tests.privileged.publishing import Publishing
 from tests.rpc.serving import Refusal, refusal
 
 ANSWERS = [errno.EIO, errno.EACCES, errno.EINTR, errno.ENOENT, errno.ENOSPC]
-pytestmark = [pytest.mark.expects_log("UNAVAILABLE"), pytest.mark.usefixtures("grpc_up")]
+pytestmark = [
+    pytest.mark.expects_log("UNAVAILABLE"),
+    pytest.mark.usefixtures("grpc_up", "hurried"),
+]
 
 
 def make_place(node: Node, *, file: bool = False) -> Path:
@@ -30,7 +33,7 @@ def volume_at(place: Path) -> Volume:
 
 
 def publish(on: Publishing, place: Path) -> None:
-    on.client.publish(volume_at(place), on.target, timeout_s=0.6)
+    on.client.publish(volume_at(place), on.target)
 
 
 def assert_tells(refused: Refusal, number: int) -> None:

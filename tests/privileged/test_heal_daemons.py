@@ -5,7 +5,6 @@ import signal
 
 import pytest
 
-from recover import events
 from tests import sandbox
 from tests.harness import Daemon, Filesystem, Gocryptfs, Node, Propagation, Rclone, S3fs, until
 from tests.privileged.healing import Healing, healing, shown, whole
@@ -69,7 +68,7 @@ def test_a_daemon_that_serves_on_after_its_unmount_is_left_alone_until_it_ends(
     until(lambda: not node.sees.layers(data.volume.source), "the source is unmounted")
     after = Daemon(data.daemon.filesystem, data.volume.source, node.machine.folder("second"))
     after.start()
-    until(lambda: heal.ear.events[-1:] == [events.Woken("fanotify")], "the new mount is noticed")
+    heal.await_looked(data)
     untouched = shown(node.sees, target), shown(main.sees, "/data")
     data.daemon.kill()
     heal.healed(data)

@@ -55,8 +55,8 @@ def test_what_fluid_left_heals_to_one_read_only_layer(
 
     with healing(node) as heal:
         heal.await_looked(data)
-        # A restart takes time: the binds are parted from the source while its daemon is away.
-        heal.crash(data, stack=stack, delay_s=0.1)
+        # The binds are parted from the source before the next daemon comes.
+        heal.crash(data, stack=stack, noticed=True)
 
         for view, path in places:
             heal.await_whole(data, view, path)
@@ -80,7 +80,7 @@ def test_what_fluid_stacked_goes_with_the_next_crash(node: Node, data: Dataset):
         heal.await_looked(data)
         assert main.sees.layers("/data") == before
         assert main.sees.error("/data") == 0
-        heal.crash(data, delay_s=0.1)
+        heal.crash(data, noticed=True)
         heal.await_whole(data, node.sees, target)
         heal.await_whole(data, main.sees, "/data")
         heal.unpublish(target)
@@ -159,7 +159,7 @@ def test_a_subpath_of_fluids_bind_heals(node: Node, data: Dataset, *, stack: boo
 
     with healing(node) as heal:
         heal.await_looked(data)
-        heal.crash(data, stack=stack, delay_s=0.1)
+        heal.crash(data, stack=stack, noticed=True)
 
         heal.await_whole(data, node.sees, place)
         heal.await_whole(data, main.sees, "/data")
@@ -220,7 +220,7 @@ def test_what_is_laid_into_a_target_through_its_subpath_does_not_grow(node: Node
         heal.await_looked(data)
         counts = []
         for _ in range(4):
-            heal.crash(data, delay_s=0.1)
+            heal.crash(data, noticed=True)
             heal.await_whole(data, node.sees, target)
             heal.await_whole(data, main.sees, "/data")
             assert shown(node.sees, target).read_only

@@ -14,7 +14,8 @@ from recover.linux.probe import Prober
 from tests.harness import Daemon, Dataset, Node, Propagation, until
 from tests.privileged.healing import Healing, healing, shown, whole
 
-PATIENCE_S = 0.4  # the time limit of a probe here
+PATIENCE_S = 1.5  # the time limit of a probe here
+BRIEF_S = 0.4  # where one after the other is waited for
 
 
 @pytest.fixture
@@ -159,7 +160,7 @@ def test_many_paths_of_the_node_over_a_hung_dataset_leave_the_others_alone(node:
     places = [f"in{number}" for number in range(MOST_HANGING + 6)]
     hung = node.dataset("hung", files={f"{place}/i.txt": b"1" for place in places})
     data, third = node.dataset("demo"), node.dataset("third")
-    prober = Prober(timeout_s=PATIENCE_S, max_abandoned=len(places) + 1)
+    prober = Prober(timeout_s=BRIEF_S, max_abandoned=len(places) + 1)
     with healing(node, prober=prober, period_s=0.2) as heal:
         targets = [heal.publish(node.pod(), each) for each in (data, third)]
         heal.publish(node.pod(), hung)
@@ -189,7 +190,7 @@ def test_many_paths_of_the_node_over_a_hung_dataset_leave_the_others_alone(node:
 def test_many_pods_whose_paths_hang_leave_the_others_alone(node: Node, hung: Dataset):
     """A dataset within another one that is stopped: each visit to these pods sleeps there."""
     data, third = node.dataset("demo"), node.dataset("third")
-    prober = Prober(timeout_s=PATIENCE_S, max_abandoned=6, max_of_pods=6)
+    prober = Prober(timeout_s=BRIEF_S, max_abandoned=6, max_of_pods=6)
     with healing(node, prober=prober, period_s=0.2) as heal:
         volumes = {"/a": heal.publish(node.pod(), hung), "/a/in": heal.publish(node.pod(), data)}
         for number in range(12):

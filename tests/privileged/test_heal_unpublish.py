@@ -3,6 +3,8 @@
 import random
 import threading
 
+import pytest
+
 from csi_fluid.testbed import programs
 from recover import events
 from tests.harness import Node, until
@@ -84,6 +86,7 @@ def test_a_bare_target_that_is_unpublished_meanwhile_is_not_mounted(node: Node):
         assert not node.sees.layers(target)
 
 
+@pytest.mark.timeout(180)
 def test_unpublish_racing_with_heals_resurrects_nothing(node: Node, heal: Healing):
     data = node.dataset("demo")
     pod = node.pod()

@@ -149,7 +149,7 @@ def test_a_visit_that_hangs_is_given_up_and_released_when_it_ends(node: Node):
         namespaces.visit(namespace_of(main.pid), walk, prober, release=released.set)
     with pytest.raises(Unanswered):  # at once: one at a time for each namespace
         namespaces.visit(namespace_of(main.pid), where, prober, timeout_s=60)
-    other = namespaces.visit(namespace_of(main.pid), where, prober, key="another")
+    other = namespaces.visit(namespace_of(main.pid), where, prober, key="another", timeout_s=60)
 
     assert other == namespace_of(main.pid).inode
     assert not released.is_set()

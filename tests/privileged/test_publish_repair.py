@@ -126,7 +126,7 @@ def test_a_hung_target_is_repaired_when_a_new_daemon_mounts(
     on: Publishing, data: Dataset, node: Node
 ):
     on.publish(data)
-    data.daemon.kill(signal.SIGSTOP)
+    on.hang(data)
     with refusal(grpc.StatusCode.UNAVAILABLE):
         on.publish(data)
     second = second_daemon(node, data)

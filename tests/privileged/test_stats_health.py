@@ -65,7 +65,7 @@ def test_stats_of_a_broken_volume_are_unavailable_in_bounded_time(
     on: Publishing, data: Dataset, hung: bool
 ):
     on.publish(data)
-    data.daemon.kill(signal.SIGSTOP if hung else signal.SIGKILL)
+    on.hang(data) if hung else data.daemon.kill()
     with refusal(grpc.StatusCode.UNAVAILABLE) as refused:
         on.client.stats(data.volume, on.target)
     data.daemon.kill(signal.SIGCONT) if hung else None
@@ -102,7 +102,7 @@ def unmounted(on: Publishing, data: Dataset) -> None:
 
 
 def stopped(on: Publishing, data: Dataset) -> None:
-    data.daemon.kill(signal.SIGSTOP)
+    on.hang(data)
 
 
 def without_sub_path(on: Publishing, data: Dataset) -> None:

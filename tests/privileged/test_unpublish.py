@@ -43,7 +43,7 @@ def source_unmounted(on: Publishing, data: Dataset) -> None:
 
 def hung(on: Publishing, data: Dataset) -> None:
     on.publish(data)
-    data.daemon.kill(signal.SIGSTOP)
+    on.hang(data)
 
 
 def stacked(on: Publishing, data: Dataset) -> None:
@@ -95,7 +95,7 @@ def dead_link(on: Publishing, data: Dataset) -> None:
 
 def hung_link(on: Publishing, data: Dataset) -> None:
     link(on, data)
-    data.daemon.kill(signal.SIGSTOP)
+    on.hang(data)
 
 
 STATES: dict[str, tuple[Callable[[Publishing, Dataset], None], ...]] = {

@@ -256,7 +256,8 @@ def test_a_crash_heals_long_before_the_tick(node: Node, doors: dict[str, Door]):
         heal.await_looked(data)
 
         for delay_s in (0.0, 0.3):  # back before its end was seen, and after
-            heal.crash(data, delay_s=delay_s)
+            data.daemon.kill()
+            data.daemon.restart(delay_s)
             await_whole(node, data, [(main.sees, "/data")])
 
         assert heal.recovery is not None

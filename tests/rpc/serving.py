@@ -17,6 +17,7 @@ from csi_fluid.kubelet import Kubelet
 from csi_fluid.rpc import controller, identity, node, server
 from csi_fluid.rpc.client import Client
 from csi_fluid.rpc.loop import Loop
+from csi_fluid.testbed.waiting import PACE
 from csi_fluid.volumes import (
     health,
     publish,
@@ -34,6 +35,7 @@ from recover.rows import Method
 from recover.store import Store
 
 NODE_ID = "node-1"
+SOON_S = PACE * 0.5  # what somebody waits who is not to wait for long
 
 
 @functools.cache
@@ -56,7 +58,7 @@ class Serving:
         folder: Path,
         *,
         method: Method = Method.BIND,
-        probe_timeout_s: float = 0.5,
+        probe_timeout_s: float = 3.0,
         max_waiting: int = 4,
         kube: Kube | None = None,
         store: Store | None = None,

@@ -67,7 +67,11 @@ class Folder:
             )
         try:
             with contextlib.closing(Client(self.socket)) as client:
-                until(lambda: client.ready() or process.poll() is not None, "it is ready")
+                until(
+                    lambda: client.ready() or process.poll() is not None,
+                    "it is ready",
+                    timeout_s=30,
+                )
             yield process
         finally:
             process.kill()

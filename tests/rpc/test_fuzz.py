@@ -22,7 +22,7 @@ METHODS = [
 ]
 # Neither INTERNAL nor what gRPC itself would say of an exception.
 CODES = {code for kind, code in status._TABLE if kind is not Exception}
-TIMEOUT_S = 2.0  # half of it is what a publish waits for its FUSE mount
+TIMEOUT_S = 20.0
 ODD = ["", "/", "..", "a/../..", "\n", "\\040", " ", "ü" * 200, "x" * 300, "\0", "a" * 5_000, "%s"]
 TEXT = st.sampled_from(ODD) | st.text(max_size=30)
 KEYS = st.sampled_from(
@@ -33,7 +33,7 @@ KEYS = st.sampled_from(
         *("csi.storage.k8s.io/pod.name", "csi.storage.k8s.io/pod.uid"),
     ]
 )
-pytestmark = pytest.mark.expects_log(".")
+pytestmark = [pytest.mark.expects_log("."), pytest.mark.usefixtures("hurried")]
 
 
 @pytest.fixture

@@ -142,10 +142,10 @@ def test_a_node_that_does_not_answer_is_a_row(fleet: Fleet, capsys: pytest.Captu
     fleet.add("node-c", dataset(), state={"waiting": {"reason": "ImagePullBackOff"}})
     fleet.slow = {"plugin-node-b"}
 
-    assert fleet.main("status", "--timeout=500ms") == 0
+    assert fleet.main("status", "--timeout=5s") == 0
 
     shown = capsys.readouterr().out
-    assert "node-b: no answer within 0.5 s" in shown
+    assert "node-b: no answer within 5 s" in shown
     assert "node-c: the plugin does not run: ImagePullBackOff" in shown
     assert "node-a  healthy" in shown
 
@@ -176,6 +176,7 @@ def test_rows_are_chosen_by_namespace_dataset_and_node(
     assert chosen("-n", "elsewhere") == []
 
 
+@pytest.mark.timeout(180)
 def test_a_thousand_nodes_are_asked_side_by_side(fleet: Fleet, capsys: pytest.CaptureFixture[str]):
     """How long it takes is for the benchmark; that it waits for a slow one only once is here."""
     for number in range(1000):
@@ -183,13 +184,13 @@ def test_a_thousand_nodes_are_asked_side_by_side(fleet: Fleet, capsys: pytest.Ca
     fleet.slow = {f"plugin-node-{number}" for number in range(0, 1000, 100)}
     begun = time.monotonic()
 
-    assert fleet.main("status", "--timeout=5s", "--at-once=50") == 0
+    assert fleet.main("status", "--timeout=15s", "--at-once=50") == 0
 
     shown = capsys.readouterr().out
     assert "990 nodes" in shown
-    assert "and 7 more: no answer within 5 s" in shown
+    assert "and 7 more: no answer within 15 s" in shown
     assert 10 < fleet.most <= 50 + len(fleet.slow)
-    assert time.monotonic() - begun < 50
+    assert time.monotonic() - begun < 100  # one after the other they would be waited for 150 s
 
 
 def test_the_table_can_be_watched_while_the_api_server_comes_and_goes(fleet: Fleet):

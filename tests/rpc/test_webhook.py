@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import functools
 import http.client
 import json
 import os
@@ -23,7 +24,7 @@ from cryptography.hazmat.primitives import serialization
 
 from csi_fluid import webhook
 from csi_fluid.kube import calls
-from csi_fluid.testbed.waiting import until
+from csi_fluid.testbed import waiting
 from csi_fluid.webhook.certificates import Material, Terms, renew
 from csi_fluid.webhook.keeper import Identity, Keeper
 from csi_fluid.webhook.sources import Files
@@ -37,6 +38,7 @@ CONFIGURATION = (
     "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/" + webhook.CONFIGURATION
 )
 COMMAND = (sys.executable, "-m", "csi_fluid", "webhook", f"--agent-image={webhooks.IMAGE}")
+until = functools.partial(waiting.until, timeout_s=30.0)  # a process here imports much
 MATERIAL = renew(Material(), Terms((SERVER,), 3600), time.time())
 
 
@@ -159,8 +161,8 @@ def test_replicas_share_one_authority_and_each_serves_what_the_other_made(
 def test_certificates_are_renewed_under_way_without_a_connection_refused(
     api: ApiServer, tmp_path: Path
 ):
-    """A certificate lives 6 s and is renewed after 4."""
-    words = (f"--kubeconfig={api.account_config()}", "--certificate-lifetime=6s")
+    """A certificate lives 9 s and is renewed after 6."""
+    words = (f"--kubeconfig={api.account_config()}", "--certificate-lifetime=9s")
     seen = set()
     with running(tmp_path, *words) as found:
         until(lambda: "serving a certificate" in found.log, "it serves")
@@ -177,15 +179,16 @@ def test_files_are_served_and_read_again_and_their_authority_is_told(
     api: ApiServer, tmp_path: Path
 ):
     folder = tmp_path / "certificates"
-    folder.mkdir()
     first, second = (renew(Material(), Terms((SERVER,), 3600), time.time()) for _ in range(2))
-    write(folder, first)
+    write(tmp_path / "first", first)
+    replace(folder, tmp_path / "first")
     words = (f"--kubeconfig={api.account_config()}", f"--cert-dir={folder}")
     with running(tmp_path, *words) as found:
         until(lambda: trusted(api) == first.authorities, "the files' authority is trusted")
         until(lambda: "serving a certificate" in found.log, "it serves")
         found.connect(first.authorities).close()
-        write(folder, second)
+        write(tmp_path / "renewed", second)
+        replace(folder, tmp_path / "renewed")
         until(lambda: trusted(api) == second.authorities, "the new one is trusted", timeout_s=30)
         until(lambda: found.log.count("serving a certificate") == 2, "it is served")
         found.connect(second.authorities).close()
@@ -198,7 +201,6 @@ def test_files_that_are_odd_for_a_while_are_read_again_when_they_are_right(
     odd: str, tmp_path: Path
 ):
     folder = tmp_path / "certificates"
-    folder.mkdir()
     write(folder, MATERIAL)
     identity = Identity()
     keeper = Keeper(Files(folder), None, identity, 0.01)
@@ -228,7 +230,6 @@ def encrypted(key: str) -> str:
 def test_with_files_alone_no_api_server_is_asked(api: ApiServer, tmp_path: Path):
     material = renew(Material(), Terms((SERVER,), 3600), time.time())
     folder = tmp_path / "certificates"
-    folder.mkdir()
     write(folder, material)
     with running(tmp_path, f"--cert-dir={folder}", "--webhook-config=") as found:
         until(lambda: "serving a certificate" in found.log, "it serves")
@@ -240,9 +241,17 @@ def test_with_files_alone_no_api_server_is_asked(api: ApiServer, tmp_path: Path)
 
 
 def write(folder: Path, material: Material) -> None:
+    folder.mkdir()
     (folder / "ca.crt").write_text(material.authorities)
     (folder / "tls.crt").write_text(material.certificate)
     (folder / "tls.key").write_text(material.key)
+
+
+def replace(link: Path, folder: Path) -> None:
+    """Have a link lead to a folder from one moment to the next, as kubelet does with a Secret."""
+    fresh = link.with_name("fresh")
+    fresh.symlink_to(folder)
+    fresh.replace(link)
 
 
 def test_it_is_not_ready_and_says_why_until_the_configuration_is_there(

@@ -52,7 +52,7 @@ class Scene:
         monkeypatch.setattr(probe, "ask", self.daemon.ask)
         monkeypatch.setattr(probe, "ask_once", self.daemon.ask)
         monkeypatch.setattr(fuse, "abort", self.ended.append)
-        self.prober = Prober(timeout_s=0.2)
+        self.prober = Prober(timeout_s=2)
         own: object = Own()
         self.aborter = Aborter(self.prober, own, self, AFTER_S)  # type: ignore[arg-type]
 

@@ -16,7 +16,7 @@ from recover.errors import Crowded, Unanswered
 from recover.linux import probe
 from recover.linux.probe import Answer, Prober
 
-SOON_S = 0.05
+SOON_S = 0.05  # for what hangs
 
 
 class Stopped:
@@ -38,7 +38,7 @@ class Stopped:
 
 @pytest.fixture
 def prober() -> Prober:
-    return Prober(timeout_s=SOON_S, max_abandoned=3)
+    return Prober(timeout_s=10, max_abandoned=3)
 
 
 @pytest.fixture
@@ -68,6 +68,7 @@ def test_even_the_end_of_a_thread_is_raised(prober: Prober):
 
 
 def test_a_call_that_hangs_is_given_up_in_time(prober: Prober, stopped: Stopped):
+    prober.timeout_s = SOON_S
     began = time.monotonic()
 
     with pytest.raises(Unanswered) as caught:
@@ -90,7 +91,7 @@ def test_a_time_limit_of_its_own_counts(prober: Prober, stopped: Stopped):
 
 def test_while_a_call_sleeps_the_next_of_its_key_fails_at_once(prober: Prober, stopped: Stopped):
     with pytest.raises(Unanswered):
-        prober.run("key", stopped)
+        prober.run("key", stopped, SOON_S)
     began = time.monotonic()
 
     with pytest.raises(Unanswered):
@@ -102,14 +103,14 @@ def test_while_a_call_sleeps_the_next_of_its_key_fails_at_once(prober: Prober, s
 
 def test_other_keys_are_not_held_up(prober: Prober, stopped: Stopped):
     with pytest.raises(Unanswered):
-        prober.run("key", stopped)
+        prober.run("key", stopped, SOON_S)
 
     assert prober.run("other", lambda: 1) == 1
 
 
 def test_once_the_daemon_answers_its_key_is_free_again(prober: Prober, stopped: Stopped):
     with pytest.raises(Unanswered):
-        prober.run("key", stopped)
+        prober.run("key", stopped, SOON_S)
 
     stopped.go_on()
     until(lambda: not prober.sleeps("key"), "the thread ends")
@@ -120,7 +121,7 @@ def test_once_the_daemon_answers_its_key_is_free_again(prober: Prober, stopped: 
 def test_given_up_calls_are_bounded(prober: Prober, stopped: Stopped):
     for key in range(3):
         with pytest.raises(Unanswered):
-            prober.run(key, stopped)
+            prober.run(key, stopped, SOON_S)
 
     with pytest.raises(Crowded) as caught:
         prober.run("one more", stopped)
@@ -130,10 +131,10 @@ def test_given_up_calls_are_bounded(prober: Prober, stopped: Stopped):
 
 
 def test_a_pod_that_makes_calls_hang_pays_alone(stopped: Stopped):
-    prober = Prober(timeout_s=SOON_S, max_of_payer=2, max_of_pods=3)
+    prober = Prober(timeout_s=10, max_of_payer=2, max_of_pods=3)
     for key, payer in ((1, 7), (2, 7), (3, 8)):
         with pytest.raises(Unanswered):
-            prober.run(key, stopped, payer=payer)
+            prober.run(key, stopped, SOON_S, payer=payer)
 
     with pytest.raises(Crowded) as its_own:
         prober.run("one more", stopped, payer=8 - 1)
@@ -173,13 +174,13 @@ def test_release_is_called_exactly_once(prober: Prober, stopped: Stopped, how: s
     }
     if how == "is not started":
         with pytest.raises(Unanswered):
-            prober.run("key", stopped)
+            prober.run("key", stopped, SOON_S)
 
     if how == "ends":
         prober.run("key", calls[how], release=lambda: released.append(1))
     else:
         with pytest.raises((ValueError, Unanswered)):
-            prober.run("key", calls[how], release=lambda: released.append(1))
+            prober.run("key", calls[how], SOON_S, release=lambda: released.append(1))
     while_asleep = list(released)
     stopped.go_on()
     until(lambda: prober.abandoned == 0 and released, "the end")
@@ -202,7 +203,7 @@ def test_a_value_that_comes_too_late_is_discarded(prober: Prober, stopped: Stopp
     discarded: list[str] = []
 
     with pytest.raises(Unanswered):
-        prober.run("key", stopped, discard=discarded.append)
+        prober.run("key", stopped, SOON_S, discard=discarded.append)
     stopped.go_on()
 
     until(lambda: discarded, "the late value")
@@ -226,7 +227,7 @@ def test_after_a_late_error_there_is_nothing_to_discard(prober: Prober, stopped:
         raise OSError(errno.ENOTCONN, "late")
 
     with pytest.raises(Unanswered):
-        prober.run("key", fail, discard=discarded.append)
+        prober.run("key", fail, SOON_S, discard=discarded.append)
     stopped.go_on()
 
     until(lambda: before.issuperset(threading.enumerate()), "its thread ends")
@@ -237,7 +238,7 @@ def test_a_key_that_is_a_function_names_what_would_begin(prober: Prober, stopped
     give_up(prober, stopped, "first")
 
     with pytest.raises(Unanswered):
-        prober.run(lambda: "first", stopped)
+        prober.run(lambda: "first", stopped, SOON_S)
 
     assert stopped.calls == 1
 
@@ -250,7 +251,7 @@ def test_a_key_that_is_a_function_names_what_hangs(prober: Prober, stopped: Stop
         stopped()
 
     with pytest.raises(Unanswered) as caught:
-        prober.run(lambda: under_way[0], work)
+        prober.run(lambda: under_way[0], work, SOON_S)
 
     assert caught.value.what == "second"
     assert prober.sleeps("second")
@@ -353,7 +354,7 @@ def give_up(prober: Prober, stopped: Stopped, *keys: object) -> None:
     """Let a call of each key sleep."""
     for key in keys:
         with pytest.raises(Unanswered):
-            prober.run(key, stopped)
+            prober.run(key, stopped, SOON_S)
 
 
 def _raise(error: BaseException) -> Callable[[], object]:

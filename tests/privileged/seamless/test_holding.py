@@ -198,7 +198,8 @@ def test_a_daemon_that_comes_before_the_dead_mount_is_cleared_waits_no_longer(
 
 def test_who_waits_is_told_from_a_daemon_that_does(node: Node, heal: HeldHealing, data: Dataset):
     main = heal.container(node, data)
-    assert callers.strays("0:0") == {}  # no pod has a mount of that: these are all that wait
+    # No pod has a mount of 0:0: these are all that wait.
+    until(lambda: callers.strays("0:0") == {}, "the reader has looked at the root")
     with reading(main, "/data/big", _KEEPS_ASKING):
         data.daemon.kill()
         until(lambda: waits(heal, data), "the reader waits")
@@ -347,15 +348,19 @@ def test_while_nothing_crashes_the_holder_is_asked_nothing(node: Node):
     with holding(node, period_s=0.05) as heal:
         data = node.dataset("demo")
         main = heal.container(node, data)
-        heal.await_ticks(2)
-        before = waits_of("holder")
-        heal.await_ticks(10)
-        assert waits_of("holder") == before
+        until(lambda: rests(heal, ticks=10), "ten ticks without a question")
 
         with reading(main, "/data/a.txt") as process:
             heal.crash(data)  # and is asked again when it matters
             heal.await_served(data)
             assert process.poll() is None
+
+
+def rests(heal: HeldHealing, ticks: int) -> bool:
+    """Tell whether nothing asks the holder for so long: the answer to the last may be late."""
+    before = waits_of("holder")
+    heal.await_ticks(ticks)
+    return waits_of("holder") == before
 
 
 def waits_of(name: str) -> int:

@@ -18,6 +18,7 @@ from tests.privileged.seamless.held import HeldHealing, go
 PAGE = Path(__file__).parents[3] / "docs/seamless.md"
 
 
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("filesystem", [Bindfs, Gocryptfs, Rclone, S3fs])
 def test_each_operation_does_what_the_page_says(
     node: Node, heal: HeldHealing, filesystem: MakeFilesystem
@@ -39,7 +40,7 @@ def test_each_operation_does_what_the_page_says(
         go(process)
         until(lambda: heal.held(data).counts["waiting"] > 10, "they wait")
         data.daemon.restart()
-        out, _ = process.communicate(timeout=20)
+        out, _ = process.communicate(timeout=60)
     found = {name: how for name, (how, _) in json.loads(out).items()}
 
     name = data.daemon.filesystem.name

@@ -115,6 +115,7 @@ def test_a_runtime_of_an_unknown_type_is_told(world: World):
 
 
 def test_a_server_that_is_down_is_told_at_once(world: World):
+    world.cluster.label_node("c/d", soon())  # which starts the helper
     world.server.stop()
     started = time.monotonic()
 
@@ -124,7 +125,7 @@ def test_a_server_that_is_down_is_told_at_once(world: World):
 
     world.server.start()
     world.cluster.label_node("a/b", soon())
-    assert world.server.labels == {"a/b": "true"}
+    assert world.server.labels == {"a/b": "true", "c/d": "true"}
 
 
 def test_a_slow_server_delays_no_other_call(world: World):
@@ -146,6 +147,7 @@ def test_a_slow_server_delays_no_other_call(world: World):
 
 
 def test_a_server_that_does_not_answer_in_time_is_told(world: World):
+    world.cluster.label_node("a/b", soon())  # which starts the helper
     gate = threading.Event()
     world.server.fault = lambda _: not gate.wait(20)
     started = time.monotonic()

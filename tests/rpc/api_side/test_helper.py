@@ -93,6 +93,7 @@ def test_a_credential_made_by_a_command_that_is_not_here_is_told(world: World):
 
 
 def test_the_helper_ends_when_it_is_idle_and_is_started_again(world: World):
+    world.helper._idle_s = 0.5
     world.cluster.label_node("a/b", soon())
     pid = world.pid
     until(lambda: world.helper.pid is None, "the helper ends")

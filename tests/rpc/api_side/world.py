@@ -34,7 +34,7 @@ class World:
         self.starts = 0
         self.results: Counter[str] = Counter()
         self.access = Access(str(server.kubelet_config()), str(server.account_config()))
-        self.helper = Helper(self.access, self._told, self._started, idle_s=0.5)
+        self.helper = Helper(self.access, self._told, self._started, idle_s=60)
         self.cluster = Cluster(self.helper, NODE)
         subjects = Subjects(self.helper, self.cluster, NODE)
         self.sender = EventSender(

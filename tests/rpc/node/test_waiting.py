@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from csi_fluid.testbed.waiting import pause, until
+from csi_fluid.testbed.waiting import until
 from tests.rpc.node.world import SKIP_CHECK, World
 from tests.rpc.serving import refusal
 
@@ -17,18 +17,19 @@ from tests.rpc.serving import refusal
 def test_a_deadline_is_answered_before_it_ends_with_what_is_missing(world: World):
     with refusal(grpc.StatusCode.UNAVAILABLE) as refused:
         world.publish(
-            timeout=1.5, attributes={SKIP_CHECK: "", "fluid_path": str(world.source / "absent")}
+            timeout=3, attributes={SKIP_CHECK: "", "fluid_path": str(world.source / "absent")}
         )
 
     assert "absent does not exist: no FUSE daemon has mounted there yet" in refused.message
-    assert 0.3 < refused.seconds < 1.4
+    assert refused.seconds > 1.5
     assert world.everything() == []
 
 
 @pytest.mark.expects_log("NodePublishVolume UNAVAILABLE: nothing is mounted at")
+@pytest.mark.usefixtures("hurried")
 def test_a_plain_directory_is_not_taken_for_a_fuse_mount(world: World):
     with refusal(grpc.StatusCode.UNAVAILABLE):
-        world.publish(timeout=1, attributes={SKIP_CHECK: "None"})
+        world.publish(attributes={SKIP_CHECK: "None"})
 
     assert world.everything() == []
 
@@ -57,7 +58,7 @@ def test_waiting_publishes_never_use_up_the_server(world: World, pool: futures.E
             attributes={SKIP_CHECK: "", "fluid_path": str(world.source / "absent")},
         )
 
-    assert refused.seconds < 1
+    assert refused.seconds < 5  # those that wait do so for nine
     assert world.client.ready()
     world.publish()
     world.unpublish()
@@ -81,11 +82,12 @@ def test_a_caller_that_gives_up_frees_its_place(world: World):
 
 @pytest.mark.expects_log("NodePublishVolume ABORTED: .*unpublished")
 def test_unpublish_wins_over_a_publish_that_is_about_to_begin(world: World, pool: futures.Executor):
-    with world.plugin.locks.hold(str(world.target)):  # as a heal would
+    target, claims = str(world.target), world.plugin.claims._held
+    with world.plugin.locks.hold(target):  # as a heal would
         publish = pool.submit(world.publish)
-        pause(0.2)
+        until(lambda: target in claims, "the publish is under way")
         unpublish = pool.submit(world.unpublish)
-        pause(0.2)
+        until(lambda: claims[target].revoked, "the unpublish takes its place")
     with refusal(grpc.StatusCode.ABORTED):
         publish.result(5)
     unpublish.result(5)
@@ -99,7 +101,7 @@ def test_stopping_ends_a_publish_that_waits(world: World, pool: futures.Executor
     started = time.monotonic()
     world.plugin.server.stop(0.2)
 
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 5  # it would wait for nine
     assert isinstance(call.exception(5), grpc.RpcError)
     until(lambda: not world.waiting, "the publish gave up")
     assert world.everything() == []

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from csi_fluid.testbed.waiting import until
 from recover.store import Store
 from tests.unit.store.rows import opened, publication
 
@@ -58,6 +59,10 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(path):
             assert last_heal in {newest, newest - 1}
 
 
+def files_of(folder: Path) -> list[Path]:
+    return [file for file in folder.iterdir() if file.name.isdigit()]
+
+
 def test_a_kill_while_the_file_is_made_leaves_one_that_can_be_used(tmp_path):
     maker = (
         "import sys; from pathlib import Path; from recover.store import Store\n"
@@ -71,10 +76,11 @@ def test_a_kill_while_the_file_is_made_leaves_one_that_can_be_used(tmp_path):
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            select.select([process.stdout], [], [], 0.02 + round_ * 0.007)
+            until(lambda: folder.exists() and files_of(folder), "the first file")  # noqa: B023
+            select.select([process.stdout], [], [], round_ * 0.007)
             process.kill()
 
-        files = [file for file in folder.iterdir() if file.name.isdigit()]
+        files = files_of(folder)
         for file in files:
             with opened(file) as store:
                 assert store.problem == ""
