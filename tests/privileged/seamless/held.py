@@ -124,5 +124,6 @@ def end(name: str) -> None:
     """Kill the holder or the reader, and wait until it is gone."""
     pid = pid_of(name)
     if pid is not None:
-        os.kill(pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the reader ends with the holder
+            os.kill(pid, signal.SIGKILL)
         until(lambda: pid_of(name) != pid, f"the {name} killed")
