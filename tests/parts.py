@@ -78,20 +78,22 @@ LANES = (
             without=tuple(f"tests/{name}" for name in SLOW),
             needs=("helm",),
         ),
-        Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
         Part(
             "refused",
             tuple(f"tests/privileged/test_{name}.py" for name in ON_OLD_KERNELS),
             environ={"CSI_FLUID_REFUSE": "all", "REQUIRE_ALL": ""},  # visits are skipped there
         ),
         Part("agents", AGENTS),
+        Part("sanity", ("tests/sanity",), needs=("csi-sanity",)),
     ),
-    (Part("privileged", ("tests/privileged",), without=(*SEAMLESS, *AGENTS)),),
+    (
+        Part("privileged", ("tests/privileged",), without=(*SEAMLESS, *AGENTS)),
+        Part("seamless", SEAMLESS),
+    ),
     (Part("cluster", ("tests/cluster",), without=(*WITHOUT_PLUGIN, *LATER), needs=("cluster",)),),
     (
         Part("serverless", WITHOUT_PLUGIN, needs=("cluster",)),
         Part("later", LATER),
-        Part("seamless", SEAMLESS),
     ),
 )
 
