@@ -5,6 +5,7 @@ import signal
 import socket
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from csi_fluid.testbed import programs
 from csi_fluid.testbed.serverless import LEAF, MOUNT_POINT, Client
 from recover.anchors.anchor import FOLDER
 from tests.harness import Node, Propagation, pause, until
-from tests.privileged.serverless import serverless
+from tests.privileged.serverless import ServerlessPod, serverless
 
 
 def test_the_deletion_of_the_pod_leaves_no_mount_on_the_node(node: Node):
@@ -74,11 +75,24 @@ def test_the_deletion_of_a_pod_whose_daemon_hangs_ends_in_time(node: Node):
         before = time.monotonic()
 
         pod.leave()
-        pod.agent.end()
+        os.kill(pod.agent.container.pid, signal.SIGTERM)
+        until(lambda: has_ended(pod), f"the agent to end: {pod.agent.said}")
 
         assert time.monotonic() - before < 10
         assert not pod.anchors()
         pod.data[0].kill(signal.SIGKILL)
+        until(lambda: not pod.agent.container.alive, "its container to end")
+
+
+def has_ended(pod: ServerlessPod) -> bool:
+    """Tell whether an agent is gone, or all of it but who asks a daemon that has read the question.
+
+    The kernel keeps the first process of a PID namespace, empty, until all others have gone.
+    """
+    try:
+        return not Path(f"/proc/{pod.agent.container.pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def test_the_deletion_of_a_pod_takes_nothing_from_another_one_of_its_host_name(node: Node):
