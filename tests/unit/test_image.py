@@ -159,7 +159,7 @@ def test_the_entry_names_the_directory_that_kubelet_uses(
     words = [name, "-c", "import sys; sys.stdin.read()", *options.format(real).split()]
     with subprocess.Popen(words, executable=sys.executable, stdin=subprocess.PIPE) as running:
         with start(kubelet) as process:
-            said = process.communicate(timeout=20)[1]
+            said = process.communicate(timeout=50)[1]
         running.communicate(timeout=10)
 
     assert process.returncode == 1
