@@ -223,10 +223,10 @@ class Agent:
         ]
         volumes.append(VolumeMount(_PACKAGE, "/app", Propagation.NONE))
         told = len(self.said)
-        self._container = Container(self._image, self._pod, volumes, self.command()).ready()
-        self._follower = threading.Thread(target=self._follow, args=[self._container], daemon=True)
+        container = Container(self._image, self._pod, volumes, self.command()).ready()
+        self._container = container
+        self._follower = threading.Thread(target=self._follow, args=[container], daemon=True)
         self._follower.start()
-        container = self._container
         until(
             lambda: self._guards_since(told) or not container.alive,
             f"the agent to begin: {self.said}",

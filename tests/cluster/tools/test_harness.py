@@ -85,8 +85,10 @@ def test_a_killed_fuse_client_leaves_a_dead_mount_and_comes_back(
 
     wait_for(lambda: listing(cluster, namespace) == "hello\n", "the client's return", 60)
 
-    status = lambda: cluster.container_status(client, "fuse", namespace)  # noqa: E731
-    wait_for(lambda: status()["restartCount"] == 1, "word of the restart")
+    wait_for(
+        lambda: cluster.container_status(client, "fuse", namespace)["restartCount"] == 1,
+        "word of the restart",
+    )
     layers = [line for line in cluster.mounts(f"{folder}/fuse") if "/dev/fuse " in line]
     assert len(layers) == {"unmount": 1, "stack": 2}[dead]
 
@@ -216,9 +218,13 @@ def test_a_dataset_is_bound_and_its_client_runs_where_the_label_is(
 
         path = f"{spec.fluid_path}/hello"
         wait_for(lambda: cluster.enter("cat", path, check=False) == "hello\n", "the object")
-        for kind in ("dataset", "pvc"):
-            phase = lambda k=kind: cluster.get(k, "demo", namespace)["status"]["phase"]  # noqa: E731
-            wait_for(lambda: phase() == "Bound", f"the {kind} bound")  # noqa: B023
+        wait_for(
+            lambda: all(
+                cluster.get(kind, "demo", namespace)["status"]["phase"] == "Bound"
+                for kind in ("dataset", "pvc")
+            ),
+            "both bound",
+        )
         fluid.remove(spec)
 
 

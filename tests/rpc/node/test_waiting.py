@@ -58,7 +58,7 @@ def test_waiting_publishes_never_use_up_the_server(world: World, pool: futures.E
             attributes={SKIP_CHECK: "", "fluid_path": str(world.source / "absent")},
         )
 
-    assert refused.seconds < 5  # those that wait do so for nine
+    assert refused.seconds < 1
     assert world.client.ready()
     world.publish()
     world.unpublish()
@@ -101,7 +101,7 @@ def test_stopping_ends_a_publish_that_waits(world: World, pool: futures.Executor
     started = time.monotonic()
     world.plugin.server.stop(0.2)
 
-    assert time.monotonic() - started < 5  # it would wait for nine
+    assert time.monotonic() - started < 1
     assert isinstance(call.exception(5), grpc.RpcError)
     until(lambda: not world.waiting, "the publish gave up")
     assert world.everything() == []

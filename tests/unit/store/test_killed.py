@@ -60,7 +60,7 @@ def test_a_kill_at_any_moment_loses_nothing_that_was_acknowledged(path):
 
 
 def files_of(folder: Path) -> list[Path]:
-    return [file for file in folder.iterdir() if file.name.isdigit()]
+    return [file for file in folder.glob("*") if file.name.isdigit()]
 
 
 def test_a_kill_while_the_file_is_made_leaves_one_that_can_be_used(tmp_path):
@@ -76,7 +76,7 @@ def test_a_kill_while_the_file_is_made_leaves_one_that_can_be_used(tmp_path):
         ) as process:
             assert process.stdout is not None
             process.stdout.readline()
-            until(lambda: folder.exists() and files_of(folder), "the first file")  # noqa: B023
+            until(lambda: files_of(folder), "the first file")  # noqa: B023
             select.select([process.stdout], [], [], round_ * 0.007)
             process.kill()
 
